@@ -1,0 +1,3 @@
+"""The agent: reads joules and what used them, keeps the latest reading, serves it as text."""
+
+__version__ = "0.1.0"

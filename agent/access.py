@@ -1,0 +1,184 @@
+"""Who may ask for what: loopback and trusted networks, a bearer token, basic authentication.
+
+`/metrics`, `/health` and `/ready` are for everyone, or for whoever has the password once there is one.
+`/ingest`, `/api` and `/` are for loopback peers, trusted networks, and whoever shows the token or password.
+
+A browser on this machine is a loopback peer too, and does what any web page tells it. So loopback alone
+opens nothing to a request that another site has sent (Origin, Sec-Fetch-Site) or that reached us under a
+foreign name (Host), which is how a rebound DNS name would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import ipaddress
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from powerbench.agent.config import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from powerbench.agent.config import WebConfig
+
+_MAX_CHECKS = 16  # passwords being checked or waiting for it; a check costs tens of milliseconds of a core
+_MAX_KNOWN = 256
+# A hash of nothing anyone has: a wrong user name takes as long as a wrong password.
+_NOBODY = b"$2b$10$abcdefghijklmnopqrstuuZ1pBvLUkUDXdEV4EB1cyvUjN9ZDKkQS"
+
+
+class Access:
+    """Decides about requests; holds the secrets that its files held when it was loaded."""
+
+    def __init__(
+        self,
+        *,
+        token: str = "",
+        users: Mapping[str, bytes] | None = None,
+        trusted: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = (),
+    ) -> None:
+        """`users`: name → bcrypt hash. Empty values close that way in."""
+        self._token = token.encode()
+        self._users = dict(users or {})
+        self._trusted = trusted
+        self._names = {"localhost", socket.gethostname().lower()}
+        self._known: dict[bytes, None] = {}  # digests of credentials that were right
+        self._checks = 0
+        self._executor: ThreadPoolExecutor | None = None
+
+    @property
+    def wants_password(self) -> bool:
+        """Whether even `/metrics` needs the password."""
+        return bool(self._users)
+
+    def is_near(self, peer: str, headers: Mapping[str, str]) -> bool:
+        """Return whether the peer is loopback or trusted, and the request its own idea."""
+        try:
+            address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(
+                peer.partition("%")[0]
+            )
+        except ValueError:
+            return peer == ""  # a Unix socket has no peer address; its permissions decide
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
+        if any(address in network for network in self._trusted):
+            return _same_site(headers)
+        return address.is_loopback and _same_site(headers) and self._is_own_name(headers.get("Host", ""))
+
+    def has_token(self, authorization: str, query_token: str = "") -> bool:
+        """Return whether the token was shown, in the header or in the query."""
+        scheme, _, shown = authorization.partition(" ")
+        candidates = [query_token] if query_token else []
+        if scheme.lower() == "bearer":
+            candidates.append(shown.strip())
+        return bool(self._token) and any(hmac.compare_digest(c.encode(), self._token) for c in candidates)
+
+    async def has_password(self, authorization: str) -> bool:
+        """Return whether a right name and password were shown; bcrypt runs off the event loop."""
+        scheme, _, encoded = authorization.partition(" ")
+        if not self._users or scheme.lower() != "basic":
+            return False
+        digest = hashlib.sha256(encoded.encode()).digest()
+        if digest in self._known:
+            return True
+        try:
+            name, _, password = base64.b64decode(encoded, validate=True).partition(b":")
+        except (binascii.Error, ValueError):
+            return False
+        if self._checks >= _MAX_CHECKS:  # a flood of guesses: refuse instead of queueing
+            return False
+        user = self._users.get(name.decode("utf-8", "replace"))
+        self._checks += 1
+        try:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(1, "bcrypt")
+            right = await asyncio.get_running_loop().run_in_executor(
+                self._executor, _matches, password, user or _NOBODY
+            )
+        finally:
+            self._checks -= 1
+        if not (right and user):
+            return False
+        if len(self._known) >= _MAX_KNOWN:
+            self._known.clear()
+        self._known[digest] = None
+        return True
+
+    def _is_own_name(self, host: str) -> bool:
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        name = name.strip("[]").lower().rstrip(".")
+        if not name or name in self._names or name.endswith(".localhost"):
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+def _matches(password: bytes, hashed: bytes) -> bool:
+    import bcrypt  # noqa: PLC0415 - only workers with a password pay for it
+
+    try:
+        return bcrypt.checkpw(password[:72], hashed)  # bcrypt's own limit
+    except ValueError:
+        return False
+
+
+def _same_site(headers: Mapping[str, str]) -> bool:
+    if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        return False
+    origin = headers.get("Origin")
+    return origin is None or origin.partition("://")[2] == headers.get("Host", "")
+
+
+def load(web: WebConfig) -> Access:
+    """Return the access rules of `[agent.web]`, its files read. Raises: ConfigError."""
+    where = "[agent.web]"
+    problems: list[Problem] = []
+    token = ""
+    users: dict[str, bytes] = {}
+    if web.token_file:
+        token = _read(web.token_file, where, "token_file", problems).strip()
+        if not token and not problems:
+            problems.append(
+                Problem(where, "token_file", f"{web.token_file} is empty; put a random token in it")
+            )
+    if web.basic_auth_file:
+        key = "basic_auth_file"
+        text = _read(web.basic_auth_file, where, key, problems)
+        for number, line in enumerate(text.splitlines(), 1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            name, colon, hashed = line.strip().partition(":")
+            if not colon or not hashed.startswith(("$2a$", "$2b$", "$2y$")):
+                what = (
+                    f"{web.basic_auth_file} line {number} is no NAME:BCRYPT; make one with: htpasswd -nB NAME"
+                )
+                problems.append(Problem(where, key, what))
+                continue
+            users[name] = hashed.encode()
+        if not users and not problems:
+            problems.append(
+                Problem(where, key, f"{web.basic_auth_file} names nobody; add a line with: htpasswd -nB NAME")
+            )
+    if problems:
+        raise ConfigError(problems)
+    return Access(token=token, users=users, trusted=tuple(network.network for network in web.trusted))
+
+
+def _read(name: str, where: str, key: str, problems: list[Problem]) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except OSError as error:
+        problems.append(Problem(where, key, f"cannot read {name}: {error.strerror}"))
+    except UnicodeDecodeError:
+        problems.append(Problem(where, key, f"{name} is no UTF-8 text"))
+    return ""

@@ -1,0 +1,146 @@
+"""`powerbench-agent`: flags in, configuration out, exit codes. No work of its own."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from powerbench.agent import __version__, listen, log, roster
+from powerbench.agent.config import (
+    DEFAULT_PATH,
+    Config,
+    ConfigError,
+    Listen,
+    Problem,
+    load,
+    narrow,
+    parse_listen,
+)
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping, Sequence
+
+    from powerbench.agent.config import CollectorOptions
+    from powerbench.agent.model import CollectorModule
+
+EX_CONFIG = 78  # sysexits.h
+_EXAMPLES = """examples:
+  powerbench-agent                            every source of this machine, on :9510
+  powerbench-agent --only rapl,ffmpeg         these two alone
+  powerbench-agent --only ffmpeg --port 9506  one exporter on its classic port
+  powerbench-agent --config agent.toml --check
+  curl localhost:9510/metrics
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the flags."""
+    flags = argparse.ArgumentParser(
+        prog="powerbench-agent",
+        description="Serve this machine's energy, and who used it, to Prometheus.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    flags.add_argument(
+        "--config", metavar="FILE", help=f"TOML (default: {DEFAULT_PATH} where it exists, else built-in)"
+    )
+    where = flags.add_mutually_exclusive_group()
+    where.add_argument(
+        "--listen", metavar="HOST:PORT", help="serve every collector here; :PORT is every address"
+    )
+    where.add_argument("--port", metavar="N", help="the same as --listen :N")
+    flags.add_argument(
+        "--only",
+        metavar="NAME[,NAME]",
+        help="these collectors alone; one without --port takes its classic port",
+    )
+    flags.add_argument("--sysfs", metavar="DIR", help="read this instead of /sys")
+    flags.add_argument("--procfs", metavar="DIR", help="read this instead of /proc")
+    flags.add_argument("--log-format", choices=log.FORMATS, default="auto")
+    flags.add_argument("--log-level", choices=log.LEVELS, default="info")
+    flags.add_argument("--check", action="store_true", help="say whether the configuration is good, and exit")
+    flags.add_argument("--version", action="version", version=f"powerbench-agent {__version__}")
+    return flags
+
+
+def configure(
+    flags: argparse.Namespace, known: Mapping[str, type[CollectorOptions]], environ: Mapping[str, str]
+) -> Config:
+    """Return the file's configuration with the flags on top. Raises: ConfigError."""
+    path = Path(flags.config) if flags.config else (DEFAULT_PATH if DEFAULT_PATH.exists() else None)
+    config = load(path, known)
+    changes: dict[str, object] = {}
+    problems: list[Problem] = []
+    for name in ("sysfs", "procfs"):
+        if (value := getattr(flags, name)) is not None:
+            changes[name] = value
+            if not Path(value).is_dir():
+                problems.append(Problem(f"--{name}", "", f"{value} is no directory"))
+    text = f":{flags.port}" if flags.port is not None else flags.listen
+    if text is not None:
+        try:
+            parse_listen(text)
+            changes["listen"] = Listen(text)
+        except ValueError as error:
+            problems.append(Problem("--port" if flags.port is not None else "--listen", "", str(error)))
+    if problems:
+        raise ConfigError(problems)
+    if flags.only is not None:
+        only = [name.strip() for name in flags.only.split(",") if name.strip()]
+        config = narrow(config, only)
+        if text is None and len(only) == 1:
+            own = listen.only_listen(only[0], config, roster.BUILT_IN, environ)
+            if own is not None:
+                changes["listen"] = Listen(own)
+    return msgspec.structs.replace(config, agent=msgspec.structs.replace(config.agent, **changes))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the daemon; return the exit code."""
+    flags = parser().parse_args(arguments)
+    log.set_up(flags.log_format, flags.log_level)
+    passed = listen.passed_sockets(os.environ, os.getpid())
+    try:
+        modules = roster.load_modules()
+        known = roster.options_of(modules)
+        config = configure(flags, known, os.environ)
+        listen.plan(config, roster.BUILT_IN, os.environ)
+        if flags.check:
+            from powerbench.agent import access, daemon  # noqa: PLC0415 - the secrets' files are part of the check
+
+            access.load(config.agent.web)
+            daemon.tls_context(config)
+            print("configuration is good")  # noqa: T201 - the answer to --check
+            return 0
+        return _run(flags, known, modules, passed)
+    except ConfigError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - one problem a line, whatever the log looks like
+        return EX_CONFIG
+    except listen.ListenError as error:
+        print(f"powerbench-agent: {error}", file=sys.stderr)  # noqa: T201 - likewise
+        return 1
+
+
+def _run(
+    flags: argparse.Namespace,
+    known: Mapping[str, type[CollectorOptions]],
+    modules: Mapping[str, CollectorModule],
+    passed: list[socket.socket],
+) -> int:
+    import uvloop  # noqa: PLC0415 - --help and --check need no loop
+
+    from powerbench.agent import daemon  # noqa: PLC0415 - likewise no HTTP server
+
+    uvloop.run(daemon.serve_forever(lambda: configure(flags, known, os.environ), modules, passed))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,308 @@
+"""TOML in, typed and frozen configuration out; every problem is reported, not the first alone.
+
+Units: durations are seconds inside and `"1s"`, `"2m30s"`, `"500ms"` or a bare number of seconds outside.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
+
+import msgspec
+
+DEFAULT_PATH = Path("/etc/powerbench/agent.toml")
+DEFAULT_PORT = 9510
+
+_DURATION = re.compile(
+    r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?"
+)
+_DURATION_UNITS = (3600.0, 60.0, 1.0, 0.001)
+
+
+class Problem(NamedTuple):
+    """One thing wrong with a configuration, in words that say what to do."""
+
+    where: str  # the file, the flag or the environment variable
+    key: str  # dotted; empty where the whole file is meant
+    what: str
+
+    def __str__(self) -> str:
+        """Return the one line a person reads."""
+        return ": ".join(part for part in self if part)
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used, with everything that is wrong with it."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class Seconds(float):
+    """A duration, in seconds; written as text in TOML."""
+
+    __slots__ = ()
+
+
+class Address(NamedTuple):
+    """Where to listen. An empty host is every IPv4 and IPv6 address."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Return it as it is written in a configuration."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Listen(str):
+    """`HOST:PORT`, `:PORT` for every address, or "" for none; checked when it is made."""
+
+    __slots__ = ()
+
+    @property
+    def address(self) -> Address | None:
+        """The parsed address; None where nothing listens."""
+        return parse_listen(self) if self else None
+
+
+class Network(str):
+    """An IP network in CIDR notation; checked when it is made."""
+
+    __slots__ = ()
+
+    @property
+    def network(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+        """The parsed network."""
+        return ipaddress.ip_network(self, strict=False)
+
+
+class CollectorOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What every `[collectors.NAME]` section takes; a collector's own Options adds its keys."""
+
+    enabled: bool = True
+    interval: Seconds = Seconds(1.0)
+    listen: Listen = Listen("")
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Yield (key, what is wrong) for rules that a type cannot express."""
+        if not 0.1 <= self.interval <= 3600:
+            yield "interval", "must be between 100ms and 1h"
+
+
+class WebConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """`[agent.web]`: who may ask for what; file names, not secrets."""
+
+    tls_cert: str = ""
+    tls_key: str = ""
+    basic_auth_file: str = ""
+    token_file: str = ""
+    trusted: tuple[Network, ...] = ()
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Yield (key, what is wrong) for rules that a type cannot express."""
+        if bool(self.tls_cert) != bool(self.tls_key):
+            missing = "tls_key" if self.tls_cert else "tls_cert"
+            yield missing, "TLS needs both tls_cert and tls_key; set this one too, or neither"
+        for key in ("tls_cert", "tls_key", "basic_auth_file", "token_file"):
+            if name := getattr(self, key):
+                try:
+                    with open(name, "rb"):  # noqa: PTH123 - asks the kernel whether this process may read it
+                        pass
+                except OSError as error:
+                    yield key, f"cannot read {name}: {error.strerror}"
+
+
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """`[agent]`: the process as a whole."""
+
+    listen: Listen = Listen(f"0.0.0.0:{DEFAULT_PORT}")
+    sysfs: str = "/sys"
+    procfs: str = "/proc"
+    state_dir: str = "/var/lib/powerbench"
+    web: WebConfig = WebConfig()
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Yield (key, what is wrong) for rules that a type cannot express."""
+        for key in ("sysfs", "procfs"):
+            root = Path(getattr(self, key))
+            if not root.is_dir():
+                yield key, f"{root} is no directory; leave the key out for /{root.name or key}"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the daemon needs to know."""
+
+    agent: AgentConfig
+    collectors: Mapping[str, CollectorOptions]
+
+
+def parse_seconds(text: str | float) -> float:
+    """Return seconds from `1s`, `2m30s`, `1h`, `500ms` or a bare number. Raises: ValueError."""
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        return float(text)
+    stripped = str(text).strip()
+    if re.fullmatch(r"\d+(\.\d+)?", stripped):
+        return float(stripped)
+    match = _DURATION.fullmatch(stripped)
+    if not match or not any(match.groups()):
+        raise ValueError(f"{text!r} is no duration; write seconds, or like 1s, 2m30s, 500ms")
+    return sum(float(part) * unit for part, unit in zip(match.groups(), _DURATION_UNITS, strict=True) if part)
+
+
+def parse_listen(text: str) -> Address:
+    """Return the address of `HOST:PORT`, `[V6]:PORT` or `:PORT`. Raises: ValueError."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{text!r}: put an IPv6 address in brackets, like [::1]:{port}")
+    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} is no HOST:PORT; write like 127.0.0.1:9510, or :9510 for every address")
+    return Address(host, int(port))
+
+
+def _convert_text(kind: type, value: Any) -> Any:
+    """Msgspec's hook for the types above. Raises: ValueError in a person's words."""
+    if kind is Seconds:
+        return Seconds(parse_seconds(value))
+    if not isinstance(value, str):
+        raise ValueError(f"must be text in quotes, not {value!r}")  # noqa: TRY004 - msgspec passes ValueErrors on
+    if kind is Listen:
+        if value:
+            parse_listen(value)
+        return Listen(value)
+    if kind is Network:
+        try:
+            ipaddress.ip_network(value, strict=False)
+        except ValueError:
+            raise ValueError(f"{value!r} is no network; write like 10.0.0.0/8 or fd00::/8") from None
+        return Network(value)
+    raise NotImplementedError(kind)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(names)}"
+
+
+class _Reader:
+    """Walks parsed TOML and collects problems as it goes."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.problems: list[Problem] = []
+
+    def complain(self, key: str, what: str) -> None:
+        self.problems.append(Problem(self.where, key, what))
+
+    def table(self, value: Any, key: str) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        self.complain(key, f"must be a table: write [{key}] and its keys under it")
+        return {}
+
+    def unknown(self, table: Mapping[str, Any], known: Iterable[str], prefix: str) -> None:
+        for key in table:
+            if key not in known:
+                self.complain(f"{prefix}{key}", f"no such key; {_nearest(key, known)}")
+
+    def struct(self, kind: type[Any], table: Mapping[str, Any], prefix: str) -> Any:
+        """Return a `kind` out of the table's good keys; defaults stand in for the bad ones."""
+        hints = get_type_hints(kind)
+        values: dict[str, Any] = {}
+        for key, value in table.items():
+            hint = hints[key]
+            if isinstance(hint, type) and issubclass(hint, WebConfig):
+                nested = self.table(value, f"{prefix}{key}")
+                self.unknown(nested, hint.__struct_fields__, f"{prefix}{key}.")
+                known = {k: v for k, v in nested.items() if k in hint.__struct_fields__}
+                values[key] = self.struct(hint, known, f"{prefix}{key}.")
+                continue
+            try:
+                values[key] = msgspec.convert(value, hint, dec_hook=_convert_text)
+            except msgspec.ValidationError as error:
+                self.complain(f"{prefix}{key}", _plain(error, value))
+        made = kind(**values)
+        for key, what in made.problems():
+            self.complain(f"{prefix}{key}", what)
+        return made
+
+
+def _plain(error: msgspec.ValidationError, value: Any) -> str:
+    """Return msgspec's message in a person's words."""
+    text = re.sub(r" - at `\$.*`$", "", str(error))
+    if match := re.match(r"Expected `([^`]+)`, got `[^`]+`", text):
+        words = {
+            "bool": "true or false",
+            "str": "text in quotes",
+            "int": "a whole number",
+            "float": "a number",
+        }
+        wanted = words.get(match[1], "a list in brackets" if match[1] == "array" else match[1])
+        return f"must be {wanted}, not {value!r}"
+    return text
+
+
+def parse(document: Mapping[str, Any], known: Mapping[str, type[CollectorOptions]], where: str) -> Config:
+    """Return the configuration in a parsed TOML document. Raises: ConfigError with every problem."""
+    reader = _Reader(where)
+    reader.unknown(document, ("agent", "collectors"), "")
+    agent = reader.table(document.get("agent", {}), "agent")
+    reader.unknown(agent, AgentConfig.__struct_fields__, "agent.")
+    agent = {key: value for key, value in agent.items() if key in AgentConfig.__struct_fields__}
+    sections = reader.table(document.get("collectors", {}), "collectors")
+    reader.unknown(sections, known, "collectors.")
+
+    collectors: dict[str, CollectorOptions] = {}
+    for name, kind in known.items():
+        prefix = f"collectors.{name}."
+        section = reader.table(sections.get(name, {}), f"collectors.{name}")
+        reader.unknown(section, kind.__struct_fields__, prefix)
+        section = {key: value for key, value in section.items() if key in kind.__struct_fields__}
+        collectors[name] = reader.struct(kind, section, prefix)
+    config = Config(agent=reader.struct(AgentConfig, agent, "agent."), collectors=collectors)
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return config
+
+
+def load(path: Path | None, known: Mapping[str, type[CollectorOptions]]) -> Config:
+    """Return the configuration in a file, or the defaults where `path` is None.
+
+    Raises: ConfigError with every problem.
+    """
+    if path is None:
+        return parse({}, known, "defaults")
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError([Problem(str(path), "", f"cannot read it: {error.strerror}")]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError([Problem(str(path), "", f"is no UTF-8 text (byte {error.start})")]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([Problem(str(path), "", f"is no TOML: {error}")]) from None
+    return parse(document, known, str(path))
+
+
+def narrow(config: Config, only: Iterable[str], where: str = "--only") -> Config:
+    """Return the configuration with the named collectors alone. Raises: ConfigError."""
+    names = list(only)
+    if problems := [
+        Problem(where, "", f"no collector is called {name!r}; {_nearest(name, config.collectors)}")
+        for name in names
+        if name not in config.collectors
+    ]:
+        raise ConfigError(problems)
+    collectors = {
+        name: msgspec.structs.replace(options, enabled=name in names)
+        for name, options in config.collectors.items()
+    }
+    return msgspec.structs.replace(config, collectors=collectors)

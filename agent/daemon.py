@@ -1,0 +1,239 @@
+"""Open, run, close: the process as a whole. Signals, reload, ports, systemd.
+
+`Agent` is the same thing in the daemon and inside `powerbench run`; only `serve_forever` knows signals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import secrets
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import structlog
+from aiohttp import web
+
+from powerbench.agent import __version__, access, listen, roster
+from powerbench.agent.config import Address, Config, ConfigError, Problem
+from powerbench.agent.http import Handlers, Site
+from powerbench.agent.model import Host, Reconfigures
+from powerbench.agent.scheduler import Scheduler
+from powerbench.agent.systemd import Notifier
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+
+    from powerbench.agent.access import Access
+    from powerbench.agent.model import CollectorModule
+    from powerbench.agent.scheduler import Open
+
+log = structlog.get_logger("agent")
+
+_SHUTDOWN_SECONDS = 0.5  # for requests under way; an ingest connection never ends by itself
+
+
+class Embedded(NamedTuple):
+    """An agent inside this process: where it listens, and what opens everything of it."""
+
+    url: str
+    token: str
+
+
+class Agent:
+    """The collectors, the beat and the ports of one process."""
+
+    def __init__(
+        self,
+        config: Config,
+        modules: Mapping[str, CollectorModule],
+        rules: Access,
+        on_beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._config = config
+        self._modules = modules
+        self.scheduler = Scheduler(self._collectors(config), time, on_beat)
+        self._handlers = Handlers(self.scheduler, rules, time)
+        self._runners: dict[Address, web.AppRunner] = {}
+        self.tls: ssl.SSLContext | None = None
+
+    def _collectors(self, config: Config) -> dict[str, tuple[Open, float]]:
+        host = Host(sysfs=Path(config.agent.sysfs), procfs=Path(config.agent.procfs))
+        return {
+            name: (functools.partial(self._modules[name].open_collector, options, host), options.interval)
+            for name, options in config.collectors.items()
+            if options.enabled
+        }
+
+    async def serve(
+        self, sites: Mapping[Address, Site], listeners: list[tuple[Address, socket.socket]]
+    ) -> None:
+        """Show these sites: on the listeners, and on what is listened on already."""
+        self._handlers.sites.update(sites)
+        for address, listener in listeners:
+            if (runner := self._runners.get(address)) is None:
+                app = self._handlers.application(address)
+                runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
+                await runner.setup()
+                self._runners[address] = runner
+            await web.SockSite(runner, listener, ssl_context=self.tls).start()
+
+    async def reload(self, config: Config, rules: Access) -> None:
+        """Take a new configuration; collectors whose own options are the same go on as they are."""
+        old, self._config = self._config, config
+        reopen = set()
+        for name, options in config.collectors.items():
+            if not options.enabled or not old.collectors[name].enabled:
+                continue
+            collector = self.scheduler.collector(name)
+            if (config.agent.sysfs, config.agent.procfs) != (old.agent.sysfs, old.agent.procfs):
+                reopen.add(name)
+            elif options == old.collectors[name]:
+                continue
+            elif isinstance(collector, Reconfigures):
+                collector.configure(options)
+            elif _own(options) != _own(old.collectors[name]):
+                reopen.add(name)
+        self._handlers.access = rules
+        await self.scheduler.replace(self._collectors(config), reopen)
+
+    async def stop_serving(self, addresses: Iterable[Address]) -> None:
+        """Stop serving these; requests under way have half a second."""
+        runners = [self._runners.pop(address) for address in list(addresses)]
+        await asyncio.gather(*(runner.cleanup() for runner in runners))
+
+    async def close(self) -> None:
+        """Stop serving at all."""
+        await self.stop_serving(self._runners)
+
+    @property
+    def addresses(self) -> set[Address]:
+        """Where it is served."""
+        return set(self._runners)
+
+
+def _own(options: object) -> dict[str, object]:
+    """Return a collector's own options, without those that are the agent's business."""
+    names = getattr(options, "__struct_fields__", ())
+    return {name: getattr(options, name) for name in names if name not in ("enabled", "interval", "listen")}
+
+
+def tls_context(config: Config, old: ssl.SSLContext | None = None) -> ssl.SSLContext | None:
+    """Return the TLS context of `[agent.web]`: the old one with the new certificate, where there is one.
+
+    Raises: ConfigError for files that are no certificate or key, and for a reload that turns TLS on or off.
+    """
+    web_config = config.agent.web
+    if not web_config.tls_cert:
+        return None
+    import ssl  # noqa: PLC0415 - only those who use it pay for it
+
+    context = old or ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(web_config.tls_cert, web_config.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        what = f"{web_config.tls_cert} and {web_config.tls_key} are no PEM certificate and its key: {error}"
+        raise ConfigError([Problem("[agent.web]", "tls_cert", what)]) from None
+    return context
+
+
+async def serve_forever(
+    load: Callable[[], Config], modules: Mapping[str, CollectorModule], passed: list[socket.socket]
+) -> None:
+    """Run the daemon until SIGTERM or SIGINT. `load` reads the configuration, now and at each SIGHUP.
+
+    Raises: ConfigError, ListenError before anything is opened; whatever breaks the scheduler.
+    """
+    config = load()
+    rules, tls = access.load(config.agent.web), tls_context(config)
+    sites = listen.plan(config, roster.BUILT_IN, os.environ)
+    if passed:
+        listeners = listen.match_passed(sites, passed)
+    else:
+        listeners = [(address, bound) for address in sites if (bound := listen.bind(address))]
+    notifier = Notifier()
+    agent = Agent(config, modules, rules, on_beat=functools.partial(notifier.send, "WATCHDOG=1"))
+    agent.tls = tls
+    loop = asyncio.get_running_loop()
+    stop, hangup = asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
+
+    beating = asyncio.ensure_future(agent.scheduler.run())
+    try:
+        await agent.serve(sites, listeners)
+        log.info("listening", addresses=[str(address) for address, _ in listeners], version=__version__)
+        notifier.send("READY=1", "STATUS=reading")
+        while not stop.is_set():
+            waits = [asyncio.ensure_future(event.wait()) for event in (stop, hangup)]
+            await asyncio.wait([*waits, beating], return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+            if beating.done():
+                beating.result()
+            if hangup.is_set():
+                hangup.clear()
+                notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+                await _reload(agent, load, fixed_ports=bool(passed))
+                notifier.send("READY=1")
+        log.info("stopping")
+        notifier.send("STOPPING=1")
+    finally:
+        beating.cancel()
+        await asyncio.gather(agent.close(), asyncio.wait([beating]))
+        notifier.close()
+
+
+async def _reload(agent: Agent, load: Callable[[], Config], *, fixed_ports: bool) -> None:
+    """Take the configuration anew, or log why not and keep the old one."""
+    new: list[tuple[Address, socket.socket]] = []
+    try:
+        config = load()
+        rules = access.load(config.agent.web)
+        sites = listen.plan(config, roster.BUILT_IN, os.environ)
+        if bool(config.agent.web.tls_cert) != bool(agent.tls):
+            raise ConfigError(
+                [Problem("[agent.web]", "tls_cert", "a reload cannot turn TLS on or off; restart")]
+            )
+        if not fixed_ports:
+            new.extend((a, bound) for a in sites if a not in agent.addresses and (bound := listen.bind(a)))
+        elif added := {a.port for a in sites} - {a.port for a in agent.addresses}:
+            log.warning("a reload cannot add ports to passed sockets; restart for these", ports=sorted(added))
+        tls_context(config, agent.tls)
+    except (ConfigError, listen.ListenError) as error:
+        for _, bound in new:
+            bound.close()
+        problems = str(error).splitlines()
+        log.error("new configuration not taken, the old one stays", problems=problems)  # noqa: TRY400 - no traceback
+        return
+    await agent.reload(config, rules)
+    if not fixed_ports:
+        await agent.stop_serving(agent.addresses - sites.keys())
+    await agent.serve(sites, new)
+    log.info("configuration reloaded")
+
+
+@contextlib.asynccontextmanager
+async def embedded(config: Config, modules: Mapping[str, CollectorModule]) -> AsyncIterator[Embedded]:
+    """Run an agent inside this process, on a free loopback port, for as long as the context lasts."""
+    token = secrets.token_urlsafe(16)
+    enabled = frozenset(name for name, options in config.collectors.items() if options.enabled)
+    address = Address("127.0.0.1", 0)  # a free port
+    bound = listen.bind(address)
+    if bound is None:
+        raise listen.ListenError("cannot listen on 127.0.0.1")
+    agent = Agent(config, modules, access.Access(token=token))
+    beating = asyncio.ensure_future(agent.scheduler.run())
+    try:
+        await agent.serve({address: Site(enabled, aggregated=True)}, [(address, bound)])
+        yield Embedded(f"http://127.0.0.1:{bound.getsockname()[1]}", token)
+    finally:
+        beating.cancel()
+        await asyncio.gather(agent.close(), asyncio.wait([beating]))

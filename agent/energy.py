@@ -1,0 +1,141 @@
+"""Raw energy counters to joules, and collectors' joules to the node's. Pure: no I/O, no clock.
+
+Rules, each because some exporter breaks it:
+
+- A counter here starts at 0 with the agent and never decreases.
+- A decrease of the raw counter is a wrap only if the energy that it implies is plausible for the time
+  that passed; otherwise the counter was reset, and what it lost is unknown: 0 is added.
+- An increase beyond what any part draws is a sentinel or another counter: 0 is added, and it counts as
+  a reset.
+- An equal reading is an equal reading.
+- An estimate counts only where nothing measures the component.
+
+Source: https://docs.kernel.org/power/powercap/powercap.html (energy_uj, max_energy_range_uj).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple
+
+from powerbench.agent.model import Metric, Reading, Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PLAUSIBLE_WATTS = 2000.0  # of one metered part; the largest socket of 2026 draws a quarter of it
+_SLACK_SECONDS = 0.1  # between stamping a reading and the counter's own last update
+
+ESTIMATE = "estimate"
+
+
+class Counter:
+    """Joules since the start out of one raw counter that wraps, resets and is sometimes missed."""
+
+    def __init__(self, range_uj: int | None) -> None:
+        """`range_uj`: the largest raw value, in µJ; None where unknown, so that no wrap can be told."""
+        self.range_uj = range_uj
+        self.wrap_watts = PLAUSIBLE_WATTS  # the bound of a wrap, where the part's own limits say less
+        self.joules = 0.0
+        self.wraps = 0
+        self.resets = 0
+        self._last: tuple[int, float] | None = None
+
+    def advance(self, energy_uj: int, now: float) -> float:
+        """Take the raw value read at monotonic second `now`; return joules since the first."""
+        if self._last is not None:
+            before_uj, then = self._last
+            gained_uj = energy_uj - before_uj
+            watts = PLAUSIBLE_WATTS
+            if wrapped := gained_uj < 0 and self.range_uj is not None:
+                gained_uj += self.range_uj or 0
+                watts = self.wrap_watts
+            if 0 <= gained_uj <= watts * (now - then + _SLACK_SECONDS) * 1e6:
+                self.joules += gained_uj / 1e6
+                self.wraps += wrapped
+            else:
+                self.resets += 1
+        self._last = (energy_uj, now)
+        return self.joules
+
+
+class Rate:
+    """Mean watts between one beat and the next."""
+
+    def __init__(self) -> None:
+        self.watts: float | None = None
+        self._last: tuple[float, float] | None = None
+
+    def beat(self, joules: float, now: float) -> None:
+        """Close the window that the last beat opened."""
+        if self._last is not None and now > self._last[1]:
+            self.watts = (joules - self._last[0]) / (now - self._last[1])
+        self._last = (joules, now)
+
+
+NODE_ENERGY = Metric(
+    "powerbench_node_energy_joules_total",
+    "counter",
+    "Energy of the node's parts that do not overlap, since the agent started. "
+    "source=estimate is a model's figure, not a measurement.",
+    ("component", "source"),
+)
+NODE_POWER = Metric(
+    "powerbench_node_power_watts",
+    "gauge",
+    "Mean power of the node's parts over the last beat. "
+    "source=estimate is a model's figure, not a measurement.",
+    ("component", "source"),
+)
+NODE_METRICS = (NODE_ENERGY, NODE_POWER)
+
+
+class _Metered(NamedTuple):
+    joules: float
+    taken: float
+
+
+class Node:
+    """Adds the collectors' meters up, once a beat, by component and source."""
+
+    def __init__(self) -> None:
+        self._meters: dict[tuple[str, str, str], _Metered] = {}
+        self._joules: defaultdict[tuple[str, str], float] = defaultdict(float)
+        self._watts: dict[tuple[str, str], float] = {}
+
+    def beat(self, readings: Iterable[Reading], measured: Iterable[str] = ()) -> Reading:
+        """Return the node's reading after these readings of its collectors.
+
+        `measured`: components that a measuring collector has, readable at this moment or not; the
+        estimate of such a component is no part of the node.
+        """
+        present = [(meter, reading.taken or 0.0) for reading in readings for meter in reading.meters]
+        kept = {meter.component for meter, _ in present if meter.source != ESTIMATE} | set(measured)
+        gained: defaultdict[tuple[str, str], float] = defaultdict(float)
+        watts: defaultdict[tuple[str, str], float] = defaultdict(float)
+        stood_still: set[tuple[str, str]] = set()
+        for meter, taken in present:
+            part = (meter.component, meter.source)
+            before = self._meters.get((*part, meter.key))
+            # A meter starts at 0 when it first shows, and again when its collector was opened anew.
+            start = before.joules if before and before.joules <= meter.joules else 0.0
+            self._meters[*part, meter.key] = _Metered(meter.joules, taken)
+            if meter.source == ESTIMATE and meter.component in kept:
+                continue
+            gained[part] += meter.joules - start
+            if before is None or taken <= before.taken:
+                stood_still.add(part)
+            else:
+                watts[part] += (meter.joules - start) / (taken - before.taken)
+
+        samples: list[Sample] = []
+        for part, joules in sorted(gained.items()):
+            self._joules[part] += joules
+            if part not in stood_still:
+                self._watts[part] = watts[part]
+            samples.append(NODE_ENERGY.sample(self._joules[part], *part))
+            if part in self._watts:
+                samples.append(NODE_POWER.sample(self._watts[part], *part))
+        for part in [part for part in self._watts if part not in gained]:
+            del self._watts[part]
+        return Reading(samples)

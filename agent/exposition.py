@@ -1,0 +1,212 @@
+"""Snapshots to pages: Prometheus text 0.0.4 and OpenMetrics 1.0.0. Pure.
+
+Each collector's fragment is rendered once a reading and kept; a page is fragments joined. Fragments that
+share a family are rendered together, so that no page holds a family or a series twice.
+
+Source: https://prometheus.io/docs/instrumenting/exposition_formats/ and
+https://prometheus.io/docs/specs/om/open_metrics_spec/.
+"""
+
+from __future__ import annotations
+
+import gzip
+import platform
+from typing import TYPE_CHECKING, NamedTuple
+
+from prometheus_client import core, exposition, process_collector
+from prometheus_client.openmetrics import exposition as openmetrics_exposition
+
+from powerbench.agent import __version__
+from powerbench.agent.model import Metric, Reading, Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator
+
+    from powerbench.agent.scheduler import Snapshot
+
+
+class Format(NamedTuple):
+    """A text format: its media type, how to render families, and what ends a page."""
+
+    content_type: str
+    render: Callable[[_Families], bytes]
+    end: bytes
+
+
+class _Families(NamedTuple):
+    """What prometheus_client renders: anything with a collect()."""
+
+    families: list[core.Metric]
+
+    def collect(self) -> Iterator[core.Metric]:
+        return iter(self.families)
+
+
+TEXT = Format("text/plain; version=0.0.4; charset=utf-8", exposition.generate_latest, b"")
+OPENMETRICS = Format(
+    "application/openmetrics-text; version=1.0.0; charset=utf-8",
+    openmetrics_exposition.generate_latest,
+    b"# EOF\n",
+)
+
+BUILD_INFO = Metric(
+    "powerbench_build_info", "gauge", "Version of the agent and of its Python.", ("version", "python")
+)
+COLLECTOR_UP = Metric(
+    "powerbench_collector_up", "gauge", "Whether the last reading succeeded.", ("collector",)
+)
+COLLECTOR_DURATION = Metric(
+    "powerbench_collector_duration_seconds", "gauge", "How long the last reading took.", ("collector",)
+)
+COLLECTOR_SUCCESS = Metric(
+    "powerbench_collector_last_success_timestamp_seconds",
+    "gauge",
+    "When a reading last succeeded.",
+    ("collector",),
+)
+COLLECTOR_FAILURES = Metric(
+    "powerbench_collector_failures_total",
+    "counter",
+    "Readings that failed or met no deadline.",
+    ("collector",),
+)
+SERIES_DROPPED = Metric(
+    "powerbench_series_dropped_total",
+    "counter",
+    "Samples left off a page because it held their series, or their family with another type, already.",
+)
+REQUESTS_FORBIDDEN = Metric(
+    "powerbench_http_forbidden_total", "counter", "Requests that were refused because of who asked."
+)
+AGENT_METRICS = (
+    BUILD_INFO,
+    COLLECTOR_UP,
+    COLLECTOR_DURATION,
+    COLLECTOR_SUCCESS,
+    COLLECTOR_FAILURES,
+    SERIES_DROPPED,
+    REQUESTS_FORBIDDEN,
+)
+
+_PROCESS = process_collector.ProcessCollector(registry=None)
+
+
+def choose_format(accept: str) -> Format:
+    """Return the format that an Accept header asks for."""
+    return OPENMETRICS if "application/openmetrics-text" in accept else TEXT
+
+
+class _Fragment(NamedTuple):
+    """One collector's part of a page, rendered."""
+
+    reading: Reading
+    families: frozenset[str]
+    dropped: int
+    text: bytes
+
+
+class Pages:
+    """Renders pages, and remembers what it need not render again."""
+
+    def __init__(self, process: Callable[[], Iterable[core.Metric]] = _PROCESS.collect) -> None:
+        self.forbidden = 0  # counted by whoever refuses a request
+        self._process = process
+        self._fragments: dict[tuple[str, Format], _Fragment] = {}
+        self._pages: dict[tuple[frozenset[str], Format, bool], tuple[Snapshot, bytes]] = {}
+        self._dropped = 0
+        self._counted: Snapshot | None = None
+
+    def page(
+        self, snapshot: Snapshot, names: Collection[str], form: Format, *, gzipped: bool = False
+    ) -> bytes:
+        """Return the page of the named collectors and of the agent itself, encoded as asked."""
+        key = (frozenset(names), form, gzipped)
+        kept = self._pages.get(key)
+        if kept is not None and kept[0] is snapshot:
+            return kept[1]
+        if gzipped:
+            page = gzip.compress(self.page(snapshot, names, form), compresslevel=1, mtime=0)
+        else:
+            page = self._render(snapshot, names, form)
+        self._pages = {
+            k: v for k, v in self._pages.items() if v[0] is snapshot
+        }  # at most one snapshot's pages
+        self._pages[key] = (snapshot, page)
+        return page
+
+    def _render(self, snapshot: Snapshot, names: Collection[str], form: Format) -> bytes:
+        readings = {
+            name: state.reading
+            for name, state in snapshot.states.items()
+            if name in names and state.reading is not None
+        }
+        fragments = [self._fragment(name, reading, form) for name, reading in readings.items()]
+        self._fragments = {k: v for k, v in self._fragments.items() if k[0] in snapshot.states}
+        if sum(len(f.families) for f in fragments) == len(
+            frozenset().union(*(f.families for f in fragments))
+        ):
+            dropped = sum(f.dropped for f in fragments)
+            parts = [f.text for f in fragments]
+        else:  # two collectors share a family (a text file's, say): render them as one
+            samples = [sample for reading in readings.values() for sample in reading.samples]
+            families, dropped = group(samples)
+            parts = [render(families, form)]
+        self._count_dropped(snapshot, dropped)
+        own = [*group(self._own_samples(snapshot, names))[0], *self._process()]
+        return b"".join([*parts, render(own, form), form.end])
+
+    def _fragment(self, name: str, reading: Reading, form: Format) -> _Fragment:
+        kept = self._fragments.get((name, form))
+        if kept is None or kept.reading is not reading:
+            families, dropped = group(reading.samples)
+            names = frozenset(family.name for family in families)
+            kept = _Fragment(reading, names, dropped, render(families, form))
+            self._fragments[name, form] = kept
+        return kept
+
+    def _count_dropped(self, snapshot: Snapshot, dropped: int) -> None:
+        """Count once a snapshot, however many pages and formats show it."""
+        if self._counted is not snapshot:
+            self._counted = snapshot
+            self._dropped += dropped
+
+    def _own_samples(self, snapshot: Snapshot, names: Collection[str]) -> Iterator[Sample]:
+        yield BUILD_INFO.sample(1, __version__, platform.python_version())
+        yield SERIES_DROPPED.sample(self._dropped)
+        yield REQUESTS_FORBIDDEN.sample(self.forbidden)
+        for name, state in snapshot.states.items():
+            if name not in names:
+                continue
+            yield COLLECTOR_UP.sample(state.up, name)
+            yield COLLECTOR_DURATION.sample(state.duration, name)
+            yield COLLECTOR_FAILURES.sample(state.failures, name)
+            if state.last_success is not None:
+                yield COLLECTOR_SUCCESS.sample(state.last_success, name)
+
+
+def group(samples: Iterable[Sample]) -> tuple[list[core.Metric], int]:
+    """Return the samples as families, and how many of them had to be dropped as duplicates.
+
+    A family keeps the type and help that it was first seen with.
+    """
+    families: dict[str, tuple[Metric, core.Metric, set[tuple[tuple[str, str], ...]]]] = {}
+    dropped = 0
+    for metric, values, value in samples:
+        family_name = metric.name.removesuffix("_total") if metric.kind == "counter" else metric.name
+        if (found := families.get(family_name)) is None:
+            found = (metric, core.Metric(family_name, metric.help, metric.kind), set())
+            families[family_name] = found
+        first, family, series = found
+        labels = {label: text for label, text in zip(metric.labels, values, strict=True) if text}
+        identity = tuple(sorted(labels.items()))
+        if first.kind != metric.kind or identity in series:
+            dropped += 1
+            continue
+        series.add(identity)
+        family.add_sample(metric.name, labels, value)
+    return [family for _, family, _ in families.values()], dropped
+
+
+def render(families: list[core.Metric], form: Format) -> bytes:
+    """Return families as text, without what ends a page."""
+    return form.render(_Families(families)).removesuffix(form.end)

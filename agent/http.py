@@ -1,0 +1,266 @@
+"""The routes, on every port: /metrics /health /ready /ingest /api/v1/snapshot and /.
+
+Handlers look at the scheduler's latest snapshot; the only thing that they can ask of hardware is a fresh
+reading of what is cheap, out of a token bucket, so that a flood of scrapes stays cheap and RAPL is no side
+channel for whoever can merely ask (PLATYPUS, https://platypusattack.com/).
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import structlog
+from aiohttp import ClientError, http_exceptions, web
+
+from powerbench.agent import __version__, exposition
+from powerbench.agent.config import Address
+from powerbench.agent.model import IngestRejected, Ingests
+from powerbench.agent.scheduler import Bucket, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Mapping
+
+    from powerbench.agent.access import Access
+    from powerbench.agent.model import Clock, Feed
+    from powerbench.agent.scheduler import Scheduler
+
+log = structlog.get_logger("http")
+
+SCRAPE_FRESH_RATE, SCRAPE_FRESH_BURST = 2.0, 5.0  # fresh readings a second for whoever asks
+KNOWN_FRESH_RATE, KNOWN_FRESH_BURST = 50.0, 50.0  # for whoever has shown who they are
+
+_FORBIDDEN = (
+    "only loopback peers, networks in [agent.web] trusted, and whoever shows the token or password "
+    "may ask for this; "
+    "see token_file and trusted in agent.toml\n"
+)
+_NO_PROGRESS = "no FFmpeg progress in this body; send what ffmpeg's -progress writes, or its stderr\n"
+# A body that ends early, or is no HTTP: the sender was killed, and nobody waits for an answer.
+_BROKEN_BODY = (OSError, ClientError, http_exceptions.HttpProcessingError, web.RequestPayloadError)
+
+
+class Site(NamedTuple):
+    """What one port shows."""
+
+    collectors: frozenset[str]
+    aggregated: bool
+
+    @property
+    def shown(self) -> frozenset[str]:
+        """Collectors on its pages; the node's sum is on the aggregated port alone."""
+        return self.collectors | {"node"} if self.aggregated else self.collectors
+
+
+class Handlers:
+    """What the ports have in common: the snapshot, the pages, the rules, the buckets."""
+
+    def __init__(self, scheduler: Scheduler, access: Access, clock: Clock) -> None:
+        self.scheduler = scheduler
+        self.access = access
+        self.sites: dict[Address, Site] = {}
+        self._pages = exposition.Pages()
+        self._scrapes = Bucket(clock, rate=SCRAPE_FRESH_RATE, burst=SCRAPE_FRESH_BURST)
+        self._known = Bucket(clock, rate=KNOWN_FRESH_RATE, burst=KNOWN_FRESH_BURST)
+
+    def application(self, address: Address) -> web.Application:
+        """Return the routes of one port; what it shows is looked up in `sites` at each request."""
+        app = web.Application(middlewares=[self._guard])
+        app[_ADDRESS] = address
+        app.router.add_get("/metrics", self.metrics)
+        app.router.add_get("/health", self.health)
+        app.router.add_get("/ready", self.ready)
+        app.router.add_get("/api/v1/snapshot", self.snapshot)
+        app.router.add_get("/", self.index)
+        app.router.add_post("/ingest", self.ingest)
+        app.router.add_post("/ingest/{stream}", self.ingest)
+        return app
+
+    # -- who may ---------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _guard(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        authorization = request.headers.get("Authorization", "")
+        if request.path in ("/metrics", "/health", "/ready"):
+            if self.access.wants_password and not await self.access.has_password(authorization):
+                challenge = {"WWW-Authenticate": 'Basic realm="powerbench"'}
+                return web.Response(status=401, text="name and password, please\n", headers=challenge)
+            return await handler(request)
+        query_token = request.query.get("token", "") if request.path.startswith("/ingest") else ""
+        known = self.access.has_token(authorization, query_token) or await self.access.has_password(
+            authorization
+        )
+        if known or self.access.is_near(request.remote or "", request.headers):
+            request[_KNOWN] = known
+            return await handler(request)
+        self._pages.forbidden += 1
+        if request.path.startswith("/ingest") and (ingests := self._ingests(self._site(request))):
+            ingests.count_rejected("forbidden")
+        # aiohttp goes on reading the body for a while and then closes: neither freezes an encoder.
+        return web.Response(status=403, text=_FORBIDDEN)
+
+    # -- pages -----------------------------------------------------------------------------------
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Serve the page; counters that are cheap to read are as of this scrape."""
+        names = self._wanted(request)
+        snapshot = await self.scheduler.fresh() if self._scrapes.take() else self.scheduler.snapshot
+        form = exposition.choose_format(request.headers.get("Accept", ""))
+        gzipped = "gzip" in request.headers.get("Accept-Encoding", "")
+        headers = {"Content-Type": form.content_type, "Vary": "Accept, Accept-Encoding"}
+        if gzipped:
+            headers["Content-Encoding"] = "gzip"
+        return web.Response(body=self._pages.page(snapshot, names, form, gzipped=gzipped), headers=headers)
+
+    async def health(self, request: web.Request) -> web.Response:
+        """Say that the process works, and how each collector fares."""
+        states = _states(self.scheduler.snapshot, self._site(request).shown)
+        return _json({"status": "ok", "version": __version__, "collectors": states})
+
+    async def ready(self, request: web.Request) -> web.Response:
+        """Say whether every collector has been tried once."""
+        del request
+        ready = self.scheduler.ready
+        return _json({"ready": ready}, status=200 if ready else 503)
+
+    async def snapshot(self, request: web.Request) -> web.Response:
+        """Serve the latest readings as JSON, with `?fresh=1` those of this moment."""
+        names = self._wanted(request)
+        snapshot = self.scheduler.snapshot
+        if request.query.get("fresh", "0") not in ("", "0"):
+            bucket = self._known if request[_KNOWN] else self._scrapes
+            if bucket.take():
+                snapshot = await self.scheduler.fresh()
+        return _json(describe(snapshot, names))
+
+    async def index(self, request: web.Request) -> web.Response:
+        """Serve a page of links and collector states for a person."""
+        states = _states(self.scheduler.snapshot, self._site(request).shown)
+        rows = "".join(
+            "<tr>"
+            + "".join(f"<td>{html.escape(text)}" for text in (name, state["state"], state.get("reason", "")))
+            for name, state in states.items()
+        )
+        page = _INDEX.format(version=__version__, rows=rows)
+        headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+        return web.Response(text=page, content_type="text/html", headers=headers)
+
+    # -- ingest ----------------------------------------------------------------------------------
+
+    async def ingest(self, request: web.Request) -> web.Response:
+        """Take in one connection of FFmpeg progress; always read it to its end.
+
+        A server that stops reading freezes FFmpeg 5.1 once the socket's buffers are full.
+        """
+        ingests = self._ingests(self._site(request))
+        if ingests is None:
+            text = "this port takes no FFmpeg progress; use one that serves the ffmpeg collector\n"
+            raise web.HTTPNotFound(text=text)
+        name = request.match_info.get("stream") or request.query.get("stream") or "default"
+        feed: Feed | None = None
+        refusal: IngestRejected | None = None
+        size = 0
+        try:
+            feed = ingests.open_feed(name)
+        except IngestRejected as rejected:
+            refusal = rejected
+        reports = 0
+        try:
+            async for data in request.content.iter_any():
+                size += len(data)
+                if feed is not None:
+                    feed.feed(data)
+        except _BROKEN_BODY:
+            log.debug("ingest connection broke", stream=name)
+        finally:
+            if feed is not None:
+                reports = feed.close()
+        if refusal is not None:
+            return web.Response(status=429, text=f"{refusal}\n")
+        if size and not reports:
+            ingests.count_rejected("no_progress")
+            return web.Response(status=400, text=_NO_PROGRESS)
+        return web.Response(status=204)
+
+    def _site(self, request: web.Request) -> Site:
+        return self.sites[request.app[_ADDRESS]]
+
+    def _wanted(self, request: web.Request) -> frozenset[str]:
+        """Return the collectors that `collect[]` asks for, or all of the port's. Raises: 400."""
+        shown = self._site(request).shown
+        asked = request.query.getall("collect[]", [])
+        if unknown := [name for name in asked if name not in shown]:
+            text = f"no collector {unknown[0][:80]!r} on this port; there are: {', '.join(sorted(shown))}\n"
+            raise web.HTTPBadRequest(text=text)
+        return frozenset(asked) or shown
+
+    def _ingests(self, site: Site) -> Ingests | None:
+        for name in sorted(site.collectors):
+            collector = self.scheduler.collector(name)
+            if isinstance(collector, Ingests):
+                return collector
+        return None
+
+
+_ADDRESS = web.AppKey("address", Address)
+_KNOWN = web.RequestKey("known", bool)
+
+_INDEX = """<!doctype html><html lang="en"><meta charset="utf-8"><title>powerbench agent</title>
+<style>body{{font:16px/1.5 system-ui,sans-serif;margin:2rem;max-width:60rem}}
+td,th{{text-align:left;padding:.1rem 1.5rem .1rem 0;vertical-align:top}}</style>
+<h1>powerbench agent {version}</h1>
+<p><a href="/metrics">metrics</a> · <a href="/health">health</a> · <a href="/ready">ready</a>
+· <a href="/api/v1/snapshot">snapshot</a></p>
+<table><tr><th>collector<th>state<th>{rows}</table></html>
+"""
+
+
+def _states(snapshot: Snapshot, names: Collection[str]) -> dict[str, dict[str, str]]:
+    states: dict[str, dict[str, str]] = {}
+    for name in sorted(names):
+        if state := snapshot.states.get(name):
+            states[name] = {"state": "up"} if state.up else {"state": "down", "reason": state.error}
+        elif name in snapshot.absent:
+            states[name] = {"state": "absent", "reason": snapshot.absent[name]}
+        else:
+            states[name] = {"state": "starting"}
+    return states
+
+
+def describe(snapshot: Snapshot, names: Collection[str]) -> Mapping[str, Any]:
+    """Return a snapshot as plain data, as `/api/v1/snapshot` serves it."""
+    collectors: dict[str, Any] = {}
+    for name, state in snapshot.states.items():
+        if name not in names:
+            continue
+        reading = state.reading
+        collectors[name] = {
+            "up": state.up,
+            "time": state.time,
+            "monotonic": state.monotonic,
+            "duration": state.duration,
+            "samples": [
+                {
+                    "name": metric.name,
+                    "labels": {
+                        label: text for label, text in zip(metric.labels, labels, strict=True) if text
+                    },
+                    "value": value if math.isfinite(value) else None,
+                }
+                for metric, labels, value in (reading.samples if reading else ())
+            ],
+            "meters": [meter._asdict() for meter in (reading.meters if reading else ())],
+            **({"error": state.error} if state.error else {}),
+        }
+    absent = {name: why for name, why in snapshot.absent.items() if name in names}
+    return {"time": snapshot.time, "version": __version__, "collectors": collectors, "absent": absent}
+
+
+def _json(content: Mapping[str, Any], status: int = 200) -> web.Response:
+    headers = {"Cache-Control": "no-store"}
+    body = msgspec.json.encode(content)
+    return web.Response(body=body, status=status, content_type="application/json", headers=headers)

@@ -1,0 +1,174 @@
+"""The words that collectors and the agent share: types alone, standard library only.
+
+A collector is a module with three names (`CollectorModule`): `Options`, its configuration;
+`METRICS`, everything it may emit; and `open_collector()`, which touches the hardware once and
+returns a `Collector` or says `Absent`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+Kind = Literal["gauge", "counter", "unknown"]
+
+
+class Absent(Exception):  # noqa: N818 - a verdict, not a fault
+    """The source is not on this machine (or has gone): not scheduled, looked for again now and then."""
+
+
+class ReadFailed(Exception):  # noqa: N818 - a verdict, and the name DESIGN and docs use
+    """The source is there and cannot be read now: up 0, no samples, until a later beat succeeds.
+
+    `remedy` says what a person can do about it; empty where nothing can be done.
+    """
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        super().__init__(what)
+        self.remedy = remedy
+
+
+class IngestRejected(Exception):  # noqa: N818 - a verdict
+    """A feed that is not taken in. `reason` is the label it is counted under."""
+
+    def __init__(self, reason: str, what: str) -> None:
+        super().__init__(what)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Metric:
+    """A metric family as it is declared: once, by the collector that emits it."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+
+    def sample(self, value: float, *labels: str) -> Sample:
+        """Return one sample; `labels` in the declared order, "" for one that has no value here."""
+        if len(labels) != len(self.labels):
+            raise TypeError(f"{self.name} has the labels {self.labels}, not {labels}")
+        return Sample(self, labels, value)
+
+
+class Sample(NamedTuple):
+    """One series' value; a label whose value is "" is left out of the page."""
+
+    metric: Metric
+    labels: tuple[str, ...]
+    value: float
+
+
+class Meter(NamedTuple):
+    """A joule counter that counts towards the node's sum.
+
+    Meters of one component never overlap: whoever emits them leaves out twins and subsets.
+    """
+
+    component: str  # "cpu", "dram", "gpu"
+    source: str  # the collector that measured it, or "estimate"
+    key: str  # what is metered, unique in (component, source)
+    joules: float  # since the agent's start; never decreases
+
+
+class Reading(NamedTuple):
+    """What one `read()` found: all of it, or an exception."""
+
+    samples: Sequence[Sample]
+    meters: Sequence[Meter] = ()
+    taken: float | None = None  # monotonic seconds of the counters; None: the scheduler's own stamp
+
+
+class Clock(Protocol):
+    """Time as the agent sees it; the `time` module is one."""
+
+    def monotonic(self) -> float:
+        """Seconds that never step."""
+
+    def time(self) -> float:
+        """Unix seconds."""
+
+
+def read_file(path: Path) -> bytes:
+    """Return the first 64 KiB of a file: what every sysfs and procfs attribute read here fits in.
+
+    Raises: OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        return os.read(descriptor, 65536)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Where a collector finds the machine. Tests give it trees, a clock and errors of their own."""
+
+    sysfs: Path = Path("/sys")
+    procfs: Path = Path("/proc")
+    clock: Clock = time
+    read: Callable[[Path], bytes] = read_file
+
+
+class Collector(Protocol):
+    """One source of readings."""
+
+    async def read(self) -> Reading:
+        """Return the beat's reading, gauges over the time since the last beat.
+
+        Raises: ReadFailed (a gap until it works again), Absent (the source has gone).
+        """
+
+    async def aclose(self) -> None:
+        """Let go of whatever `open_collector` took."""
+
+
+@runtime_checkable
+class Refreshes(Collector, Protocol):
+    """A collector so cheap to read that a scrape may ask it for its counters as they are now."""
+
+    async def refresh(self) -> Reading:
+        """Return counters of this moment and the last beat's gauges. Raises: as `Collector.read`."""
+
+
+class Feed(Protocol):
+    """One connection's worth of pushed bytes."""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes, cut anywhere. Never blocks, never raises."""
+
+    def close(self) -> int:
+        """Take the end of the connection; return how many reports it held."""
+
+
+@runtime_checkable
+class Ingests(Collector, Protocol):
+    """A collector that is fed by `POST /ingest` instead of reading by itself."""
+
+    def open_feed(self, stream: str) -> Feed:
+        """Return where the bytes of one connection go. Raises: IngestRejected."""
+
+    def count_rejected(self, reason: str) -> None:
+        """Count a connection that never got as far as a feed."""
+
+
+@runtime_checkable
+class Reconfigures(Collector, Protocol):
+    """A collector that can take new options without losing its counters."""
+
+    def configure(self, options: Any) -> None:
+        """Take the options of a reload."""
+
+
+class CollectorModule(Protocol):
+    """What a name in the roster, or an entry point of `powerbench.collectors`, leads to."""
+
+    Options: type[Any]  # a subclass of agent.config.CollectorOptions
+    METRICS: Sequence[Metric]
+    open_collector: Callable[[Any, Host], Awaitable[Collector]]

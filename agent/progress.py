@@ -1,0 +1,115 @@
+"""FFmpeg's progress, bytes to reports: a state machine that does no I/O.
+
+Two forms, both cut anywhere:
+
+- blocks, as `-progress` writes them: `key=value` lines up to `progress=continue` or `progress=end`;
+- status lines, as FFmpeg writes them to stderr, ended by a carriage return, with log lines between.
+
+Rules:
+
+1. A connection that has shown a block is read for blocks alone: with `2>&1` both forms arrive, and the
+   status line rounds what the block says exactly.
+2. `N/A`, nan, negative times and anything else that is no figure is None, never 0.
+3. `out_time_ms` is in microseconds, whatever its name says.
+4. `fps`, `bitrate` and `speed` are means since the start of the run, so they are not looked at.
+
+Source: print_report() in FFmpeg's fftools/ffmpeg.c, versions 5.1 to 9.0.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+MAX_LINE = 4096  # bytes; a longer line is nothing of FFmpeg's progress and is skipped
+
+_KEYS = frozenset(
+    (b"frame", b"total_size", b"out_time_us", b"out_time_ms", b"dup_frames", b"drop_frames", b"progress")
+)
+_STATUS = re.compile(rb"(\w+)=\s*(\S+)")
+_STATUS_START = re.compile(rb"\s*(?:frame|L?size)=")
+_CLOCK = re.compile(rb"(\d{1,6}):(\d\d):(\d\d(?:\.\d{1,9})?)")
+_SIZE = re.compile(rb"(\d{1,18})(?:kB|KiB)")
+_COUNT = re.compile(rb"\d{1,18}")
+
+
+class Report(NamedTuple):
+    """Where a run stands; None is what FFmpeg did not say."""
+
+    frames: int | None  # encoded so far, of the first video stream
+    size: int | None  # bytes written so far
+    media: float | None  # seconds of media written so far
+    dropped: int | None  # frames
+    duplicated: int | None  # frames
+    ended: bool  # the run says that this is its last report
+
+
+class ProgressParser:
+    """Reads one run's, or one connection's, progress."""
+
+    def __init__(self) -> None:
+        self._tail = b""
+        self._skipping = False  # the rest of a line that was too long
+        self._block: dict[bytes, bytes] = {}
+        self._blocks = False
+
+    def feed(self, data: bytes) -> list[Report]:
+        """Take the next bytes; return the reports that they complete."""
+        *lines, self._tail = (self._tail + data.replace(b"\r", b"\n")).split(b"\n")
+        if lines and self._skipping:
+            del lines[0]
+            self._skipping = False
+        if len(self._tail) > MAX_LINE:
+            self._skipping = True
+        if self._skipping:
+            self._tail = b""
+        return [report for line in lines if line and (report := self._line(line)) is not None]
+
+    def close(self) -> list[Report]:
+        """Take the end of the bytes; return the report in an unfinished last line, if there is one."""
+        return self.feed(b"\n")
+
+    def _line(self, line: bytes) -> Report | None:
+        if len(line) > MAX_LINE:
+            return None
+        if _STATUS_START.match(line) and b" time=" in line:
+            return None if self._blocks else _parse_status(line)
+        key, equals, value = line.partition(b"=")
+        key = key.strip()
+        if not equals or key not in _KEYS:
+            return None
+        if key != b"progress":
+            self._block[key] = value.strip()
+            return None
+        block, self._block = self._block, {}
+        value = value.strip()
+        if value not in (b"continue", b"end"):
+            return None
+        self._blocks = True
+        microseconds = _count(block.get(b"out_time_us") or block.get(b"out_time_ms"))
+        return Report(
+            frames=_count(block.get(b"frame")),
+            size=_count(block.get(b"total_size")),
+            media=None if microseconds is None else microseconds / 1e6,
+            dropped=_count(block.get(b"drop_frames")),
+            duplicated=_count(block.get(b"dup_frames")),
+            ended=value == b"end",
+        )
+
+
+def _parse_status(line: bytes) -> Report:
+    fields = dict(_STATUS.findall(line))
+    size = _SIZE.fullmatch(fields.get(b"Lsize") or fields.get(b"size") or b"")
+    clock = _CLOCK.fullmatch(fields.get(b"time", b""))
+    return Report(
+        frames=_count(fields.get(b"frame")),
+        size=int(size[1]) * 1024 if size else None,
+        media=int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3]) if clock else None,
+        dropped=_count(fields.get(b"drop")),
+        duplicated=_count(fields.get(b"dup")),
+        ended=b"Lsize" in fields,
+    )
+
+
+def _count(value: bytes | None) -> int | None:
+    return int(value) if value is not None and _COUNT.fullmatch(value) else None

@@ -1,0 +1,366 @@
+"""The beat: opens and reads collectors, holds them to their deadlines, publishes what they found.
+
+The scheduler is the only writer. It swaps an immutable `Snapshot`; whoever serves pages looks at the
+latest one and never touches hardware. `fresh()` is the one way to ask for more than the beat gives.
+
+Verdicts (what a collector raises decides):
+
+- `Absent`, from opening or reading: closed, not shown, looked for again every 10 s.
+- `ReadFailed`, or no answer by the deadline: down, no samples, read again at its next beat.
+- anything else is a bug in the collector: its traceback is logged once, it is down, the others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import structlog
+
+from powerbench.agent.energy import ESTIMATE, Node
+from powerbench.agent.model import Absent, Collector, ReadFailed, Reading, Refreshes
+
+if TYPE_CHECKING:
+    from powerbench.agent.model import Clock
+
+log = structlog.get_logger("scheduler")
+
+BEAT_SECONDS = 1.0
+SEARCH_SECONDS = 10.0  # an absent source is looked for this often
+MAX_DEADLINE_SECONDS = 5.0
+CLOSE_SECONDS = 0.5
+
+Open = Callable[[], Awaitable[Collector]]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the agent knows of one present collector; `reading` is None while it is down."""
+
+    reading: Reading | None
+    time: float  # Unix seconds of the last attempt
+    monotonic: float  # of the counters, when up; else of the attempt
+    duration: float  # seconds of the last read
+    failures: int
+    last_success: float | None  # Unix seconds
+    error: str = ""
+
+    @property
+    def up(self) -> bool:
+        """Whether the last read gave a reading."""
+        return self.reading is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The latest state of every collector that is present, and why the others are not."""
+
+    time: float
+    states: Mapping[str, State] = field(default_factory=lambda: MappingProxyType({}))
+    absent: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+class Bucket:
+    """A token bucket: `burst` at once, `rate` a second in the long run."""
+
+    def __init__(self, clock: Clock, *, rate: float, burst: float) -> None:
+        self._clock = clock
+        self._rate = rate
+        self._burst = burst
+        self._tokens = burst
+        self._filled = clock.monotonic()
+
+    def take(self) -> bool:
+        """Take a token if there is one."""
+        now = self._clock.monotonic()
+        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate)
+        self._filled = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class _Slot:
+    """One collector's place: closed, or open and read at its interval."""
+
+    def __init__(self, name: str, open_: Open, interval: float) -> None:
+        self.name = name
+        self.open = open_
+        self.interval = interval
+        self.collector: Collector | None = None
+        self.refreshes: Refreshes | None = None  # the same collector, where it can do that
+        self.measures: set[str] = set()  # components that it has measured since it was opened
+        self.state: State | None = None
+        self.absent = ""
+        self.tried = False
+        self.due = -math.inf
+        self.lock = asyncio.Lock()  # one call into the collector at a time
+        self.task: asyncio.Task[None] | None = None  # the beat's reading while it is out
+        self.bug_logged = ""
+
+    @property
+    def deadline(self) -> float:
+        return min(self.interval, MAX_DEADLINE_SECONDS)
+
+
+class Scheduler:
+    """Owns the collectors and the latest snapshot."""
+
+    def __init__(
+        self,
+        collectors: Mapping[str, tuple[Open, float]],
+        clock: Clock,
+        on_beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`collectors`: name → (how to open it, its interval in seconds); `on_beat` feeds the watchdog."""
+        self._clock = clock
+        self._on_beat = on_beat
+        self._slots = {name: _Slot(name, *how) for name, how in collectors.items()}
+        self._node = Node()
+        self._node_state: State | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+        self._beating = False
+        self._changed = asyncio.Event()
+        self.snapshot = Snapshot(clock.time())
+
+    # -- what others ask -------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether every collector has been tried once: read, found down, or found absent."""
+        return all(slot.tried for slot in self._slots.values()) and "node" in self.snapshot.states
+
+    def collector(self, name: str) -> Collector | None:
+        """Return the open collector of that name, if there is one."""
+        slot = self._slots.get(name)
+        return slot.collector if slot else None
+
+    async def fresh(self) -> Snapshot:
+        """Read what is cheap to read now, and return a snapshot that holds it.
+
+        Callers that come while one such reading is under way share it.
+        """
+        if self._refreshing is None:
+            self._refreshing = asyncio.ensure_future(self._refresh())
+            self._refreshing.add_done_callback(self._refreshed)
+        await asyncio.shield(self._refreshing)
+        return self.snapshot
+
+    # -- running ---------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Beat until cancelled; then close every collector."""
+        try:
+            while True:
+                await self.beat()
+                soonest = min((slot.due for slot in self._slots.values()), default=math.inf)
+                await self._sleep_until(min(soonest, self._clock.monotonic() + SEARCH_SECONDS))
+        finally:
+            await self.aclose()
+
+    async def beat(self) -> None:
+        """Read every collector that is due, add up the node, publish; one step for all who look."""
+        if self._failure is not None:
+            raise self._failure
+        now = self._clock.monotonic()
+        started = []
+        self._beating = True
+        for slot in self._slots.values():
+            if now < slot.due:
+                continue
+            # On a grid, so that collectors of different intervals wake the processor together.
+            slot.due = _next_on_grid(now, slot.interval)
+            if slot.task is None:
+                slot.task = asyncio.ensure_future(self._attempt(slot))
+                slot.task.add_done_callback(functools.partial(self._attempted, slot))
+                started.append(slot.task)
+        if started:
+            # A slow collector does not hold the others up: it is published when it answers.
+            await asyncio.wait(started, timeout=BEAT_SECONDS / 2)
+        self._beating = False
+        self._add_up(now)
+        self._publish()
+        self._on_beat()
+
+    async def replace(self, collectors: Mapping[str, tuple[Open, float]], reopen: set[str]) -> None:
+        """Take a reload's collectors: close those that have gone or are to be reopened, keep the others."""
+        for name in [name for name in self._slots if name not in collectors or name in reopen]:
+            slot = self._slots.pop(name)
+            await self._close(slot)
+        for name, (open_, interval) in collectors.items():
+            slot = self._slots.setdefault(name, _Slot(name, open_, interval))
+            slot.open, slot.interval = open_, interval
+            slot.due = -math.inf
+        self._publish()
+        self._changed.set()
+
+    async def aclose(self) -> None:
+        """Close every collector, each within its half second."""
+        await asyncio.gather(*(self._close(slot) for slot in self._slots.values()))
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+
+    # -- one collector ---------------------------------------------------------------------------
+
+    async def _attempt(self, slot: _Slot, *, refresh: bool = False) -> None:
+        """Open the collector if it is closed, read it, and put down the verdict."""
+        async with slot.lock:
+            started = self._clock.monotonic()
+            try:
+                async with asyncio.timeout(slot.deadline):
+                    if not refresh:
+                        reading = await (slot.collector or await self._open(slot)).read()
+                    elif slot.refreshes is not None:
+                        reading = await slot.refreshes.refresh()
+                    else:
+                        return
+            except Absent as gone:
+                await self._lose(slot, str(gone))
+            except ReadFailed as failed:
+                self._down(slot, started, str(failed), failed.remedy)
+            except TimeoutError:
+                remedy = "look at the kernel log for a stuck driver or mount"
+                self._down(slot, started, f"no answer within {slot.deadline:g} s", remedy)
+            except Exception as bug:  # noqa: BLE001 - the one place where a collector's bug ends
+                self._bug(slot, started, bug)
+            else:
+                self._up(slot, started, reading)
+        slot.tried = True
+
+    def _attempted(self, slot: _Slot, task: asyncio.Task[None]) -> None:
+        slot.task = None
+        if not task.cancelled():
+            self._failure = self._failure or task.exception()
+        if not self._beating:  # it answered after its beat had gone on
+            self._publish()
+
+    async def _open(self, slot: _Slot) -> Collector:
+        collector = await slot.open()
+        slot.collector = collector
+        slot.refreshes = collector if isinstance(collector, Refreshes) else None
+        slot.absent = ""
+        return collector
+
+    async def _refresh(self) -> None:
+        cheap = [slot for slot in self._slots.values() if slot.refreshes and slot.state and slot.state.up]
+        await asyncio.gather(*(self._attempt(slot, refresh=True) for slot in cheap))
+        self._publish()
+
+    def _refreshed(self, task: asyncio.Task[None]) -> None:
+        self._refreshing = None
+        if not task.cancelled():
+            self._failure = self._failure or task.exception()
+
+    def _up(self, slot: _Slot, started: float, reading: Reading) -> None:
+        was = slot.state
+        if was is None:
+            log.info("collector up", collector=slot.name, samples=len(reading.samples))
+        elif not was.up:
+            log.info("collector is up again", collector=slot.name)
+        slot.bug_logged = ""
+        slot.measures.update(meter.component for meter in reading.meters if meter.source != ESTIMATE)
+        now = self._clock.time()
+        ended = self._clock.monotonic()
+        taken = started if reading.taken is None else reading.taken
+        slot.state = State(
+            reading=reading if reading.taken is not None else reading._replace(taken=started),
+            time=now - (ended - taken),
+            monotonic=taken,
+            duration=ended - started,
+            failures=was.failures if was else 0,
+            last_success=now,
+        )
+
+    def _down(self, slot: _Slot, started: float, what: str, remedy: str) -> None:
+        was = slot.state
+        if was is None or was.up or was.error != what:
+            log.warning(
+                "collector down", collector=slot.name, error=what, **({"remedy": remedy} if remedy else {})
+            )
+        slot.state = State(
+            reading=None,
+            time=self._clock.time(),
+            monotonic=started,
+            duration=self._clock.monotonic() - started,
+            failures=(was.failures if was else 0) + 1,
+            last_success=was.last_success if was else None,
+            error=f"{what}; {remedy}" if remedy else what,
+        )
+
+    def _bug(self, slot: _Slot, started: float, bug: Exception) -> None:
+        what = f"{type(bug).__name__}: {bug}"
+        if slot.bug_logged != what:
+            log.error("bug in a collector", collector=slot.name, exc_info=bug)
+            slot.bug_logged = what
+        self._down(slot, started, f"bug: {what}", "")
+
+    async def _lose(self, slot: _Slot, why: str) -> None:
+        if slot.absent != why:
+            log.info("collector absent", collector=slot.name, reason=why)
+        await self._close(slot, cancel=False)
+        slot.absent = why
+        slot.state = None
+        slot.due = _next_on_grid(self._clock.monotonic(), SEARCH_SECONDS)
+
+    async def _close(self, slot: _Slot, *, cancel: bool = True) -> None:
+        if cancel and slot.task is not None:
+            slot.task.cancel()
+            await asyncio.wait([slot.task])
+        collector, slot.collector, slot.refreshes = slot.collector, None, None
+        slot.measures.clear()
+        if collector is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await collector.aclose()
+        except Exception as error:  # noqa: BLE001 - it is being let go of: say so and go on
+            log.warning("collector did not close", collector=slot.name, error=repr(error))
+
+    # -- publishing ------------------------------------------------------------------------------
+
+    def _add_up(self, started: float) -> None:
+        readings = [slot.state.reading for slot in self._slots.values() if slot.state and slot.state.reading]
+        measured = {component for slot in self._slots.values() for component in slot.measures}
+        ended = self._clock.monotonic()
+        now = self._clock.time()
+        self._node_state = State(
+            reading=self._node.beat(readings, measured),
+            time=now,
+            monotonic=started,
+            duration=self._clock.monotonic() - ended,
+            failures=0,
+            last_success=now,
+        )
+
+    def _publish(self) -> None:
+        states = {name: slot.state for name, slot in self._slots.items() if slot.state is not None}
+        if self._node_state is not None:
+            states["node"] = self._node_state
+        absent = {
+            name: slot.absent for name, slot in self._slots.items() if slot.state is None and slot.absent
+        }
+        self.snapshot = Snapshot(self._clock.time(), MappingProxyType(states), MappingProxyType(absent))
+
+    async def _sleep_until(self, due: float) -> None:
+        """Sleep, and not a moment less: a loop's timers may fire a millisecond early."""
+        self._changed.clear()
+        while (left := due - self._clock.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._changed.wait()
+            if self._changed.is_set():
+                return
+
+
+def _next_on_grid(now: float, interval: float) -> float:
+    """Return the first multiple of the interval after `now`, so that equal intervals share wake-ups."""
+    due = math.floor(now / interval) * interval + interval
+    return due if due > now else due + interval

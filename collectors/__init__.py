@@ -1,0 +1,1 @@
+"""One module a source. Each has Options, METRICS and open_collector(); see agent/model.py."""

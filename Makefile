@@ -1,0 +1,69 @@
+# `make help` lists what there is. Everything is set up in .venv, in this checkout.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-real bench lint format type check pre-commit lock docs
+
+help: ## list what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | \
+		while IFS="$$(printf '\t')" read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
+
+demo: $(VENV)/.run ## measure an idle baseline and one real stream, and compare them (about a minute)
+	@$(BIN)/powerbench run --output-dir test_results single --with-baseline --baseline-duration 10 \
+		--name demo --bitrate 2000k --resolution 1280x720 --fps 30 --duration 20 --stabilization 3 --cooldown 0
+	@echo
+	@echo 'Next: start an agent with  $(BIN)/powerbench-agent  and look:  curl localhost:9510/metrics'
+	@echo '      longer, with your own settings:  $(BIN)/powerbench run single --help'
+	@echo '      the guide:  docs/guide.md'
+
+test: $(VENV)/.dev ## run the fast tests: no root, no network, no daemon
+	@$(BIN)/pytest
+
+test-real: $(VENV)/.dev ## run the tests against real ffmpeg and Prometheus' linter (needs ffmpeg, curl, promtool)
+	@$(BIN)/pytest tests/real
+
+bench: $(VENV)/.dev ## measure the agent's own cost, beside its peers
+	@$(BIN)/python benchmarks/run.py
+
+lint: $(VENV)/.dev ## ruff, and the import rules
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## format the code
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+type: $(VENV)/.dev ## mypy, strict
+	@$(BIN)/mypy
+
+check: lint type test ## lint, type and test
+
+pre-commit: $(VENV)/.dev ## run the commit hooks on every file
+	@$(BIN)/pre-commit run --all-files
+
+docs: $(VENV)/.dev ## write docs/metrics.md anew out of the declarations
+	@$(BIN)/python docs/generate.py
+
+lock: $(VENV)/.dev ## write requirements/*.txt anew (needs uv)
+	@for extra in run:bench ffmpeg:ffmpeg dev:dev; do \
+		uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+			--no-emit-index-url --no-emit-find-links --no-emit-package powerbench-agent \
+			--extra "$${extra#*:}" pyproject.toml requirements/build.in -o "requirements/$${extra%:*}.txt"; \
+	done
+
+# The worker's install and the benchmark's, for those who only want to run it; ffmpeg where there is none.
+$(VENV)/.run: requirements/run.txt requirements/ffmpeg.txt pyproject.toml | $(VENV)/.made
+	@requirements/install $(VENV) requirements/run.txt
+	@command -v ffmpeg >/dev/null || requirements/install $(VENV) requirements/ffmpeg.txt
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/.made
+	@requirements/install $(VENV) requirements/dev.txt
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.made:
+	@requirements/make-venv $(VENV) $(PYTHON)
+	@touch $@

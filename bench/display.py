@@ -1,0 +1,102 @@
+"""What a person sees while a run goes on: a live bar in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rich.console import Console
+
+_PLAIN_EVERY = 10.0  # seconds between lines of one phase
+
+
+class Display(Protocol):
+    """Shows phases; `news` is one short line of live figures."""
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+
+    def begin(self, title: str, seconds: float) -> None:
+        """Begin a phase of so many seconds."""
+
+    def update(self, elapsed: float, news: str) -> None:
+        """Show how far the phase is."""
+
+    def end(self) -> None:
+        """End the phase."""
+
+
+class LiveDisplay:
+    """A bar for each phase."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415 - heavy
+
+        self._console = console
+        columns = (
+            TextColumn("{task.description:28}"),
+            BarColumn(bar_width=24),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[news]}", style="cyan"),
+        )
+        self._progress = Progress(*columns, console=console, refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._console.print(text, highlight=False, markup=False)
+
+    def begin(self, title: str, seconds: float) -> None:
+        """Add a bar."""
+        self._task = self._progress.add_task(title, total=seconds, news="")
+
+    def update(self, elapsed: float, news: str) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=elapsed, news=news)
+
+    def end(self) -> None:
+        """Fill the bar."""
+        task = self._progress.tasks[self._task]
+        self._progress.update(self._task, completed=task.total)
+
+
+class PlainDisplay:
+    """A line when a phase begins, one every ten seconds, and one when it ends; or none at all."""
+
+    def __init__(self, console: Console, *, progress: bool) -> None:
+        self._console = console
+        self._show = progress
+        self._title, self._seconds, self._news, self._said = "", 0.0, "", 0.0
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def begin(self, title: str, seconds: float) -> None:
+        """Print that it begins."""
+        self._title, self._seconds, self._news, self._said = title, seconds, "", time.monotonic()
+        if self._show:
+            self.say(f"{title}: {seconds:g} s")
+
+    def update(self, elapsed: float, news: str) -> None:
+        """Print how far it is, now and then."""
+        self._news = news
+        if self._show and time.monotonic() - self._said >= _PLAIN_EVERY and elapsed < self._seconds:
+            self._said = time.monotonic()
+            self.say(f"{self._title}: {elapsed:.0f} of {self._seconds:g} s{f', {news}' if news else ''}")
+
+    def end(self) -> None:
+        """Print the last figures."""
+        if self._show and self._news:
+            self.say(f"{self._title}: done, {self._news}")

@@ -1,0 +1,17 @@
+"""Exit codes of `powerbench`, and the one line that goes with them. Source: sysexits.h."""
+
+from __future__ import annotations
+
+import sys
+
+OK = 0
+FAILED = 1  # a scenario failed; the others' results are kept
+USAGE = 2
+UNAVAILABLE = 69  # what was asked for is not on this machine
+INTERRUPTED = 130
+
+
+def fail(text: str, code: int) -> int:
+    """Print one line for a person, and return the code."""
+    print(f"powerbench: {text}", file=sys.stderr)  # noqa: T201 - what a command line is for
+    return code

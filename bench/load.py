@@ -1,0 +1,394 @@
+"""The load: which ffmpeg, an encoder that streams, a sink that takes the stream.
+
+An encoder's progress comes over a pipe of its own, so that no token stands in its arguments and no agent
+can block it; `Relay` passes it on to an agent's /ingest. Children have a session of their own: Ctrl-C in a
+terminal reaches us alone, and we stop them, and nobody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import signal
+import socket
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+
+from powerbench.agent.progress import ProgressParser, Report
+from powerbench.bench.scenario import AUDIO_KBPS, ENCODERS, format_bitrate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from powerbench.bench.meters import AgentClient
+    from powerbench.bench.scenario import Scenario
+
+STOP_SECONDS = 5.0  # for an encoder to write its last packet after SIGINT
+_CONNECT_SECONDS = 10.0  # for the embedded sink to come up
+_START_SECONDS = 20.0  # for an encoder to send its first frame
+_STDERR_LINES = 40
+
+
+class NotHere(Exception):  # noqa: N818 - a verdict
+    """Something that was asked for is not on this machine; exit 69. The text says what to do."""
+
+
+class StreamFailed(Exception):  # noqa: N818 - a verdict
+    """A stream that did not start, or died; the text ends in ffmpeg's own last lines."""
+
+
+class Ffmpeg(NamedTuple):
+    """One ffmpeg binary, as results identify it."""
+
+    path: str
+    version: str
+    sha256: str
+    encoders: frozenset[str]
+
+    @property
+    def number(self) -> tuple[int, int]:
+        """Its release, as far as its version tells; (0, 0) for a development build."""
+        match = re.match(r"n?(\d+)\.(\d+)", self.version)
+        return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+async def find_ffmpeg(path: str = "") -> Ffmpeg:
+    """Return the given ffmpeg, else the system's, else the one that imageio-ffmpeg carries.
+
+    Raises: NotHere.
+    """
+    found = shutil.which(path or "ffmpeg")
+    if found is None and path:
+        raise NotHere(f"no ffmpeg at {path}: give --ffmpeg the path of one")
+    if found is None:
+        try:
+            import imageio_ffmpeg  # noqa: PLC0415 - an optional extra
+
+            found = imageio_ffmpeg.get_ffmpeg_exe()
+        except (ImportError, RuntimeError):
+            raise NotHere(
+                "no ffmpeg: install it (apt install ffmpeg), or the one of the extra: "
+                "pip install 'powerbench-agent[ffmpeg]'"
+            ) from None
+    version = await _output(found, "-hide_banner", "-version")
+    match = re.match(r"ffmpeg version (\S+)", version)
+    if not match:
+        raise NotHere(f"{found} is no ffmpeg: its -version says {version[:60]!r}")
+    listing = await _output(found, "-hide_banner", "-encoders")
+    encoders = frozenset(re.findall(r"^ [VAS][A-Z.]{5} (\w+)", listing, re.MULTILINE))
+    digest = await asyncio.to_thread(lambda: hashlib.sha256(Path(found).read_bytes()).hexdigest())
+    return Ffmpeg(found, match[1], digest, encoders)
+
+
+async def _output(*command: str) -> str:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except OSError as error:
+        raise NotHere(f"cannot run {command[0]}: {error.strerror}") from None
+    output, _ = await process.communicate()
+    return output.decode("utf-8", "replace")
+
+
+def check_encoder(ffmpeg: Ffmpeg, scenario: Scenario, sink: str) -> None:
+    """Raise NotHere where this ffmpeg cannot do what the scenario asks of it."""
+    wanted = ENCODERS[scenario.encoder]
+    if wanted not in ffmpeg.encoders:
+        has = (
+            ", ".join(name for name, codec in ENCODERS.items() if codec in ffmpeg.encoders) or "none of ours"
+        )
+        raise NotHere(
+            f"{ffmpeg.path} ({ffmpeg.version}) has no {wanted} for --encoder {scenario.encoder}; "
+            f"it has: {has}. Install a build that has it, or name another with --ffmpeg"
+        )
+    if scenario.encoder == "h265" and sink != "null" and (0, 0) < ffmpeg.number < (6, 1):
+        raise NotHere(
+            f"{ffmpeg.path} ({ffmpeg.version}) cannot send h265 over RTMP, which came with 6.1; "
+            "use --sink null, or a newer one with --ffmpeg"
+        )
+
+
+def check_sink(sink: str, procfs: Path = Path("/proc")) -> None:
+    """Raise NotHere where an RTMP sink on this machine has no listener.
+
+    Looks at the kernel's tables, and never connects: a probe would be a listening ffmpeg's only client.
+    """
+    parts = urlsplit(sink)
+    if parts.scheme != "rtmp" or parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        return
+    port = parts.port or 1935
+    listening: set[int] = set()
+    for table in ("net/tcp", "net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in (procfs / table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == "0A":  # TCP_LISTEN
+                    listening.add(int(fields[1].rpartition(":")[2], 16))
+    if listening and port not in listening:
+        raise NotHere(
+            f"nobody listens at {parts.hostname}:{port}: start an RTMP server there, "
+            "or leave --sink out for the embedded one"
+        )
+
+
+class Point(NamedTuple):
+    """A report, and when it arrived."""
+
+    at: float  # monotonic seconds
+    report: Report
+
+
+class _Child:
+    """One ffmpeg that we started."""
+
+    def __init__(self, name: str, command: list[str], pass_fds: tuple[int, ...] = ()) -> None:
+        self.name = name
+        self.lines: deque[str] = deque(maxlen=_STDERR_LINES)
+        self._command = command
+        self._pass_fds = pass_fds
+        self._process: asyncio.subprocess.Process | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            pass_fds=self._pass_fds,
+            start_new_session=True,
+        )
+        self._draining = asyncio.ensure_future(self._drain())
+
+    async def _drain(self) -> None:
+        assert self._process is not None  # noqa: S101 - started
+        assert self._process.stderr is not None  # noqa: S101 - asked for above
+        with contextlib.suppress(ValueError):  # a line beyond all bounds: the rest is lost, the child is not
+            async for line in self._process.stderr:
+                self.lines.append(line.decode("utf-8", "replace").rstrip())
+        while await self._process.stderr.read(65536):
+            pass
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self._process.returncode if self._process else None
+
+    def cpu_seconds(self, procfs: Path = Path("/proc")) -> float:
+        """Return the CPU time it has used; 0 once it has gone."""
+        if self._process is None:
+            return 0.0
+        try:
+            stat = (procfs / str(self._process.pid) / "stat").read_text()
+        except OSError:
+            return 0.0
+        fields = stat.rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    async def stop(self) -> None:
+        """End it: SIGINT, so that it closes its output, and SIGKILL if it will not."""
+        process = self._process
+        if process is None:
+            return
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGINT)
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await process.wait()
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        if self._draining is not None:
+            self._draining.cancel()
+            await asyncio.wait([self._draining])
+
+    def last_words(self) -> str:
+        """Return what it said last, on one line."""
+        said = [line for line in self.lines if line.strip()]
+        return " | ".join(said[-3:]) or "it said nothing"
+
+
+class Sink(_Child):
+    """A second ffmpeg that listens for one RTMP publisher and throws away what it gets, undecoded."""
+
+    def __init__(self, ffmpeg: Ffmpeg, name: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        self.url = f"rtmp://127.0.0.1:{port}/live/{quote(name, safe='')}"
+        options = ["-hide_banner", "-nostdin", "-loglevel", "warning", "-listen", "1", "-f", "flv"]
+        super().__init__(
+            f"sink of {name}", [ffmpeg.path, *options, "-i", self.url, "-c", "copy", "-f", "null", "-"]
+        )
+
+
+class Encoder(_Child):
+    """An encoder in real time, and the reports it has sent."""
+
+    def __init__(
+        self,
+        ffmpeg: Ffmpeg,
+        scenario: Scenario,
+        target: str,
+        on_data: Callable[[bytes], None] = lambda _: None,
+    ) -> None:
+        """`target`: an rtmp:// URL, or "null"; `on_data` gets the raw progress."""
+        self._read_fd, self._write_fd = os.pipe()
+        super().__init__(
+            scenario.name, encoder_command(ffmpeg, scenario, target, self._write_fd), (self._write_fd,)
+        )
+        self.points: list[Point] = []
+        self._on_data = on_data
+        self._parser = ProgressParser()
+        self._transport: asyncio.ReadTransport | None = None
+
+    async def start(self) -> None:
+        """Start it, and take in its progress as it comes."""
+        try:
+            await super().start()
+        finally:
+            os.close(self._write_fd)
+        loop = asyncio.get_running_loop()
+        pipe = os.fdopen(self._read_fd, "rb", 0)
+        self._transport, _ = await loop.connect_read_pipe(lambda: _Progress(self._take), pipe)
+
+    async def stop(self) -> None:
+        """End it, and let its pipe go."""
+        await super().stop()
+        if self._transport is not None:
+            self._transport.close()
+
+    def _take(self, data: bytes) -> None:
+        now = time.monotonic()
+        self.points.extend(Point(now, report) for report in self._parser.feed(data))
+        self._on_data(data)
+
+
+class _Progress(asyncio.Protocol):
+    def __init__(self, take: Callable[[bytes], None]) -> None:
+        self._take = take
+
+    def data_received(self, data: bytes) -> None:
+        self._take(data)
+
+
+def encoder_command(ffmpeg: Ffmpeg, scenario: Scenario, target: str, progress_fd: int) -> list[str]:
+    """Return the command line of a stream: generated video and tone, in real time, at a constant bitrate."""
+    planned = scenario.stabilization + scenario.duration
+    command = [ffmpeg.path, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "warning"]
+    command += ["-stats_period", "0.5", "-progress", f"pipe:{progress_fd}"]
+    # testsrc2, as plain testsrc does not fill 2 Mbps and every rate above it would be the same stream.
+    command += ["-re", "-f", "lavfi", "-i", f"testsrc2=size={scenario.resolution}:rate={scenario.fps}"]
+    command += ["-re", "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"]
+    command += video_options(scenario)
+    command += ["-c:a", "aac", "-b:a", format_bitrate(AUDIO_KBPS)]
+    # Windows are wall clock and end by a signal; this is for an encoder that nobody is left to end.
+    command += ["-t", f"{planned * 2 + 120:.0f}"]
+    if target == "null":
+        # Matroska into /dev/null: unlike the null muxer it counts bytes.
+        return [*command, "-f", "matroska", "-y", os.devnull]
+    return [*command, "-f", "flv", "-flvflags", "no_duration_filesize", target]
+
+
+def video_options(scenario: Scenario) -> list[str]:
+    """Return the options of the video encoder: constant bitrate, a keyframe every two seconds."""
+    options = ["-c:v", ENCODERS[scenario.encoder], "-preset", scenario.preset, "-pix_fmt", "yuv420p"]
+    rate, buffer = format_bitrate(scenario.video_kbps), format_bitrate(scenario.video_kbps * 2)
+    options += ["-b:v", rate, "-maxrate", rate, "-bufsize", buffer, "-g", str(scenario.fps * 2)]
+    if scenario.encoder == "h265":
+        options += ["-x265-params", "log-level=warning"]
+    return options
+
+
+@contextlib.asynccontextmanager
+async def streaming(
+    ffmpeg: Ffmpeg, scenario: Scenario, sink: str, on_data: Callable[[bytes], None]
+) -> AsyncIterator[tuple[Encoder, Sink | None]]:
+    """Run one stream for as long as the context lasts; it is running when the context begins.
+
+    Raises: StreamFailed where it does not start.
+    """
+    receiver: Sink | None = None
+    encoder: Encoder | None = None
+    try:
+        if sink == "embedded":
+            receiver = Sink(ffmpeg, scenario.name)
+            await receiver.start()
+        patience = time.monotonic() + _CONNECT_SECONDS
+        while True:
+            encoder = Encoder(ffmpeg, scenario, receiver.url if receiver else sink, on_data)
+            await encoder.start()
+            started = time.monotonic()
+            while encoder.exit_code is None and not any((p.report.frames or 0) > 0 for p in encoder.points):
+                if time.monotonic() > started + _START_SECONDS:
+                    raise StreamFailed(f"{encoder.name} sent no frame within {_START_SECONDS:g} s to {sink}")
+                await asyncio.sleep(0.05)
+            if encoder.exit_code is None:
+                break
+            # A listening ffmpeg takes one connection and must not be probed: so the encoder tries again.
+            await encoder.stop()
+            if receiver is None or receiver.exit_code is not None or time.monotonic() > patience:
+                who = receiver if receiver and receiver.exit_code is not None else encoder
+                raise StreamFailed(f"{who.name} did not start: {_explain(who, sink)}")
+            await asyncio.sleep(0.1)
+        yield encoder, receiver
+    finally:
+        if encoder is not None:
+            await encoder.stop()
+        if receiver is not None:
+            await receiver.stop()
+
+
+def _explain(child: _Child, sink: str) -> str:
+    words = child.last_words()
+    if "Connection refused" in words and sink.startswith("rtmp"):
+        return f"nobody listens at {sink}; start an RTMP server there, or leave --sink out ({words})"
+    return words
+
+
+def check_alive(encoder: Encoder) -> None:
+    """Raise StreamFailed where the encoder has died."""
+    if encoder.exit_code is not None:
+        raise StreamFailed(
+            f"{encoder.name} died (ffmpeg's exit code {encoder.exit_code}): {encoder.last_words()}"
+        )
+
+
+class Relay:
+    """Passes raw progress on to an agent's /ingest, one connection a run; never holds the encoder up."""
+
+    def __init__(self, client: AgentClient, stream: str) -> None:
+        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=256)
+        self._task = asyncio.ensure_future(client.ingest(stream, self._chunks()))
+
+    def send(self, data: bytes) -> None:
+        """Queue the bytes; where the agent does not take them, they are lost, and the encoder goes on."""
+        with contextlib.suppress(asyncio.QueueFull):
+            self._queue.put_nowait(data)
+
+    async def close(self) -> None:
+        """Send what is queued, for a second at most."""
+        with contextlib.suppress(asyncio.QueueFull):
+            self._queue.put_nowait(None)
+        await asyncio.wait([self._task], timeout=1.0)
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, aiohttp.ClientError, OSError):
+            await self._task
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        while (data := await self._queue.get()) is not None:
+            yield data

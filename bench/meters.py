@@ -1,0 +1,267 @@
+"""Reads the agents' energy counters over HTTP: at both edges of a window, and between them as a trace.
+
+A window's energy is the difference of counters, its length that of the moments at which they were read,
+which the agent stamps; so neither the network nor the beat is in the figure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import aiohttp
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+ESTIMATE = "estimate"
+TRACE_HERTZ = 10.0
+BEAT_HERTZ = 1.0
+_FRESH_SECONDS = 2.0  # that an edge waits for a reading newer than the last
+_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
+
+
+class AgentFailed(Exception):  # noqa: N818 - a verdict
+    """An agent that does not answer, or not with what was asked; the text says what to do."""
+
+
+class MeterKey(NamedTuple):
+    """What one counter is of."""
+
+    agent: str  # its label
+    collector: str
+    component: str
+    source: str
+    key: str
+
+
+class Mark(NamedTuple):
+    """A counter, and when it was read, by the agent's own monotonic clock."""
+
+    joules: float
+    monotonic: float
+
+
+class Edge(NamedTuple):
+    """Every counter at one moment."""
+
+    time: float  # Unix seconds here
+    marks: dict[MeterKey, Mark]
+
+
+class Part(NamedTuple):
+    """One component's energy over a window, by what measured it."""
+
+    component: str
+    source: str
+    joules: float
+    watts: float  # mean
+
+
+class Energy(NamedTuple):
+    """A window's energy: parts that do not overlap."""
+
+    parts: tuple[Part, ...]
+    seconds: float  # between the readings at its edges
+    problems: tuple[str, ...] = ()
+
+    @property
+    def joules(self) -> float:
+        """All parts together."""
+        return sum(part.joules for part in self.parts)
+
+    @property
+    def watts(self) -> float:
+        """Mean power of all parts together."""
+        return sum(part.watts for part in self.parts)
+
+    @property
+    def watt_hours(self) -> float:
+        """All parts together."""
+        return self.joules / 3600
+
+    @property
+    def measured(self) -> bool:
+        """Whether no part is an estimate."""
+        return all(part.source != ESTIMATE for part in self.parts)
+
+    @property
+    def source(self) -> str:
+        """Where the joules come from: `rapl`, `nvml + rapl`, `estimate`."""
+        return " + ".join(sorted({part.source for part in self.parts}))
+
+
+class AgentClient:
+    """One agent."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, token: str = "", label: str = "") -> None:
+        """`label`: what results call it, where not by its URL."""
+        self.url = url.rstrip("/")
+        self.label = label or self.url
+        self.knows_us = bool(token)
+        self._session = session
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    async def snapshot(self, *, fresh: bool = False) -> dict[str, Any]:
+        """Return `/api/v1/snapshot`. Raises: AgentFailed."""
+        query = {"fresh": "1"} if fresh else {}
+        url = f"{self.url}/api/v1/snapshot"
+        try:
+            async with self._session.get(
+                url, params=query, headers=self._headers, timeout=_TIMEOUT
+            ) as answer:
+                if answer.status == 403:
+                    raise AgentFailed(
+                        f"{self.url} does not let this machine in: give --token-file, or add its network to "
+                        "[agent.web] trusted there"
+                    )
+                if answer.status != 200:
+                    raise AgentFailed(f"{url} answers {answer.status}: is it a powerbench agent?")
+                content = await answer.json()
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise self._gone(error) from None
+        if not isinstance(content, dict) or "collectors" not in content:
+            raise AgentFailed(f"{url} is no powerbench agent's")
+        return content
+
+    async def ready(self) -> None:
+        """Wait until the agent has tried every collector. Raises: AgentFailed."""
+        patience = time.monotonic() + 10.0
+        while True:
+            try:
+                async with self._session.get(f"{self.url}/ready", timeout=_TIMEOUT) as answer:
+                    if answer.status != 503:
+                        return
+            except (aiohttp.ClientError, OSError) as error:
+                raise self._gone(error) from None
+            if time.monotonic() > patience:
+                raise AgentFailed(f"the agent at {self.url} is not ready after 10 s; see {self.url}/health")
+            await asyncio.sleep(0.05)
+
+    def _gone(self, error: Exception) -> AgentFailed:
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        what = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+        return AgentFailed(f"no agent at {self.url}: {what}; start one there with: powerbench-agent")
+
+    async def ingest(self, stream: str, chunks: AsyncIterator[bytes]) -> None:
+        """Send progress until the chunks end; an agent that is away loses it, and that is all."""
+        timeout = aiohttp.ClientTimeout(total=None, connect=2.0)
+        with contextlib.suppress(aiohttp.ClientError, OSError):
+            async with self._session.post(
+                f"{self.url}/ingest",
+                params={"stream": stream},
+                data=chunks,
+                headers=self._headers,
+                timeout=timeout,
+            ):
+                pass
+
+
+class Sources(NamedTuple):
+    """What the agents read energy from."""
+
+    found: dict[str, set[str]]  # component → the sources that count
+    missing: tuple[str, ...]  # why there is no more
+
+
+class Meters:
+    """The energy counters of all agents of a run."""
+
+    def __init__(self, clients: Sequence[AgentClient]) -> None:
+        self.clients = tuple(clients)
+        # An agent that does not know us gives few fresh readings: they are kept for the edges.
+        self._frequent = all(client.knows_us for client in self.clients)
+        self.hertz = TRACE_HERTZ if self._frequent else BEAT_HERTZ
+        self._last: dict[MeterKey, Mark] = {}
+
+    async def ready(self) -> None:
+        """Wait for all of them. Raises: AgentFailed."""
+        await asyncio.gather(*(client.ready() for client in self.clients))
+
+    async def edge(self) -> Edge:
+        """Read every counter now, for the edge of a window. Raises: AgentFailed."""
+        patience = time.monotonic() + _FRESH_SECONDS
+        while True:
+            edge = await self._read(fresh=True)
+            if time.monotonic() > patience or any(self._last.get(k) != m for k, m in edge.marks.items()):
+                self._last = edge.marks
+                return edge
+            await asyncio.sleep(0.1)  # its fresh readings were spent, by other scrapers perhaps
+
+    async def glance(self) -> Edge:
+        """Read every counter, for the trace: now, or as of the agent's last beat. Raises: AgentFailed."""
+        edge = await self._read(fresh=self._frequent)
+        self._last = edge.marks
+        return edge
+
+    async def sources(self) -> Sources:
+        """Return what there is to read. Raises: AgentFailed."""
+        snapshots = await asyncio.gather(*(client.snapshot() for client in self.clients))
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        missing: list[str] = []
+        for client, snapshot in zip(self.clients, snapshots, strict=True):
+            for key in counted(parse_marks(client.label, snapshot)):
+                found[key.component].add(key.source)
+            if why := snapshot.get("absent", {}).get("rapl"):
+                missing.append(f"rapl: {why}")
+            down = {name: state for name, state in snapshot["collectors"].items() if not state["up"]}
+            missing += [f"{name}: {state.get('error', 'down')}" for name, state in down.items()]
+        return Sources(dict(found), tuple(missing))
+
+    async def _read(self, *, fresh: bool) -> Edge:
+        snapshots = await asyncio.gather(*(client.snapshot(fresh=fresh) for client in self.clients))
+        marks: dict[MeterKey, Mark] = {}
+        for client, snapshot in zip(self.clients, snapshots, strict=True):
+            marks.update(parse_marks(client.label, snapshot))
+        return Edge(time.time(), marks)
+
+
+def parse_marks(agent: str, snapshot: dict[str, Any]) -> dict[MeterKey, Mark]:
+    """Return the counters in an agent's snapshot."""
+    return {
+        MeterKey(agent, name, meter["component"], meter["source"], meter["key"]): Mark(
+            meter["joules"], state["monotonic"]
+        )
+        for name, state in snapshot["collectors"].items()
+        for meter in state["meters"]
+    }
+
+
+def counted(marks: dict[MeterKey, Mark]) -> list[MeterKey]:
+    """Return the counters that add up: an estimate only where its agent measures nothing of the component."""
+    measured = {(key.agent, key.component) for key in marks if key.source != ESTIMATE}
+    return [key for key in marks if key.source != ESTIMATE or (key.agent, key.component) not in measured]
+
+
+def window(begin: Edge, end: Edge) -> Energy:
+    """Return the energy between two edges. Raises: AgentFailed where there is none to be had."""
+    problems: list[str] = []
+    joules: defaultdict[tuple[str, str], float] = defaultdict(float)
+    watts: defaultdict[tuple[str, str], float] = defaultdict(float)
+    spans: list[float] = []
+    for key in counted(begin.marks):
+        first, last = begin.marks[key], end.marks.get(key)
+        name = f"{key.component} ({key.source} {key.key})"
+        if last is None:
+            problems.append(f"{name} could not be read at the window's end: its energy is missing")
+        elif last.joules < first.joules:
+            problems.append(f"{name} started anew within the window: its energy is missing")
+        elif last.monotonic <= first.monotonic:
+            problems.append(f"{name} was not read within the window: its energy is missing")
+        else:
+            gained, span = last.joules - first.joules, last.monotonic - first.monotonic
+            joules[key.component, key.source] += gained
+            watts[key.component, key.source] += gained / span
+            spans.append(span)
+    problems += [
+        f"{key.component} ({key.source} {key.key}) appeared within the window: its energy is missing"
+        for key in counted(end.marks)
+        if key not in begin.marks
+    ]
+    if not joules:
+        raise AgentFailed("; ".join(problems) or "the agent has no energy counter; see its /health")
+    parts = tuple(Part(*which, total, watts[which]) for which, total in sorted(joules.items()))
+    return Energy(parts, sum(spans) / len(spans), tuple(problems))

@@ -1,0 +1,185 @@
+"""What a run leaves behind: a results file, written whole after every scenario, and the power trace.
+
+History of `format`:
+
+1. `test_date`, `run_id`, `powerbench`, `host`, `ffmpeg`, `agents`, `scenarios[]`. A scenario has the keys
+   that files without `format` have (`name bitrate resolution fps duration encoder preset start_time
+   end_time outputs`) and `type`, `status`, `energy`, `encode`, `versus_baseline`, `warnings`, `trace`.
+
+Times are Unix seconds, durations seconds, energy joules.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from powerbench.bench.meters import counted
+
+if TYPE_CHECKING:
+    from powerbench.bench.meters import Edge
+
+FORMAT = 1
+
+# The trace, a row a counter and reading: `time` in Unix seconds here, `monotonic` in the agent's own.
+_COLUMNS = {
+    "scenario": "VARCHAR",
+    "phase": "VARCHAR",
+    "time": "DOUBLE",
+    "monotonic": "DOUBLE",
+    "agent": "VARCHAR",
+    "component": "VARCHAR",
+    "source": "VARCHAR",
+    "key": "VARCHAR",
+    "joules": "DOUBLE",
+}
+
+
+class Results:
+    """One run's files."""
+
+    def __init__(self, directory: Path, head: dict[str, Any]) -> None:
+        """`head`: what the file says beside its scenarios."""
+        self._directory = directory
+        self._head = head
+        self._stem = f"test_results_{datetime.now().astimezone():%Y%m%d_%H%M%S}"
+        self._made = False
+        self.scenarios: list[dict[str, Any]] = []
+
+    @property
+    def run_id(self) -> str:
+        """The file's stem; final once the first scenario is saved."""
+        return self._stem
+
+    @property
+    def path(self) -> Path:
+        """The results file."""
+        return self._directory / f"{self._stem}.json"
+
+    def add(self, scenario: dict[str, Any]) -> None:
+        """Add a scenario and write the file. Raises: OSError."""
+        taken = {known["name"] for known in self.scenarios}
+        name, number = scenario["name"], 2
+        while scenario["name"] in taken:
+            scenario["name"], number = f"{name}#{number}", number + 1
+        self.scenarios.append(scenario)
+        self._save()
+
+    def _save(self) -> None:
+        content = {
+            "format": FORMAT,
+            "test_date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "run_id": self._stem,
+            **self._head,
+            "scenarios": self.scenarios,
+        }
+        if self._made:
+            _write(self.path, _encode(content))
+            return
+        stem, number = self._stem, 2
+        while True:
+            content["run_id"] = self._stem
+            try:
+                _write(self.path, _encode(content), exclusively=True)
+            except FileExistsError:
+                self._stem, number = f"{stem}_{number}", number + 1
+            else:
+                self._made = True
+                return
+
+
+def _encode(content: dict[str, Any]) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+
+
+def _write(path: Path, content: bytes, *, exclusively: bool = False) -> None:
+    """Put the whole file there or nothing. Raises: OSError; FileExistsError where it is to be the first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        if exclusively:
+            os.link(temporary, path)
+        else:
+            os.replace(temporary, path)  # noqa: PTH105 - beside os.link, which pathlib spells backwards
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+class Trace:
+    """The counters as they went, for a run's Parquet file; repeated readings are kept once."""
+
+    def __init__(self) -> None:
+        # It lives as long as the run does.
+        self._file = tempfile.NamedTemporaryFile("w", suffix=".csv", newline="", prefix="powerbench-")  # noqa: SIM115
+        self._writer = csv.writer(self._file)
+        self._last: dict[Any, float] = {}
+        self.rows = 0
+
+    def take(self, scenario: str, phase: str, edge: Edge) -> bool:
+        """Keep the counters of an edge; return whether there was news in it."""
+        news = False
+        for key in counted(edge.marks):
+            mark = edge.marks[key]
+            if self._last.get(key) == mark.monotonic:
+                continue
+            self._last[key] = mark.monotonic
+            news = True
+            self.rows += 1
+            self._writer.writerow(
+                (
+                    scenario,
+                    phase,
+                    edge.time,
+                    mark.monotonic,
+                    key.agent,
+                    key.component,
+                    key.source,
+                    key.key,
+                    mark.joules,
+                )
+            )
+        return news
+
+    def save(self, path: Path, run_id: str) -> None:
+        """Write everything so far as Parquet. Raises: OSError."""
+        import duckdb  # noqa: PLC0415 - heavy; one moment at a run's end
+
+        self._file.flush()
+        temporary = path.with_name(f".{path.name}.part")
+        try:
+            with duckdb.connect() as database:
+                columns = ", ".join(f"'{name}': '{kind}'" for name, kind in _COLUMNS.items())
+                read = f"read_csv($csv, header = false, columns = {{{columns}}})"
+                rows = f"SELECT $run_id AS run_id, * FROM {read}"  # noqa: S608 - constants and parameters
+                # COPY takes no parameter for its file: the name is quoted.
+                copy = f"COPY ({rows}) TO {_quoted(str(temporary))} (FORMAT parquet, COMPRESSION zstd)"
+                database.execute(copy, {"run_id": run_id, "csv": self._file.name})
+            os.replace(temporary, path)  # noqa: PTH105 - as above
+        except duckdb.Error as error:
+            raise OSError(f"cannot write {path}: {error}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Drop the working copy."""
+        self._file.close()
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def trace_path(results: Path) -> Path:
+    """Return where a results file's trace lies: beside it."""
+    return results.with_name(f"{results.stem}_trace.parquet")

@@ -1,0 +1,164 @@
+"""`powerbench run`: flags to a plan, the plan under signals that end it in order, the table at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from powerbench.agent import log
+from powerbench.bench import exits
+from powerbench.bench.scenario import Scenario, default_name
+
+if TYPE_CHECKING:
+    import argparse
+
+    from rich.console import Console
+
+    from powerbench.bench.runner import Plan, Run
+
+_PLAIN_WIDTH = 120  # where nobody says how wide the output is
+
+
+class BadFlag(Exception):  # noqa: N818 - a verdict
+    """A flag whose value argparse could not judge."""
+
+
+def main(flags: argparse.Namespace) -> int:
+    """Run the scenarios that the flags ask for; return the exit code."""
+    try:
+        import duckdb  # noqa: F401, PLC0415 - asked for before anything is measured, not after
+        import rich  # noqa: F401, PLC0415 - likewise
+    except ImportError as missing:
+        hint = "pip install 'powerbench-agent[bench]'"
+        return exits.fail(f"run needs {missing.name}, of the extra bench: {hint}", exits.UNAVAILABLE)
+
+    from powerbench.bench.load import NotHere  # noqa: PLC0415 - after the extra is known to be there
+    from powerbench.bench.meters import AgentFailed  # noqa: PLC0415 - likewise
+
+    log.set_up("console", "error")
+    console = make_console()
+    try:
+        done = _execute(make_plan(flags), console, progress=flags.progress)
+    except (BadFlag, NotHere, AgentFailed) as refused:
+        return exits.fail(str(refused), exits.USAGE if isinstance(refused, BadFlag) else exits.UNAVAILABLE)
+    except OSError as error:
+        what = f"cannot write {error.filename or 'the results'}: {error.strerror or error}"
+        return exits.fail(what, exits.FAILED)
+    except KeyboardInterrupt:
+        return exits.fail("interrupted before anything was measured", exits.INTERRUPTED)
+    report(done, console)
+    return exit_code(done)
+
+
+def exit_code(done: Run) -> int:
+    """Return what the run as a whole came to."""
+    if done.interrupted:
+        return exits.INTERRUPTED
+    return exits.OK if all(outcome.status == "ok" for outcome in done.outcomes) else exits.FAILED
+
+
+def make_console() -> Console:
+    """Return standard output: as wide as the terminal, or wide enough for the table."""
+    from rich.console import Console  # noqa: PLC0415 - of the extra
+
+    console = Console()
+    return console if console.is_terminal else Console(width=_PLAIN_WIDTH)
+
+
+def make_plan(flags: argparse.Namespace) -> Plan:
+    """Return what the flags ask for. Raises: BadFlag."""
+    from powerbench.bench.runner import Plan  # noqa: PLC0415 - of the extra
+
+    if flags.sink not in ("embedded", "null") and not flags.sink.startswith("rtmp://"):
+        raise BadFlag(f"--sink {flags.sink!r}: must be embedded, null, or an rtmp:// URL")
+    for url in flags.agent:
+        if not url.startswith(("http://", "https://")):
+            raise BadFlag(f"--agent {url!r}: must be a URL, like http://127.0.0.1:9510")
+    token = ""
+    if name := flags.token_file or os.environ.get("POWERBENCH_TOKEN_FILE", ""):
+        try:
+            token = Path(name).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise BadFlag(f"--token-file {name}: cannot read it: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise BadFlag(f"--token-file {name}: is no text") from None
+    return Plan(
+        scenarios=tuple(_scenarios(flags)),
+        output_dir=flags.output_dir,
+        agents=tuple(flags.agent),
+        token=token,
+        sink=flags.sink,
+        ffmpeg=flags.ffmpeg,
+        require_measured=flags.require_measured,
+        compute_quality=flags.compute_quality,
+    )
+
+
+def _scenarios(flags: argparse.Namespace) -> list[Scenario]:
+    single = Scenario(
+        name=flags.name or default_name(flags.bitrate, flags.resolution, flags.fps, flags.encoder),
+        type="single",
+        duration=flags.duration,
+        stabilization=flags.stabilization,
+        cooldown=flags.cooldown,
+        video_kbps=flags.bitrate,
+        resolution=flags.resolution,
+        fps=flags.fps,
+        encoder=flags.encoder,
+        preset=flags.preset,
+    )
+    if not flags.with_baseline:
+        return [single]
+    duration, settle = flags.baseline_duration, flags.stabilization
+    return [Scenario(name="baseline", type="baseline", duration=duration, stabilization=settle), single]
+
+
+def _execute(plan: Plan, console: Console, *, progress: bool | None) -> Run:
+    """Run the plan; SIGINT and SIGTERM end it in order.
+
+    Raises: KeyboardInterrupt where there is no result yet.
+    """
+    from powerbench.bench import runner  # noqa: PLC0415 - of the extra
+    from powerbench.bench.display import LiveDisplay, PlainDisplay  # noqa: PLC0415 - likewise
+
+    async def inside() -> Run:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is one
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        if console.is_terminal and progress is not False:
+            with LiveDisplay(console) as live:
+                return await runner.run(plan, live)
+        return await runner.run(plan, PlainDisplay(console, progress=progress is not False))
+
+    try:
+        return asyncio.run(inside())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+def report(done: Run, console: Console) -> None:
+    """Print each stream's table, the warnings, what failed, and where the files are."""
+    from powerbench.bench import summary  # noqa: PLC0415 - of the extra
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    idle = next((o.energy for o in done.outcomes if o.scenario.type == "baseline"), None)
+    for outcome in done.outcomes:
+        if outcome.encode is not None:
+            summary.show(console, outcome, idle)
+    for outcome in done.outcomes:
+        for warning in outcome.warnings:
+            say(f"Warning, {outcome.scenario.name}: {warning}.")
+        if outcome.status != "ok":
+            print(f"powerbench: {outcome.scenario.name} {outcome.status}: {outcome.error}", file=sys.stderr)  # noqa: T201
+    say(summary.ILLUSTRATION)
+    if done.path is not None:
+        say(f"Results: {done.path}")
+    if done.trace is not None:
+        say(f"Power trace: {done.trace}")

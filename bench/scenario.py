@@ -1,0 +1,116 @@
+"""What is asked of a run: typed, checked, and as the results file writes it. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from powerbench.agent.config import parse_seconds
+
+AUDIO_KBPS = 96.0  # beside the video, in every stream
+
+# The names that people ask for, and FFmpeg's.
+ENCODERS = {"h264": "libx264", "h265": "libx265"}
+PRESETS = (
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+    "placebo",
+)
+
+_BITRATE = re.compile(r"(\d+(?:\.\d+)?)([kKmM]?)")
+_RESOLUTION = re.compile(r"(\d{2,5})[xX](\d{2,5})")
+
+
+class Resolution(NamedTuple):
+    """Pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        """Return it as FFmpeg and people write it."""
+        return f"{self.width}x{self.height}"
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """One window to measure: an idle one, or a stream's. Durations in seconds, bitrates in kbps."""
+
+    name: str
+    type: Literal["baseline", "single"]
+    duration: float
+    stabilization: float = 0.0
+    cooldown: float = 0.0
+    video_kbps: float = 0.0
+    resolution: Resolution = Resolution(0, 0)
+    fps: int = 0
+    encoder: str = ""
+    preset: str = ""
+
+    @property
+    def asked_kbps(self) -> float:
+        """Everything that the stream should come to: video and audio."""
+        return self.video_kbps + AUDIO_KBPS
+
+
+def parse_bitrate(text: str) -> float:
+    """Return kbps from `2500k`, `5M` or `2500`. Raises: ValueError."""
+    match = _BITRATE.fullmatch(text.strip())
+    kbps = float(match[1]) * (1000.0 if match[2] in ("m", "M") else 1.0) if match else 0.0
+    if not 10 <= kbps <= 1_000_000:
+        raise ValueError(f"{text!r} is no bitrate; write like 2500k, 5M, or 2500 for kbps")
+    return kbps
+
+
+def format_bitrate(kbps: float) -> str:
+    """Return kbps as the results file and FFmpeg write it: `2500k`."""
+    return f"{kbps:g}k" if kbps < 1e6 else f"{kbps:.0f}k"
+
+
+def parse_resolution(text: str) -> Resolution:
+    """Return pixels from `1280x720`. Raises: ValueError."""
+    match = _RESOLUTION.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is no resolution; write WIDTHxHEIGHT, like 1280x720")
+    resolution = Resolution(int(match[1]), int(match[2]))
+    if (
+        resolution.width % 2
+        or resolution.height % 2
+        or not (min(resolution) >= 16 and max(resolution) <= 16384)
+    ):
+        raise ValueError(f"{text!r}: width and height must be even, and between 16 and 16384")
+    return resolution
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds, more than none, from `120`, `90s` or `2m30s`. Raises: ValueError."""
+    seconds = parse_seconds(text)
+    if not 0 < seconds <= 7 * 86400:
+        raise ValueError(f"{text!r}: must be more than 0 and at most a week; write seconds, or like 2m30s")
+    return seconds
+
+
+def parse_wait(text: str) -> float:
+    """Return seconds, 0 among them. Raises: ValueError."""
+    seconds = parse_seconds(text)
+    return parse_duration(text) if seconds else 0.0
+
+
+def parse_fps(text: str) -> int:
+    """Return frames a second. Raises: ValueError."""
+    if not text.strip().isdigit() or not 1 <= int(text) <= 480:
+        raise ValueError(f"{text!r} is no frame rate; write a whole number of frames a second, like 30")
+    return int(text)
+
+
+def default_name(video_kbps: float, resolution: Resolution, fps: int, encoder: str) -> str:
+    """Return a scenario's name where nobody gave one."""
+    return f"{format_bitrate(video_kbps)}_{resolution.height}p{fps}_{encoder}"

@@ -1,0 +1,100 @@
+"""The table at a run's end: the baseline beside the test, and where the joules come from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from powerbench.bench.figures import SPEED_SPAN, per
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console
+
+    from powerbench.bench.figures import Difference, Encode
+    from powerbench.bench.meters import Energy
+    from powerbench.bench.runner import Outcome
+
+ILLUSTRATION = (
+    "One short run is an illustration, not a result: repeat it, with longer windows, before you conclude."
+)
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    what: str
+    unit: str
+    baseline: str
+    test: str
+
+
+def energy_rows(test: Energy, idle: Energy | None) -> Iterator[Row]:
+    """Yield what both windows drew. Every line of energy says where the joules come from."""
+
+    def row(what: str, unit: str, pick: Callable[[Energy], str]) -> Row:
+        return Row(what, unit, pick(idle) if idle else "", pick(test))
+
+    yield row("joules come from", "", lambda energy: energy.source)
+    yield row("window", "s", lambda energy: f"{energy.seconds:.2f}")
+    for part in test.parts if len(test.parts) > 1 else ():
+        yield row(
+            f"mean power, {part.component}",
+            f"W ({part.source})",
+            lambda energy, part=part: " ".join(f"{p.watts:.3f}" for p in energy.parts if p[:2] == part[:2]),  # type: ignore[misc]
+        )
+    yield row("mean power", f"W ({test.source})", lambda energy: f"{energy.watts:.3f}")
+    yield row("energy", f"Wh ({test.source})", lambda energy: f"{energy.watt_hours:.5f}")
+
+
+def stream_rows(test: Energy, encode: Encode, versus: Difference | None, asked_kbps: float) -> Iterator[Row]:
+    """Yield what the stream cost, and how it went."""
+
+    def cost(what: str, unit: str, figure: str) -> Row:
+        return Row(what, f"{unit} ({test.source})", "", figure)
+
+    if versus is not None:
+        yield cost("Δ power", "W", f"{versus.watts:+.3f}")
+        yield cost("Δ energy, same window", "Wh", f"{versus.watt_hours:+.5f}")
+        if versus.percent is not None:
+            yield cost("increase", "%", f"{versus.percent:+.1f}")
+    for what, amount in (("frame", encode.frames), ("Mbit", encode.megabits)):
+        if (all_of_it := per(test.watts, amount, encode.seconds)) is not None:
+            yield cost(f"per {what}, all of the host", f"J/{what}", f"{all_of_it:.4f}")
+        if versus is not None and (beyond := per(versus.watts, amount, encode.seconds)) is not None:
+            yield cost(f"per {what}, beyond idle", f"J/{what}", f"{beyond:+.4f}")
+    span = f"{SPEED_SPAN:g} s" if encode.seconds >= SPEED_SPAN else "the window"
+    for what, unit, figure, form in (
+        ("bitrate achieved, of " + f"{asked_kbps:.0f} asked", "kbps", encode.kbps, ".0f"),
+        ("frames a second", "fps", encode.fps, ".2f"),
+        (f"smallest speed over {span}", "x", encode.min_speed, ".3f"),
+        ("frames dropped", "", encode.dropped, "d"),
+    ):
+        if figure is not None:
+            yield Row(what, unit, "", format(figure, form))
+
+
+def show(console: Console, outcome: Outcome, idle: Energy | None) -> None:
+    """Print a stream's table: boxed and coloured in a terminal, aligned plain columns elsewhere."""
+    from rich import box  # noqa: PLC0415 - heavy
+    from rich.table import Table  # noqa: PLC0415 - heavy
+
+    scenario, energy, encode = outcome.scenario, outcome.energy, outcome.encode
+    if energy is None or encode is None:
+        return
+    lines = [*energy_rows(energy, idle), *stream_rows(energy, encode, outcome.versus, scenario.asked_kbps)]
+    title = (
+        f"{scenario.name}: {scenario.resolution} at {scenario.fps} fps, {scenario.encoder} {scenario.preset}"
+    )
+    terminal = console.is_terminal
+    table = Table(title=title if terminal else None, box=box.ROUNDED if terminal else None, pad_edge=False)
+    if not terminal:
+        console.print(title, highlight=False, markup=False)
+    table.add_column("", style="bold" if terminal else "", no_wrap=True)
+    if idle is not None:
+        table.add_column("baseline", justify="right", no_wrap=True)
+    table.add_column(scenario.name, justify="right", style="green" if terminal else "")
+    table.add_column("unit", style="dim" if terminal else "", no_wrap=True)
+    for line in lines:
+        table.add_row(line.what, *([line.baseline] if idle is not None else []), line.test, line.unit)
+    console.print(table)

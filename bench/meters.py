@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -142,8 +143,10 @@ class AgentClient:
             await asyncio.sleep(0.05)
 
     def _gone(self, error: Exception) -> AgentFailed:
-        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-        what = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+        if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno:
+            what = os.strerror(error.os_error.errno).lower()
+        else:
+            what = str(error) or type(error).__name__
         return AgentFailed(f"no agent at {self.url}: {what}; start one there with: powerbench-agent")
 
     async def ingest(self, stream: str, chunks: AsyncIterator[bytes]) -> None:

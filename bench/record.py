@@ -79,6 +79,7 @@ class Results:
             **self._head,
             "scenarios": self.scenarios,
         }
+        self._directory.mkdir(parents=True, exist_ok=True)
         if self._made:
             _write(self.path, _encode(content))
             return
@@ -100,7 +101,6 @@ def _encode(content: dict[str, Any]) -> bytes:
 
 def _write(path: Path, content: bytes, *, exclusively: bool = False) -> None:
     """Put the whole file there or nothing. Raises: OSError; FileExistsError where it is to be the first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:

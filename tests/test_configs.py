@@ -1,0 +1,34 @@
+"""The configurations and pages that are shipped are true."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+from powerbench.agent import listen, roster
+from powerbench.agent.config import Address, load
+
+ROOT = Path(__file__).parent.parent
+KNOWN = roster.options_of(roster.load_modules())
+
+
+def test_the_shipped_configuration_is_the_defaults_all_of_them() -> None:
+    """configs/agent.toml says every key, with its default."""
+    path = ROOT / "configs/agent.toml"
+    assert load(path, KNOWN) == load(None, KNOWN)
+    said = tomllib.loads(path.read_text())
+    assert set(said["agent"]) == {"listen", "sysfs", "procfs", "state_dir", "web"}
+    for name, kind in KNOWN.items():
+        if name in roster.BUILT_IN:
+            assert set(said["collectors"][name]) == set(msgspec.structs.asdict(kind()))
+
+
+def test_the_per_port_configuration_has_the_classic_ports_alone() -> None:
+    """configs/per-port.toml serves each collector on its own port, and nothing aggregated."""
+    sites = listen.plan(load(ROOT / "configs/per-port.toml", KNOWN), roster.BUILT_IN, {})
+    shown = {address.port: site for address, site in sites.items()}
+    assert {port: set(site.collectors) for port, site in shown.items()} == {9510: {"rapl"}, 9506: {"ffmpeg"}}
+    assert not any(site.aggregated for site in shown.values())
+    assert Address("::", 9510) in sites

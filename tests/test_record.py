@@ -1,0 +1,83 @@
+"""Results files and traces: whole or not there, and never over somebody else's."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import duckdb
+import pytest
+
+from powerbench.bench.meters import Edge, Mark, MeterKey
+from powerbench.bench.record import Results, Trace, trace_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def names(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
+
+
+KEY = MeterKey("embedded", "estimate", "cpu", "estimate", "cpu")
+
+
+def test_the_file_is_there_after_the_first_scenario_and_grows_with_each(tmp_path: Path) -> None:
+    """Nothing is written before there is something to write; then the whole file, each time."""
+    results = Results(tmp_path / "new", {"sink": "null"})
+    assert not (tmp_path / "new").exists()
+    results.add({"name": "a"})
+    results.add({"name": "b"})
+    content = json.loads(results.path.read_text())
+    assert [scenario["name"] for scenario in content["scenarios"]] == ["a", "b"]
+    assert (content["format"], content["run_id"], content["sink"]) == (1, results.path.stem, "null")
+    assert names(tmp_path / "new") == [results.path.name]
+
+
+def test_a_file_of_the_same_second_is_left_alone(tmp_path: Path) -> None:
+    """Two runs within a second have two files."""
+    first, second = Results(tmp_path, {}), Results(tmp_path, {})
+    first.add({"name": "a"})
+    second.add({"name": "b"})
+    if first.path.stem != second.path.stem.removesuffix("_2"):
+        pytest.skip("a second went by between the two")
+    assert second.path.name == f"{first.path.stem}_2.json"
+    assert json.loads(first.path.read_text())["scenarios"] == [{"name": "a"}]
+    assert json.loads(second.path.read_text())["run_id"] == second.path.stem
+
+
+def test_scenarios_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """The second of a name is #2, the third #3."""
+    results = Results(tmp_path, {})
+    for _ in range(3):
+        results.add({"name": "x"})
+    assert [scenario["name"] for scenario in results.scenarios] == ["x", "x#2", "x#3"]
+
+
+def test_a_directory_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    """An error in writing is an error, and no temporary file stays."""
+    (tmp_path / "file").write_text("in the way")
+    results = Results(tmp_path / "file", {})
+    with pytest.raises(OSError, match="file"):
+        results.add({"name": "a"})
+    assert names(tmp_path) == ["file"]
+
+
+def test_the_trace_is_parquet_with_a_row_a_reading(tmp_path: Path) -> None:
+    """A reading that is seen twice is one row; every row names its source."""
+    trace = Trace()
+    assert trace.take("s", "window", Edge(1.0, {KEY: Mark(5.0, 10.0)}))
+    assert not trace.take("s", "window", Edge(1.1, {KEY: Mark(5.0, 10.0)}))
+    assert trace.take("it's", "window", Edge(1.2, {KEY: Mark(6.0, 10.1)}))
+    path = trace_path(tmp_path / "it's a run.json")
+    trace.save(path, "it's a run")
+    trace.close()
+    rows = duckdb.sql(
+        "SELECT run_id, scenario, source, monotonic, joules FROM read_parquet(?) ORDER BY monotonic",
+        params=[str(path)],
+    )
+    assert rows.fetchall() == [
+        ("it's a run", "s", "estimate", 10.0, 5.0),
+        ("it's a run", "it's", "estimate", 10.1, 6.0),
+    ]
+    assert names(tmp_path) == ["it's a run_trace.parquet"]

@@ -1,0 +1,76 @@
+"""The table that people read."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from powerbench.bench.figures import Difference, Encode
+from powerbench.bench.meters import Energy, Part
+from powerbench.bench.runner import Outcome
+from powerbench.bench.scenario import Resolution, Scenario
+from powerbench.bench.summary import show
+
+SCENARIO = Scenario(
+    name="demo",
+    type="single",
+    duration=20,
+    video_kbps=2000,
+    resolution=Resolution(1280, 720),
+    fps=30,
+    encoder="h264",
+    preset="veryfast",
+)
+IDLE = Energy((Part("cpu", "estimate", 10.0, 1.0),), 10.0)
+TEST = Energy((Part("cpu", "estimate", 60.0, 3.0),), 20.0)
+ENCODE = Encode(600.0, 20.0, 40.0, 20.0, 0.99, 0, 0)
+OUTCOME = Outcome(SCENARIO, "ok", TEST, ENCODE, Difference(2.0, 2.0 * 20 / 3600, 200.0), ())
+
+
+def printed(*, terminal: bool, outcome: Outcome = OUTCOME, idle: Energy | None = IDLE) -> str:
+    out = io.StringIO()
+    show(Console(file=out, width=100, force_terminal=terminal), outcome, idle)
+    return out.getvalue()
+
+
+def test_every_line_of_energy_says_that_it_is_an_estimate() -> None:
+    """No watt and no joule stands on a line that does not name its source."""
+    lines = printed(terminal=False).splitlines()
+    energy = [line for line in lines if any(unit in line for unit in (" W", " Wh", "J/", "%"))]
+    assert len(energy) == 9
+    assert all("(estimate)" in line for line in energy)
+
+
+def test_the_figures_are_those_of_the_windows() -> None:
+    """Watts, Wh, differences and joules a frame, as worked out by hand."""
+    text = printed(terminal=False)
+    for figure in (
+        "1.000",
+        "3.000",
+        "0.01667",
+        "+2.000",
+        "+0.01111",
+        "+200.0",
+        "0.1000",
+        "+0.0667",
+        "1.5000",
+        "+1.0000",
+    ):
+        assert figure in text
+    assert "bitrate achieved, of 2096 asked" in text
+
+
+def test_a_pipe_gets_plain_lines_and_a_terminal_a_box() -> None:
+    """No escape code and no border reaches a file."""
+    assert "\x1b" not in printed(terminal=False)
+    assert "╭" not in printed(terminal=False)
+    assert "╭" in printed(terminal=True)
+
+
+def test_without_a_baseline_there_is_no_column_for_one() -> None:
+    """A stream alone has its own figures and no empty column."""
+    text = printed(terminal=False, outcome=OUTCOME._replace(versus=None), idle=None)
+    assert "baseline" not in text
+    assert "Δ" not in text
+    assert "3.000" in text

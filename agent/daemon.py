@@ -20,7 +20,8 @@ from aiohttp import web
 
 from powerbench.agent import __version__, access, listen, roster
 from powerbench.agent.config import Address, Config, ConfigError, Problem
-from powerbench.agent.http import Handlers, Site
+from powerbench.agent.http import Handlers
+from powerbench.agent.listen import Site
 from powerbench.agent.model import Host, Reconfigures
 from powerbench.agent.scheduler import Scheduler
 from powerbench.agent.systemd import Notifier

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from powerbench.agent.access import Access
+    from powerbench.agent.listen import Site
     from powerbench.agent.model import Clock, Feed
     from powerbench.agent.scheduler import Scheduler
 
@@ -40,18 +41,6 @@ _FORBIDDEN = (
 _NO_PROGRESS = "no FFmpeg progress in this body; send what ffmpeg's -progress writes, or its stderr\n"
 # A body that ends early, or is no HTTP: the sender was killed, and nobody waits for an answer.
 _BROKEN_BODY = (OSError, ClientError, http_exceptions.HttpProcessingError, web.RequestPayloadError)
-
-
-class Site(NamedTuple):
-    """What one port shows."""
-
-    collectors: frozenset[str]
-    aggregated: bool
-
-    @property
-    def shown(self) -> frozenset[str]:
-        """Collectors on its pages; the node's sum is on the aggregated port alone."""
-        return self.collectors | {"node"} if self.aggregated else self.collectors
 
 
 class Handlers:

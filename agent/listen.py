@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import socket
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench.agent.config import Address, Config, ConfigError, Problem, parse_listen
-from powerbench.agent.http import Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, MutableMapping
@@ -20,6 +19,18 @@ if TYPE_CHECKING:
 
 _FIRST_PASSED = 3  # SD_LISTEN_FDS_START
 _BACKLOG = 128
+
+
+class Site(NamedTuple):
+    """What one port shows."""
+
+    collectors: frozenset[str]
+    aggregated: bool
+
+    @property
+    def shown(self) -> frozenset[str]:
+        """Collectors on its pages; the node's sum is on the aggregated port alone."""
+        return self.collectors | {"node"} if self.aggregated else self.collectors
 
 
 class ListenError(Exception):

@@ -208,5 +208,18 @@ def group(samples: Iterable[Sample]) -> tuple[list[core.Metric], int]:
 
 
 def render(families: list[core.Metric], form: Format) -> bytes:
-    """Return families as text, without what ends a page."""
-    return form.render(_Families(families)).removesuffix(form.end)
+    """Return families as text, without what ends a page.
+
+    A label that is no text (a lone surrogate, out of a file's name) is mended: it costs nobody the page.
+    """
+    try:
+        return form.render(_Families(families)).removesuffix(form.end)
+    except UnicodeEncodeError:
+        for family in families:
+            family.samples = [
+                sample._replace(
+                    labels={k: v.encode("utf-8", "replace").decode() for k, v in sample.labels.items()}
+                )
+                for sample in family.samples
+            ]
+        return form.render(_Families(families)).removesuffix(form.end)

@@ -5,7 +5,8 @@ latest one and never touches hardware. `fresh()` is the one way to ask for more 
 
 Verdicts (what a collector raises decides):
 
-- `Absent`, from opening or reading: closed, not shown, looked for again every 10 s.
+- `Absent`, from opening or reading: not shown, looked for again every 10 s. Once opened it stays open,
+  so that its counters go on when the source comes back.
 - `ReadFailed`, or no answer by the deadline: down, no samples, read again at its next beat.
 - anything else is a bug in the collector: its traceback is logged once, it is down, the others go on.
 """
@@ -223,7 +224,7 @@ class Scheduler:
                     else:
                         return
             except Absent as gone:
-                await self._lose(slot, str(gone))
+                self._lose(slot, str(gone))
             except ReadFailed as failed:
                 self._down(slot, started, str(failed), failed.remedy)
             except TimeoutError:
@@ -261,6 +262,7 @@ class Scheduler:
 
     def _up(self, slot: _Slot, started: float, reading: Reading) -> None:
         was = slot.state
+        slot.absent = ""
         if was is None:
             log.info("collector up", collector=slot.name, samples=len(reading.samples))
         elif not was.up:
@@ -302,16 +304,16 @@ class Scheduler:
             slot.bug_logged = what
         self._down(slot, started, f"bug: {what}", "")
 
-    async def _lose(self, slot: _Slot, why: str) -> None:
+    def _lose(self, slot: _Slot, why: str) -> None:
         if slot.absent != why:
             log.info("collector absent", collector=slot.name, reason=why)
-        await self._close(slot, cancel=False)
+        slot.measures.clear()
         slot.absent = why
         slot.state = None
         slot.due = _next_on_grid(self._clock.monotonic(), SEARCH_SECONDS)
 
-    async def _close(self, slot: _Slot, *, cancel: bool = True) -> None:
-        if cancel and slot.task is not None:
+    async def _close(self, slot: _Slot) -> None:
+        if slot.task is not None:
             slot.task.cancel()
             await asyncio.wait([slot.task])
         collector, slot.collector, slot.refreshes = slot.collector, None, None

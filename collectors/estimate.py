@@ -127,6 +127,7 @@ class Estimate:
         self._model = choose_model(options, self._microarchitecture)
         self._joules = 0.0
         self._last: tuple[float, float] | None = None  # monotonic seconds, busy seconds
+        self._owed = 0.0  # busy seconds that have not had their time yet
         self._cpus = 0
         self._rate = Rate()
 
@@ -152,14 +153,17 @@ class Estimate:
         try:
             busy_ticks, self._cpus = parse_busy(_read(self._host, "stat"))
         except (OSError, ValueError) as error:
-            self._last = None
+            self._last, self._owed = None, 0.0
             self._rate = Rate()
             raise ReadFailed(f"cannot use {self._host.procfs}/stat: {error}") from None
         busy = busy_ticks / self._hertz
         if self._last is not None:
             seconds = now - self._last[0]
-            # Ticks are coarse and a guest's clocks are not one: busy time is held to what there was.
-            gained = min(max(0.0, busy - self._last[1]), seconds * self._cpus)
+            # Ticks come in lumps, so what they say beyond the time that there was is owed for a moment;
+            # beyond two ticks a CPU it is a guest's clocks being two, and dropped.
+            owed = self._owed + max(0.0, busy - self._last[1])
+            gained = min(owed, seconds * self._cpus)
+            self._owed = min(owed - gained, 2 * self._cpus / self._hertz)
             watts = self._model.watts
             self._joules += watts.idle * seconds * self._cpus + (watts.max - watts.idle) * gained
         self._last = (now, busy)

@@ -79,6 +79,7 @@ METRICS = (
 )
 REASONS = ("forbidden", "no_progress", "stream_limit", "superseded")
 
+_SIZE_ROUNDING = 1024  # bytes; a status line's kB may be rounded up
 _MIN_SPACING = 0.1  # seconds between reports below which they were not written live
 
 
@@ -134,7 +135,7 @@ class _Stream:
 
     def take(self, report: Report, now: float, unix: float, window: float) -> None:
         went_back = (report.frames is not None and report.frames < self.run.frames) or (
-            report.size is not None and report.size < self.run.size
+            report.size is not None and report.size + _SIZE_ROUNDING < self.run.size
         )
         if self.run_ended or went_back:
             self.before = self.totals
@@ -186,7 +187,7 @@ class _Stream:
         old, new = first.report, last.report
         fps = None if old.frames is None or new.frames is None else (new.frames - old.frames) / seconds
         speed = None if old.media is None or new.media is None else max(0.0, new.media - old.media) / seconds
-        kbps = None if old.size is None or new.size is None else (new.size - old.size) * 8e-3 / seconds
+        kbps = None if old.size is None or new.size is None else max(0, new.size - old.size) * 8e-3 / seconds
         return fps, speed, kbps
 
 

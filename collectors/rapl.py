@@ -85,6 +85,11 @@ class _Identity(NamedTuple):
         return self.package, self.kind, self.path
 
     @property
+    def is_mmio(self) -> bool:
+        """Whether it is the second view of a zone, through MMIO registers."""
+        return self.path.startswith("intel-rapl-mmio")
+
+    @property
     def place(self) -> tuple[str, str, str]:
         """Where it is, whoever reports it: a twin shares it."""
         return self.kind, self.package, self.die
@@ -124,6 +129,22 @@ class _Mirror:
             self.verdict = True
 
 
+class _Place:
+    """A package's or dram's joules, whichever of its zones they come from."""
+
+    def __init__(self, path: str) -> None:
+        self.key = path  # of the zone that stood for it first
+        self.joules = 0.0
+        self._path = path
+        self._counted = 0.0  # that zone's joules when they were added
+
+    def follow(self, zone: _Zone) -> None:
+        """Add what the zone has gained; one that takes over brings none of its past along."""
+        if zone.identity.path == self._path:
+            self.joules += zone.counter.joules - self._counted
+        self._path, self._counted = zone.identity.path, zone.counter.joules
+
+
 class Rapl:
     """The zones of one machine."""
 
@@ -133,6 +154,7 @@ class Rapl:
         self._zones: list[_Zone] = []
         self._known: dict[tuple[str, str], _Zone] = {}  # also those that have vanished: their counters go on
         self._mirrors: dict[str, _Mirror] = {}
+        self._metered: dict[tuple[str, str, str], _Place] = {}
         self._rescan_at = 0.0
 
     async def read(self) -> Reading:
@@ -231,7 +253,7 @@ class Rapl:
                 zone.rate = Rate()
                 if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENODEV):
                     vanished = True
-                elif zone.identity.kind in ("package", "dram"):
+                elif self._counts(zone):
                     raise self._failure(zone, error) from None
                 elif zone.readable:
                     zone.readable = False
@@ -247,6 +269,13 @@ class Rapl:
             raise ReadFailed("no zone of RAPL can be read", "see the kernel log")
         return read
 
+    def _counts(self, zone: _Zone) -> bool:
+        """Return whether a sum without this zone would be too low: a package or dram, and no mere twin."""
+        if zone.identity.kind not in ("package", "dram"):
+            return False
+        twins = (z for z in self._zones if z.identity.place == zone.identity.place)
+        return not zone.identity.is_mmio or all(twin.identity.is_mmio for twin in twins)
+
     def _failure(self, zone: _Zone, error: OSError | ValueError) -> ReadFailed:
         if isinstance(error, PermissionError):
             return ReadFailed(f"may not read {zone.energy_file}", _REMEDY)
@@ -259,7 +288,7 @@ class Rapl:
         """Yield (a socket's first die, another of its dies)."""
         firsts: dict[tuple[str, str], _Zone] = {}
         for zone in zones:
-            if zone.identity.kind == "package" and zone.identity.die and "-mmio" not in zone.identity.path:
+            if zone.identity.kind == "package" and zone.identity.die and not zone.identity.is_mmio:
                 key = (zone.identity.package, zone.identity.kind)
                 if (first := firsts.setdefault(key, zone)) is not zone:
                     yield first, zone
@@ -272,7 +301,7 @@ class Rapl:
             if (mirror := self._mirrors.get(other.identity.path)) is None or mirror.verdict is not False
         }
         metered: set[tuple[str, str, str]] = set()
-        for zone in sorted(zones, key=lambda zone: "-mmio" in zone.identity.path):  # a twin comes last
+        for zone in sorted(zones, key=lambda zone: zone.identity.is_mmio):  # a twin comes last
             identity = zone.identity
             if identity.kind not in ("package", "dram") or identity.place in metered:
                 continue
@@ -280,7 +309,9 @@ class Rapl:
                 continue
             metered.add(identity.place)
             component = "cpu" if identity.kind == "package" else "dram"
-            yield Meter(component, "rapl", identity.path, zone.counter.joules)
+            place = self._metered.setdefault(identity.place, _Place(identity.path))
+            place.follow(zone)
+            yield Meter(component, "rapl", place.key, place.joules)
 
     def _reading(self, zones: list[_Zone]) -> Reading:
         samples: list[Sample] = []

@@ -12,6 +12,7 @@ Source: https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-
 from __future__ import annotations
 
 import os
+import re
 import stat
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ SKIPPED = Metric(
     "textfile_files_skipped_total", "counter", "Readings of a file that could not be used.", ("reason",)
 )
 METRICS = (MTIME, SKIPPED)
+_COUNTER_TYPE = re.compile(r"^# TYPE (\S+(?<!_total)) counter\s*$", re.MULTILINE)
 REASONS = ("malformed", "timestamps", "too_large", "too_many", "unreadable")
 
 
@@ -93,7 +95,7 @@ class Textfile:
                 self._skip(name, unusable)
                 continue
             self._complained.pop(name, None)
-            samples.append(MTIME.sample(mtime, name))
+            samples.append(MTIME.sample(mtime, name.encode("utf-8", "replace").decode()))
             samples.extend(found)
         self._complained = {name: why for name, why in self._complained.items() if name in names}
         samples.extend(SKIPPED.sample(count, reason) for reason, count in self._skipped.items())
@@ -136,11 +138,14 @@ def read_bounded(path: str, limit: int) -> tuple[float, str]:
     """Return a regular file's (mtime in Unix seconds, text). Raises: Unusable."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise Unusable("unreadable", "is no regular file")
-            content = file.read(limit + 1)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                content = file.read(limit + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise Unusable("unreadable", error.strerror or str(error)) from None
     if len(content) > limit:
@@ -154,12 +159,14 @@ def read_bounded(path: str, limit: int) -> tuple[float, str]:
 def parse(text: str) -> Iterator[Sample]:
     """Yield the samples of one file in text format 0.0.4. Raises: Unusable.
 
-    Gauges and counters keep their type; a histogram's or summary's series come out one by one, untyped.
+    Gauges, and counters that end in _total, keep their type; other counters keep their name. A histogram's or
+    summary's series come out one by one, untyped.
     """
     try:
         families = list(parser.text_string_to_metric_families(text))
     except Exception as error:
         raise Unusable("malformed", f"is no Prometheus text: {error}") from error
+    plain_counters = set(_COUNTER_TYPE.findall(text))
     for family in families:
         metrics: dict[tuple[str, tuple[str, ...]], Metric] = {}
         for sample in family.samples:
@@ -168,11 +175,12 @@ def parse(text: str) -> Iterator[Sample]:
                     "timestamps", f"{sample.name} has a timestamp; the agent says when it was read"
                 )
             labels = tuple(sorted(sample.labels))
-            if (metric := metrics.get((sample.name, labels))) is None:
-                kind: Kind = "unknown"
-                if family.type == "gauge" or (family.type == "counter" and sample.name.endswith("_total")):
-                    kind = "gauge" if family.type == "gauge" else "counter"
-                metric = metrics[sample.name, labels] = Metric(
-                    sample.name, kind, family.documentation, labels
-                )
+            name = sample.name
+            kind: Kind = "gauge" if family.type == "gauge" else "unknown"
+            if family.type == "counter" and family.name in plain_counters:
+                name = family.name  # the parser adds _total, and the file's author did not
+            elif family.type == "counter":
+                kind = "counter"
+            if (metric := metrics.get((name, labels))) is None:
+                metric = metrics[name, labels] = Metric(name, kind, family.documentation, labels)
             yield metric.sample(sample.value, *(sample.labels[label] for label in labels))

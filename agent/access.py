@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 _MAX_CHECKS = 16  # passwords being checked or waiting for it; a check costs tens of milliseconds of a core
 _MAX_KNOWN = 256
-# A hash of nothing anyone has: a wrong user name takes as long as a wrong password.
-_NOBODY = b"$2b$10$abcdefghijklmnopqrstuuZ1pBvLUkUDXdEV4EB1cyvUjN9ZDKkQS"
 
 
 class Access:
@@ -47,6 +45,8 @@ class Access:
         """`users`: name → bcrypt hash. Empty values close that way in."""
         self._token = token.encode()
         self._users = dict(users or {})
+        # A wrong name is checked against somebody's hash all the same: it takes as long as a wrong password.
+        self._decoy = next(iter(self._users.values()), b"")
         self._trusted = trusted
         self._names = {"localhost", socket.gethostname().lower()}
         self._known: dict[bytes, None] = {}  # digests of credentials that were right
@@ -100,7 +100,7 @@ class Access:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(1, "bcrypt")
             right = await asyncio.get_running_loop().run_in_executor(
-                self._executor, _matches, password, user or _NOBODY
+                self._executor, _matches, password, user or self._decoy
             )
         finally:
             self._checks -= 1

@@ -36,10 +36,15 @@ class Counter:
         """`range_uj`: the largest raw value, in µJ; None where unknown, so that no wrap can be told."""
         self.range_uj = range_uj
         self.wrap_watts = PLAUSIBLE_WATTS  # the bound of a wrap, where the part's own limits say less
-        self.joules = 0.0
         self.wraps = 0
         self.resets = 0
+        self._gained_uj = 0  # whole µJ: months of beats add up without a rounding error
         self._last: tuple[int, float] | None = None
+
+    @property
+    def joules(self) -> float:
+        """Since the first reading."""
+        return self._gained_uj / 1e6
 
     def advance(self, energy_uj: int, now: float) -> float:
         """Take the raw value read at monotonic second `now`; return joules since the first."""
@@ -51,7 +56,7 @@ class Counter:
                 gained_uj += self.range_uj or 0
                 watts = self.wrap_watts
             if 0 <= gained_uj <= watts * (now - then + _SLACK_SECONDS) * 1e6:
-                self.joules += gained_uj / 1e6
+                self._gained_uj += gained_uj
                 self.wraps += wrapped
             else:
                 self.resets += 1

@@ -283,7 +283,8 @@ class Scheduler:
 
     def _down(self, slot: _Slot, started: float, what: str, remedy: str) -> None:
         was = slot.state
-        if was is None or was.up or was.error != what:
+        error = f"{what}; {remedy}" if remedy else what
+        if was is None or was.error != error:
             log.warning(
                 "collector down", collector=slot.name, error=what, **({"remedy": remedy} if remedy else {})
             )
@@ -294,7 +295,7 @@ class Scheduler:
             duration=self._clock.monotonic() - started,
             failures=(was.failures if was else 0) + 1,
             last_success=was.last_success if was else None,
-            error=f"{what}; {remedy}" if remedy else what,
+            error=error,
         )
 
     def _bug(self, slot: _Slot, started: float, bug: Exception) -> None:

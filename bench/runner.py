@@ -221,7 +221,7 @@ class _Runner:
         except (StreamFailed, AgentFailed) as failure:
             status, error = "failed", str(failure)
         except asyncio.CancelledError:
-            status, error = "interrupted", "interrupted; what was measured until then is kept"
+            status, error = "interrupted", "what was measured until then is kept"
             if task := asyncio.current_task():
                 task.uncancel()
         outcome = self._judge(scenario, opened, points, status, error)

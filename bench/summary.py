@@ -87,7 +87,7 @@ def show(console: Console, outcome: Outcome, idle: Energy | None) -> None:
         f"{scenario.name}: {scenario.resolution} at {scenario.fps} fps, {scenario.encoder} {scenario.preset}"
     )
     terminal = console.is_terminal
-    table = Table(title=title if terminal else None, box=box.ROUNDED if terminal else None, pad_edge=False)
+    table = Table(title=title if terminal else None, box=box.ROUNDED if terminal else None, pad_edge=terminal)
     if not terminal:
         console.print(title, highlight=False, markup=False)
     table.add_column("", style="bold" if terminal else "", no_wrap=True)

@@ -178,6 +178,16 @@ def test_any_label_value_survives_both_formats(texts: list[str]) -> None:
         assert found == texts
 
 
+@pytest.mark.parametrize("form", [TEXT, OPENMETRICS])
+def test_a_label_that_is_no_text_costs_nobody_the_page(form: Format) -> None:
+    """A lone surrogate, out of a file's name, is mended, and two that come to the same are one series."""
+    text = page(
+        snapshot(x=state(EVENTS.sample(1, "\udcfe"), EVENTS.sample(2, "\udcff"), OLD.sample(3))), form
+    )
+    assert lines_of(text, "events_total") == ['events_total{a="?"} 1.0']
+    assert lines_of(text, "old_name") == ["old_name 3.0"]
+
+
 # -- duplicates --------------------------------------------------------------------------------------
 
 

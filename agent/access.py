@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _MAX_CHECKS = 16  # passwords being checked or waiting for it; a check costs tens of milliseconds of a core
 _MAX_KNOWN = 256
+_WHERE = "[agent.web]"
 
 
 class Access:
@@ -78,14 +79,14 @@ class Access:
         candidates = [query_token] if query_token else []
         if scheme.lower() == "bearer":
             candidates.append(shown.strip())
-        return bool(self._token) and any(hmac.compare_digest(c.encode(), self._token) for c in candidates)
+        return bool(self._token) and any(hmac.compare_digest(_bytes(c), self._token) for c in candidates)
 
     async def has_password(self, authorization: str) -> bool:
         """Return whether a right name and password were shown; bcrypt runs off the event loop."""
         scheme, _, encoded = authorization.partition(" ")
         if not self._users or scheme.lower() != "basic":
             return False
-        digest = hashlib.sha256(encoded.encode()).digest()
+        digest = hashlib.sha256(_bytes(encoded)).digest()
         if digest in self._known:
             return True
         try:
@@ -123,6 +124,11 @@ class Access:
         return True
 
 
+def _bytes(header: str) -> bytes:
+    """Return a header's bytes, as they came: what is no UTF-8 arrives as lone surrogates."""
+    return header.encode("utf-8", "surrogateescape")
+
+
 def _matches(password: bytes, hashed: bytes) -> bool:
     import bcrypt  # noqa: PLC0415 - only workers with a password pay for it
 
@@ -140,45 +146,45 @@ def _same_site(headers: Mapping[str, str]) -> bool:
 
 
 def load(web: WebConfig) -> Access:
-    """Return the access rules of `[agent.web]`, its files read. Raises: ConfigError."""
-    where = "[agent.web]"
+    """Return the access rules of `[agent.web]`, its files read. Raises: ConfigError with every problem."""
     problems: list[Problem] = []
-    token = ""
-    users: dict[str, bytes] = {}
-    if web.token_file:
-        token = _read(web.token_file, where, "token_file", problems).strip()
-        if not token and not problems:
-            problems.append(
-                Problem(where, "token_file", f"{web.token_file} is empty; put a random token in it")
-            )
-    if web.basic_auth_file:
-        key = "basic_auth_file"
-        text = _read(web.basic_auth_file, where, key, problems)
-        for number, line in enumerate(text.splitlines(), 1):
-            if not line.strip() or line.startswith("#"):
-                continue
-            name, colon, hashed = line.strip().partition(":")
-            if not colon or not hashed.startswith(("$2a$", "$2b$", "$2y$")):
-                what = (
-                    f"{web.basic_auth_file} line {number} is no NAME:BCRYPT; make one with: htpasswd -nB NAME"
-                )
-                problems.append(Problem(where, key, what))
-                continue
-            users[name] = hashed.encode()
-        if not users and not problems:
-            problems.append(
-                Problem(where, key, f"{web.basic_auth_file} names nobody; add a line with: htpasswd -nB NAME")
-            )
+    token = _read_token(web.token_file, problems) if web.token_file else ""
+    users = _read_users(web.basic_auth_file, problems) if web.basic_auth_file else {}
     if problems:
         raise ConfigError(problems)
     return Access(token=token, users=users, trusted=tuple(network.network for network in web.trusted))
 
 
-def _read(name: str, where: str, key: str, problems: list[Problem]) -> str:
+def _read_token(name: str, problems: list[Problem]) -> str:
+    text = _read(name, "token_file", problems)
+    token = (text or "").strip()
+    if text is not None and not token:
+        problems.append(Problem(_WHERE, "token_file", f"{name} is empty; put a random token in it"))
+    return token
+
+
+def _read_users(name: str, problems: list[Problem]) -> dict[str, bytes]:
+    key, users = "basic_auth_file", {}
+    text = _read(name, key, problems)
+    lines = [(number, line.strip()) for number, line in enumerate((text or "").splitlines(), 1)]
+    entries = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    for number, line in entries:
+        user, colon, hashed = line.partition(":")
+        if colon and hashed.startswith(("$2a$", "$2b$", "$2y$")):
+            users[user] = hashed.encode()
+        else:
+            what = f"{name} line {number} is no NAME:BCRYPT; make one with: htpasswd -nB NAME"
+            problems.append(Problem(_WHERE, key, what))
+    if text is not None and not entries:
+        problems.append(Problem(_WHERE, key, f"{name} names nobody; add a line with: htpasswd -nB NAME"))
+    return users
+
+
+def _read(name: str, key: str, problems: list[Problem]) -> str | None:
     try:
         return Path(name).read_text(encoding="utf-8")
     except OSError as error:
-        problems.append(Problem(where, key, f"cannot read {name}: {error.strerror}"))
+        problems.append(Problem(_WHERE, key, f"cannot read {name}: {error.strerror}"))
     except UnicodeDecodeError:
-        problems.append(Problem(where, key, f"{name} is no UTF-8 text"))
-    return ""
+        problems.append(Problem(_WHERE, key, f"{name} is no UTF-8 text"))
+    return None

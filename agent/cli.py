@@ -75,7 +75,7 @@ def configure(
     flags: argparse.Namespace, known: Mapping[str, type[CollectorOptions]], environ: Mapping[str, str]
 ) -> Config:
     """Return the file's configuration with the flags on top. Raises: ConfigError."""
-    path = Path(flags.config) if flags.config else (DEFAULT_PATH if DEFAULT_PATH.exists() else None)
+    path = Path(flags.config) if flags.config else _default_path()
     config = load(path, known)
     changes: dict[str, object] = {}
     problems: list[Problem] = []
@@ -84,23 +84,55 @@ def configure(
             changes[name] = value
             if not Path(value).is_dir():
                 problems.append(Problem(f"--{name}", "", f"{value} is no directory"))
-    text = f":{flags.port}" if flags.port is not None else flags.listen
-    if text is not None:
-        try:
-            parse_listen(text)
-            changes["listen"] = Listen(text)
-        except ValueError as error:
-            problems.append(Problem("--port" if flags.port is not None else "--listen", "", str(error)))
+    listen_flag = _listen_flag(flags, problems)
+    if listen_flag is not None:
+        changes["listen"] = listen_flag
     if problems:
         raise ConfigError(problems)
     if flags.only is not None:
         only = [name.strip() for name in flags.only.split(",") if name.strip()]
+        if not only:
+            names = ", ".join(sorted(known))
+            raise ConfigError([Problem("--only", "", f"names no collector; there are: {names}")])
         config = narrow(config, only)
-        if text is None and len(only) == 1:
+        if listen_flag is None and len(only) == 1:
             own = listen.only_listen(only[0], config, roster.BUILT_IN, environ)
             if own is not None:
                 changes["listen"] = Listen(own)
     return msgspec.structs.replace(config, agent=msgspec.structs.replace(config.agent, **changes))
+
+
+def _listen_flag(flags: argparse.Namespace, problems: list[Problem]) -> Listen | None:
+    """Return what --listen or --port say, or None without either."""
+    flag, text = ("--listen", flags.listen) if flags.port is None else ("--port", f":{flags.port}")
+    if text is None:
+        return None
+    try:
+        parse_listen(text)
+    except ValueError as error:
+        problems.append(Problem(flag, "", str(error)))
+    return Listen(text)
+
+
+def _default_path() -> Path | None:
+    try:
+        return DEFAULT_PATH if DEFAULT_PATH.exists() else None
+    except OSError:  # it may be there, and may not be looked at: reading it will say so
+        return DEFAULT_PATH
+
+
+def check(config: Config) -> None:
+    """Look at everything that starting would look at. Raises: ConfigError with every problem."""
+    from powerbench.agent import access, daemon  # noqa: PLC0415 - only --check needs them here
+
+    problems: list[Problem] = []
+    for look in (lambda: access.load(config.agent.web), lambda: daemon.tls_context(config)):
+        try:
+            look()
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ConfigError(problems)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,10 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = configure(flags, known, os.environ)
         listen.plan(config, roster.BUILT_IN, os.environ)
         if flags.check:
-            from powerbench.agent import access, daemon  # noqa: PLC0415 - the secrets' files are part of the check
-
-            access.load(config.agent.web)
-            daemon.tls_context(config)
+            check(config)
             print("configuration is good")  # noqa: T201 - the answer to --check
             return 0
         return _run(flags, known, modules, passed)

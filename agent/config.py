@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -33,7 +34,8 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         """Return the one line a person reads."""
-        return ": ".join(part for part in self if part)
+        line = ": ".join(part for part in self if part)
+        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
 class ConfigError(Exception):
@@ -117,6 +119,8 @@ class WebConfig(msgspec.Struct, frozen=True, kw_only=True):
                         pass
                 except OSError as error:
                     yield key, f"cannot read {name}: {error.strerror}"
+                except ValueError:
+                    yield key, f"{name!r} is no file's name"
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,7 +149,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_seconds(text: str | float) -> float:
     """Return seconds from `1s`, `2m30s`, `1h`, `500ms` or a bare number. Raises: ValueError."""
-    if isinstance(text, int | float) and not isinstance(text, bool):
+    if isinstance(text, int | float) and not isinstance(text, bool) and not math.isnan(text):
         return float(text)
     stripped = str(text).strip()
     if re.fullmatch(r"\d+(\.\d+)?", stripped):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 import secrets
 import signal
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from powerbench.agent import __version__, access, listen, roster
 from powerbench.agent.config import Address, Config, ConfigError, Problem
@@ -38,6 +40,18 @@ if TYPE_CHECKING:
 log = structlog.get_logger("agent")
 
 _SHUTDOWN_SECONDS = 0.5  # for requests under way; an ingest connection never ends by itself
+
+
+class _Malformed(logging.Filter):
+    """Drops aiohttp's tracebacks of what is no HTTP: they hold the query, and anyone can cause them."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, HttpProcessingError)
+
+
+_SERVER_LOG = logging.getLogger("powerbench.http")
+_SERVER_LOG.addFilter(_Malformed())
 
 
 class Embedded(NamedTuple):
@@ -80,7 +94,9 @@ class Agent:
         for address, listener in listeners:
             if (runner := self._runners.get(address)) is None:
                 app = self._handlers.application(address)
-                runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
+                runner = web.AppRunner(
+                    app, access_log=None, logger=_SERVER_LOG, shutdown_timeout=_SHUTDOWN_SECONDS
+                )
                 await runner.setup()
                 self._runners[address] = runner
             await web.SockSite(runner, listener, ssl_context=self.tls).start()

@@ -6,7 +6,7 @@ Rules, each because some exporter breaks it:
 - A decrease of the raw counter is a wrap only if the energy that it implies is plausible for the time
   that passed; otherwise the counter was reset, and what it lost is unknown: 0 is added.
 - An increase beyond what any part draws is a sentinel or another counter: 0 is added, and it counts as
-  a reset.
+  a reset; the way back from it is none of a wrap.
 - An equal reading is an equal reading.
 - An estimate counts only where nothing measures the component.
 
@@ -40,6 +40,7 @@ class Counter:
         self.resets = 0
         self._gained_uj = 0  # whole µJ: months of beats add up without a rounding error
         self._last: tuple[int, float] | None = None
+        self._leapt = False  # to a value that cannot be true
 
     @property
     def joules(self) -> float:
@@ -52,13 +53,15 @@ class Counter:
             before_uj, then = self._last
             gained_uj = energy_uj - before_uj
             watts = PLAUSIBLE_WATTS
-            if wrapped := gained_uj < 0 and self.range_uj is not None:
+            if wrapped := gained_uj < 0 and self.range_uj is not None and not self._leapt:
                 gained_uj += self.range_uj or 0
                 watts = self.wrap_watts
             if 0 <= gained_uj <= watts * (now - then + _SLACK_SECONDS) * 1e6:
                 self._gained_uj += gained_uj
                 self.wraps += wrapped
+                self._leapt = False
             else:
+                self._leapt = gained_uj > 0 and not wrapped
                 self.resets += 1
         self._last = (energy_uj, now)
         return self.joules

@@ -114,7 +114,8 @@ class Pages:
         self._fragments: dict[tuple[str, Format], _Fragment] = {}
         self._pages: dict[tuple[frozenset[str], Format, bool], tuple[Snapshot, bytes]] = {}
         self._dropped = 0
-        self._counted: Snapshot | None = None
+        self._counted: dict[str, Reading] = {}
+        self._merged: Snapshot | None = None
 
     def page(
         self, snapshot: Snapshot, names: Collection[str], form: Format, *, gzipped: bool = False
@@ -140,19 +141,21 @@ class Pages:
             for name, state in snapshot.states.items()
             if name in names and state.reading is not None
         }
+        process = list(self._process())
         fragments = [self._fragment(name, reading, form) for name, reading in readings.items()]
         self._fragments = {k: v for k, v in self._fragments.items() if k[0] in snapshot.states}
-        if sum(len(f.families) for f in fragments) == len(
-            frozenset().union(*(f.families for f in fragments))
-        ):
-            dropped = sum(f.dropped for f in fragments)
-            parts = [f.text for f in fragments]
-        else:  # two collectors share a family (a text file's, say): render them as one
+        reserved = _OWN_FAMILIES | {family.name for family in process}
+        seen = [*reserved, *(family for fragment in fragments for family in fragment.families)]
+        if len(seen) == len(set(seen)):
+            parts = [fragment.text for fragment in fragments]
+        else:  # two collectors share a family (a text file's, say), or one has ours: render them as one
             samples = [sample for reading in readings.values() for sample in reading.samples]
-            families, dropped = group(samples)
+            families, dropped = group(samples, reserved)
             parts = [render(families, form)]
-        self._count_dropped(snapshot, dropped)
-        own = [*group(self._own_samples(snapshot, names))[0], *self._process()]
+            if self._merged is not snapshot:
+                self._merged = snapshot
+                self._dropped += dropped - sum(fragment.dropped for fragment in fragments)
+        own = [*group(self._own_samples(snapshot, names))[0], *process]
         return b"".join([*parts, render(own, form), form.end])
 
     def _fragment(self, name: str, reading: Reading, form: Format) -> _Fragment:
@@ -162,13 +165,10 @@ class Pages:
             names = frozenset(family.name for family in families)
             kept = _Fragment(reading, names, dropped, render(families, form))
             self._fragments[name, form] = kept
+            if self._counted.get(name) is not reading:  # once, however many formats show it
+                self._counted[name] = reading
+                self._dropped += dropped
         return kept
-
-    def _count_dropped(self, snapshot: Snapshot, dropped: int) -> None:
-        """Count once a snapshot, however many pages and formats show it."""
-        if self._counted is not snapshot:
-            self._counted = snapshot
-            self._dropped += dropped
 
     def _own_samples(self, snapshot: Snapshot, names: Collection[str]) -> Iterator[Sample]:
         yield BUILD_INFO.sample(1, __version__, platform.python_version())
@@ -184,20 +184,32 @@ class Pages:
                 yield COLLECTOR_SUCCESS.sample(state.last_success, name)
 
 
-def group(samples: Iterable[Sample]) -> tuple[list[core.Metric], int]:
-    """Return the samples as families, and how many of them had to be dropped as duplicates.
+def family_name(metric: Metric) -> str:
+    """Return the name of the metric's family: a counter's has no _total."""
+    return metric.name.removesuffix("_total") if metric.kind == "counter" else metric.name
 
-    A family keeps the type and help that it was first seen with.
+
+_OWN_FAMILIES = frozenset(family_name(metric) for metric in AGENT_METRICS)
+
+
+def group(samples: Iterable[Sample], reserved: Collection[str] = ()) -> tuple[list[core.Metric], int]:
+    """Return the samples as families, and how many of them had to be dropped.
+
+    Dropped are: a series that was there already, one whose family was seen with another type, and those of
+    reserved families. A family keeps the help that it was first seen with.
     """
     families: dict[str, tuple[Metric, core.Metric, set[tuple[tuple[str, str], ...]]]] = {}
     dropped = 0
     for metric, values, value in samples:
-        family_name = metric.name.removesuffix("_total") if metric.kind == "counter" else metric.name
-        if (found := families.get(family_name)) is None:
-            found = (metric, core.Metric(family_name, metric.help, metric.kind), set())
-            families[family_name] = found
+        name = family_name(metric)
+        if name in reserved:
+            dropped += 1
+            continue
+        if (found := families.get(name)) is None:
+            found = (metric, core.Metric(name, metric.help, metric.kind), set())
+            families[name] = found
         first, family, series = found
-        labels = {label: text for label, text in zip(metric.labels, values, strict=True) if text}
+        labels = {key: _text(label) for key, label in zip(metric.labels, values, strict=True) if label}
         identity = tuple(sorted(labels.items()))
         if first.kind != metric.kind or identity in series:
             dropped += 1
@@ -207,19 +219,11 @@ def group(samples: Iterable[Sample]) -> tuple[list[core.Metric], int]:
     return [family for _, family, _ in families.values()], dropped
 
 
-def render(families: list[core.Metric], form: Format) -> bytes:
-    """Return families as text, without what ends a page.
+def _text(label: str) -> str:
+    """Return the label as UTF-8 can hold it: a lone surrogate, out of a file's name, would cost the page."""
+    return label if label.isascii() else label.encode("utf-8", "replace").decode()
 
-    A label that is no text (a lone surrogate, out of a file's name) is mended: it costs nobody the page.
-    """
-    try:
-        return form.render(_Families(families)).removesuffix(form.end)
-    except UnicodeEncodeError:
-        for family in families:
-            family.samples = [
-                sample._replace(
-                    labels={k: v.encode("utf-8", "replace").decode() for k, v in sample.labels.items()}
-                )
-                for sample in family.samples
-            ]
-        return form.render(_Families(families)).removesuffix(form.end)
+
+def render(families: list[core.Metric], form: Format) -> bytes:
+    """Return families as text, without what ends a page."""
+    return form.render(_Families(families)).removesuffix(form.end)

@@ -99,7 +99,7 @@ class Handlers:
         names = self._wanted(request)
         snapshot = await self.scheduler.fresh() if self._scrapes.take() else self.scheduler.snapshot
         form = exposition.choose_format(request.headers.get("Accept", ""))
-        gzipped = "gzip" in request.headers.get("Accept-Encoding", "")
+        gzipped = _takes_gzip(request.headers.get("Accept-Encoding", ""))
         headers = {"Content-Type": form.content_type, "Vary": "Accept, Accept-Encoding"}
         if gzipped:
             headers["Content-Encoding"] = "gzip"
@@ -206,6 +206,14 @@ td,th{{text-align:left;padding:.1rem 1.5rem .1rem 0;vertical-align:top}}</style>
 · <a href="/api/v1/snapshot">snapshot</a></p>
 <table><tr><th>collector<th>state<th>{rows}</table></html>
 """
+
+
+def _takes_gzip(accept_encoding: str) -> bool:
+    for choice in accept_encoding.lower().split(","):
+        coding, _, quality = choice.replace(" ", "").partition(";q=")
+        if coding == "gzip":
+            return quality.strip("0.") != "" or not quality
+    return False
 
 
 def _states(snapshot: Snapshot, names: Collection[str]) -> dict[str, dict[str, str]]:

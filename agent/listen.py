@@ -5,6 +5,7 @@ Source of the passed sockets: sd_listen_fds(3).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections import defaultdict
@@ -73,8 +74,9 @@ def only_listen(
 ) -> Address | None:
     """Return where one collector that runs alone is served: its own port, else its classic one."""
     entry = entries.get(name)
-    if entry and entry.port_variable and (port := environ.get(entry.port_variable, "")).isdigit():
-        return Address("", int(port))
+    if entry and entry.port_variable and (port := environ.get(entry.port_variable)):
+        with contextlib.suppress(ValueError):  # plan() reports it
+            return parse_listen(f":{port}")
     if own := config.collectors[name].listen.address:
         return own
     return Address("", entry.port) if entry and entry.port else None
@@ -95,6 +97,8 @@ def bind(address: Address) -> socket.socket | None:
         )[0]
     except socket.gaierror as error:
         raise ListenError(f"cannot listen on {address}: {error.strerror}") from None
+    except (UnicodeError, ValueError):  # a name that no resolver takes
+        raise ListenError(f"cannot listen on {address.host!r}:{address.port}: that is no host name") from None
     try:
         listener = socket.socket(family, socket.SOCK_STREAM)
     except OSError:
@@ -130,7 +134,7 @@ def passed_sockets(environ: MutableMapping[str, str], pid: int) -> list[socket.s
     count = environ.pop("LISTEN_FDS", "")
     meant_for = environ.pop("LISTEN_PID", "")
     environ.pop("LISTEN_FDNAMES", None)
-    if meant_for != str(pid) or not count.isdigit():
+    if meant_for != str(pid) or not (count.isascii() and count.isdigit()):
         return []
     sockets = []
     for descriptor in range(_FIRST_PASSED, _FIRST_PASSED + int(count)):

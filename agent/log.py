@@ -5,12 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import structlog
-
-if TYPE_CHECKING:
-    from collections.abc import MutableMapping
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("auto", "json", "console")
@@ -24,38 +21,42 @@ def set_up(form: str, level: str, stream: TextIO | None = None) -> None:
     out = stream or sys.stderr
     terminal = out.isatty()
     journal = "JOURNAL_STREAM" in os.environ
-    processors: list[Any] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
+    processors: list[Any] = [structlog.processors.add_log_level]
     if form == "json" or (form == "auto" and not terminal and not journal):
-        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        processors += [
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ]
     else:
+        if not journal:  # which has a time of its own
+            processors.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
+        colors = terminal and "NO_COLOR" not in os.environ
+        plain = structlog.dev.plain_traceback
+        processors.append(structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain))
         if journal and not terminal:
-            processors[1] = (
-                _priority  # the journal has its own time, and reads a priority from a line's start
-            )
-        processors.append(
-            structlog.dev.ConsoleRenderer(
-                colors=terminal and "NO_COLOR" not in os.environ,
-                exception_formatter=structlog.dev.plain_traceback,
-            )
-        )
+            processors.append(_with_priority)
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(out),
         cache_logger_on_first_use=False,
     )
-    logging.basicConfig(
-        level=logging.WARNING, stream=out, format="%(levelname)s %(name)s %(message)s", force=True
-    )
+    logging.basicConfig(level=logging.WARNING, handlers=[_Handler()], force=True)
 
 
+# What the journal reads from a line's start: sd-daemon(3).
 _PRIORITIES = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>"}
 
 
-def _priority(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _with_priority(logger: Any, method: str, line: str) -> str:
     del logger
-    event["event"] = f"{_PRIORITIES.get(method, '<6>')}{event['event']}"
-    return event
+    return f"{_PRIORITIES.get(method, '<6>')}{line}"
+
+
+class _Handler(logging.Handler):
+    """Passes what libraries log on to structlog, so that a log has one form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = max(logging.DEBUG, min(record.levelno, logging.ERROR))
+        structlog.get_logger().log(level, record.getMessage(), logger=record.name, exc_info=record.exc_info)

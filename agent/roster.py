@@ -26,8 +26,9 @@ BUILT_IN: Mapping[str, Entry] = {
     "rapl": Entry("powerbench.collectors.rapl", 9510, "CPU_EXPORTER_PORT"),
     "ffmpeg": Entry("powerbench.collectors.ffmpeg", 9506, "FFMPEG_EXPORTER_PORT"),
     "host": Entry("powerbench.collectors.host"),
-    "textfile": Entry("powerbench.collectors.textfile"),
     "estimate": Entry("powerbench.collectors.estimate"),
+    # After all that is ours: where two share a family, the first has its type and its series.
+    "textfile": Entry("powerbench.collectors.textfile"),
 }
 
 

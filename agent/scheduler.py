@@ -230,6 +230,11 @@ class Scheduler:
             except TimeoutError:
                 remedy = "look at the kernel log for a stuck driver or mount"
                 self._down(slot, started, f"no answer within {slot.deadline:g} s", remedy)
+            except asyncio.CancelledError as cancelled:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                self._bug(slot, started, cancelled)  # nobody has cancelled us: the collector let it out
             except Exception as bug:  # noqa: BLE001 - the one place where a collector's bug ends
                 self._bug(slot, started, bug)
             else:
@@ -285,9 +290,8 @@ class Scheduler:
         was = slot.state
         error = f"{what}; {remedy}" if remedy else what
         if was is None or was.error != error:
-            log.warning(
-                "collector down", collector=slot.name, error=what, **({"remedy": remedy} if remedy else {})
-            )
+            advice = {"remedy": remedy} if remedy else {}
+            log.warning("collector down", collector=slot.name, error=what, **advice)
         slot.state = State(
             reading=None,
             time=self._clock.time(),
@@ -298,7 +302,7 @@ class Scheduler:
             error=error,
         )
 
-    def _bug(self, slot: _Slot, started: float, bug: Exception) -> None:
+    def _bug(self, slot: _Slot, started: float, bug: BaseException) -> None:
         what = f"{type(bug).__name__}: {bug}"
         if slot.bug_logged != what:
             log.error("bug in a collector", collector=slot.name, exc_info=bug)
@@ -316,7 +320,7 @@ class Scheduler:
     async def _close(self, slot: _Slot) -> None:
         if slot.task is not None:
             slot.task.cancel()
-            await asyncio.wait([slot.task])
+            await asyncio.wait([slot.task], timeout=CLOSE_SECONDS)
         collector, slot.collector, slot.refreshes = slot.collector, None, None
         slot.measures.clear()
         if collector is None:
@@ -344,9 +348,10 @@ class Scheduler:
         )
 
     def _publish(self) -> None:
-        states = {name: slot.state for name, slot in self._slots.items() if slot.state is not None}
+        states: dict[str, State] = {}
         if self._node_state is not None:
-            states["node"] = self._node_state
+            states["node"] = self._node_state  # first on the page: no collector can take its families
+        states.update((name, slot.state) for name, slot in self._slots.items() if slot.state is not None)
         absent = {
             name: slot.absent for name, slot in self._slots.items() if slot.state is None and slot.absent
         }

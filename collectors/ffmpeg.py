@@ -98,8 +98,8 @@ class Options(CollectorOptions, frozen=True, kw_only=True):
             if getattr(self, key) < 1:
                 yield key, "must be at least 1"
         for key in ("window", "expire"):
-            if getattr(self, key) < 1:
-                yield key, "must be at least 1s"
+            if not 1 <= getattr(self, key) <= 86400:
+                yield key, "must be between 1s and 24h"
 
 
 class _Figures(NamedTuple):

@@ -79,7 +79,8 @@ def test_an_agent_killed_in_mid_stream_leaves_the_encode_unharmed(
     out = f"{tmp_path}/out.flv"
     url = f"http://127.0.0.1:{port}/ingest?stream=cam1"
     command = (
-        f"exec {ffmpeg} -nostats -stats_period 0.25 -progress pipe:3 {' '.join(SOURCE)} -t 6 {' '.join(ENCODE)} -y {out} "
+        f"exec {ffmpeg} -nostats -stats_period 0.25 -progress pipe:3 {' '.join(SOURCE)} -t 6 "
+        f"{' '.join(ENCODE)} -y {out} "
         f"3> >(curl -sS -H 'Expect:' -T - -X POST '{url}')"
     )
     page = f"http://127.0.0.1:{port}/metrics"

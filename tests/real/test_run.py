@@ -89,7 +89,7 @@ def started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_stream_beside_its_baseline_leaves_a_true_file_and_a_trace(tmp_path: Path) -> None:
-    """A run against the embedded sink: windows of the asked length, frames of the asked rate, every source named."""
+    """Against the embedded sink: windows of the asked length, frames of the asked rate, sources named."""
     single = ("--with-baseline", "--baseline-duration", "2", "--duration", "4", "--name", "x")
     done = subprocess.run(
         arguments(tmp_path, single=single), capture_output=True, text=True, timeout=90, check=False
@@ -123,7 +123,7 @@ def test_a_stream_beside_its_baseline_leaves_a_true_file_and_a_trace(tmp_path: P
 
 
 def test_an_agent_of_its_own_takes_the_progress_in_while_the_stream_runs(tmp_path: Path, port: int) -> None:
-    """With --agent the meters are that agent's, and its /ingest sees the stream; no token is in any argument."""
+    """With --agent the meters are that agent's, its /ingest sees the stream; no argument holds the token."""
     token = tmp_path / "token"
     token.write_text("s3cret\n")
     config = tmp_path / "agent.toml"
@@ -183,11 +183,11 @@ def test_an_encoder_that_dies_fails_its_scenario_and_keeps_what_was_measured(tmp
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_ends_its_own_children_and_keeps_its_part(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, ffmpeg: str, number: signal.Signals
 ) -> None:
     """Ctrl-C in the window: what was measured is kept and said, no ffmpeg of ours is left, others' are."""
     bystander = subprocess.Popen(
-        ["ffmpeg", "-nostdin", "-loglevel", "quiet", "-re", "-f", "lavfi", "-i", "sine", "-f", "null", "-"]
+        [ffmpeg, "-nostdin", "-loglevel", "quiet", "-re", "-f", "lavfi", "-i", "sine", "-f", "null", "-"]
     )
     try:
         with started(arguments(tmp_path, single=("--duration", "30", "--name", "cut"))) as run:

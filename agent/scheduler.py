@@ -101,6 +101,8 @@ class _Slot:
         self.state: State | None = None
         self.absent = ""
         self.tried = False
+        self.failures = 0  # these two go on while the source is absent
+        self.last_success: float | None = None
         self.due = -math.inf
         self.lock = asyncio.Lock()  # one call into the collector at a time
         self.task: asyncio.Task[None] | None = None  # the beat's reading while it is out
@@ -275,6 +277,7 @@ class Scheduler:
         slot.bug_logged = ""
         slot.measures.update(meter.component for meter in reading.meters if meter.source != ESTIMATE)
         now = self._clock.time()
+        slot.last_success = now
         ended = self._clock.monotonic()
         taken = started if reading.taken is None else reading.taken
         slot.state = State(
@@ -282,12 +285,13 @@ class Scheduler:
             time=now - (ended - taken),
             monotonic=taken,
             duration=ended - started,
-            failures=was.failures if was else 0,
-            last_success=now,
+            failures=slot.failures,
+            last_success=slot.last_success,
         )
 
     def _down(self, slot: _Slot, started: float, what: str, remedy: str) -> None:
         was = slot.state
+        slot.failures += 1
         error = f"{what}; {remedy}" if remedy else what
         if was is None or was.error != error:
             advice = {"remedy": remedy} if remedy else {}
@@ -297,8 +301,8 @@ class Scheduler:
             time=self._clock.time(),
             monotonic=started,
             duration=self._clock.monotonic() - started,
-            failures=(was.failures if was else 0) + 1,
-            last_success=was.last_success if was else None,
+            failures=slot.failures,
+            last_success=slot.last_success,
             error=error,
         )
 

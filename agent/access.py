@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import ipaddress
@@ -42,14 +43,18 @@ class Access:
         token: str = "",
         users: Mapping[str, bytes] | None = None,
         trusted: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = (),
+        own_names: frozenset[str] = frozenset(),
     ) -> None:
-        """`users`: name → bcrypt hash. Empty values close that way in."""
+        """`users`: name → bcrypt hash; `own_names`: what this machine calls its loopback.
+
+        An empty value closes that way in.
+        """
         self._token = token.encode()
         self._users = dict(users or {})
         # A wrong name is checked against somebody's hash all the same: it takes as long as a wrong password.
         self._decoy = next(iter(self._users.values()), b"")
         self._trusted = trusted
-        self._names = {"localhost", socket.gethostname().lower()}
+        self._names = {"localhost", socket.gethostname().lower()} | own_names
         self._known: dict[bytes, None] = {}  # digests of credentials that were right
         self._checks = 0
         self._executor: ThreadPoolExecutor | None = None
@@ -66,12 +71,16 @@ class Access:
                 peer.partition("%")[0]
             )
         except ValueError:
-            return peer == ""  # a Unix socket has no peer address; its permissions decide
+            return False  # a peer that was gone before it could be asked who it is
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
             address = address.ipv4_mapped
+        if not _same_site(headers):
+            return False
+        own_name = self._is_own_name(headers.get("Host", ""))
         if any(address in network for network in self._trusted):
-            return _same_site(headers)
-        return address.is_loopback and _same_site(headers) and self._is_own_name(headers.get("Host", ""))
+            # Others reach us by whatever name they have for us; a browser says that it is one.
+            return own_name or not ("Origin" in headers or "Sec-Fetch-Site" in headers)
+        return address.is_loopback and own_name
 
     def has_token(self, authorization: str, query_token: str = "") -> bool:
         """Return whether the token was shown, in the header or in the query."""
@@ -152,7 +161,19 @@ def load(web: WebConfig) -> Access:
     users = _read_users(web.basic_auth_file, problems) if web.basic_auth_file else {}
     if problems:
         raise ConfigError(problems)
-    return Access(token=token, users=users, trusted=tuple(network.network for network in web.trusted))
+    trusted = tuple(network.network for network in web.trusted)
+    return Access(token=token, users=users, trusted=trusted, own_names=loopback_names())
+
+
+def loopback_names(hosts: Path = Path("/etc/hosts")) -> frozenset[str]:
+    """Return the names that this machine gives its loopback addresses; Debian puts its full name there."""
+    names: set[str] = set()
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        for line in hosts.read_text(encoding="utf-8").splitlines():
+            address, *aliases = line.partition("#")[0].split() or [""]
+            if address == "::1" or address.startswith("127."):
+                names.update(alias.lower() for alias in aliases)
+    return frozenset(names)
 
 
 def _read_token(name: str, problems: list[Problem]) -> str:

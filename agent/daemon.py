@@ -114,7 +114,11 @@ class Agent:
             elif options == old.collectors[name]:
                 continue
             elif isinstance(collector, Reconfigures):
-                collector.configure(options)
+                try:
+                    collector.configure(options)
+                except Exception:
+                    log.exception("collector did not take its options, so it is opened anew", collector=name)
+                    reopen.add(name)
             elif _own(options) != _own(old.collectors[name]):
                 reopen.add(name)
         self._handlers.access = rules
@@ -151,9 +155,15 @@ def tls_context(config: Config, old: ssl.SSLContext | None = None) -> ssl.SSLCon
         return None
     import ssl  # noqa: PLC0415 - only those who use it pay for it
 
-    context = old or ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    files = (web_config.tls_cert, web_config.tls_key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(web_config.tls_cert, web_config.tls_key)
+        # A pair that does not fit leaves a context without a key: so never try it on the one in use. An
+        # encrypted key would ask for its password on a terminal.
+        context.load_cert_chain(*files, password=lambda: "")
+        if old is not None:
+            old.load_cert_chain(*files, password=lambda: "")
+            return old
     except (OSError, ssl.SSLError) as error:
         what = f"{web_config.tls_cert} and {web_config.tls_key} are no PEM certificate and its key: {error}"
         raise ConfigError([Problem("[agent.web]", "tls_cert", what)]) from None
@@ -198,7 +208,14 @@ async def serve_forever(
             if hangup.is_set():
                 hangup.clear()
                 notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-                await _reload(agent, load, fixed_ports=bool(passed))
+                reloading = asyncio.ensure_future(_reload(agent, load, fixed_ports=bool(passed)))
+                stopping = asyncio.ensure_future(stop.wait())
+                await asyncio.wait([reloading, stopping], return_when=asyncio.FIRST_COMPLETED)
+                stopping.cancel()
+                if not reloading.done():
+                    reloading.cancel()
+                    break
+                reloading.result()
                 notifier.send("READY=1")
         log.info("stopping")
         notifier.send("STOPPING=1")
@@ -220,7 +237,11 @@ async def _reload(agent: Agent, load: Callable[[], Config], *, fixed_ports: bool
                 [Problem("[agent.web]", "tls_cert", "a reload cannot turn TLS on or off; restart")]
             )
         if not fixed_ports:
-            new.extend((a, bound) for a in sites if a not in agent.addresses and (bound := listen.bind(a)))
+            added_addresses = [address for address in sites if address not in agent.addresses]
+            if moved := sorted({a.port for a in added_addresses} & {a.port for a in agent.addresses}):
+                what = f"a reload cannot move port {moved[0]} to another address; restart"
+                raise ConfigError([Problem("[agent] or [collectors]", "listen", what)])
+            new.extend((address, bound) for address in added_addresses if (bound := listen.bind(address)))
         elif added := {a.port for a in sites} - {a.port for a in agent.addresses}:
             log.warning("a reload cannot add ports to passed sockets; restart for these", ports=sorted(added))
         tls_context(config, agent.tls)
@@ -231,7 +252,10 @@ async def _reload(agent: Agent, load: Callable[[], Config], *, fixed_ports: bool
         log.error("new configuration not taken, the old one stays", problems=problems)  # noqa: TRY400 - no traceback
         return
     await agent.reload(config, rules)
-    if not fixed_ports:
+    if fixed_ports:  # the socket stays what it is; only what it shows may be another
+        of_port = {address.port: site for address, site in sites.items()}
+        sites = {address: of_port[address.port] for address in agent.addresses if address.port in of_port}
+    else:
         await agent.stop_serving(agent.addresses - sites.keys())
     await agent.serve(sites, new)
     log.info("configuration reloaded")

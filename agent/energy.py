@@ -15,6 +15,7 @@ Source: https://docs.kernel.org/power/powercap/powercap.html (energy_uj, max_ene
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -65,6 +66,10 @@ class Counter:
                 self.resets += 1
         self._last = (energy_uj, now)
         return self.joules
+
+    def forget(self) -> None:
+        """Drop the last raw value: what comes until the next reading is not counted."""
+        self._last = None
 
 
 class Rate:
@@ -146,4 +151,7 @@ class Node:
                 samples.append(NODE_POWER.sample(self._watts[part], *part))
         for part in [part for part in self._watts if part not in gained]:
             del self._watts[part]
+        seen = {(*meter[:3],) for meter, _ in present}
+        for key in self._meters.keys() - seen:  # no mean over a gap: its next reading opens a window
+            self._meters[key] = self._meters[key]._replace(taken=math.inf)
         return Reading(samples)

@@ -34,9 +34,8 @@ SCRAPE_FRESH_RATE, SCRAPE_FRESH_BURST = 2.0, 5.0  # fresh readings a second for 
 KNOWN_FRESH_RATE, KNOWN_FRESH_BURST = 50.0, 50.0  # for whoever has shown who they are
 
 _FORBIDDEN = (
-    "only loopback peers, networks in [agent.web] trusted, and whoever shows the token or password "
-    "may ask for this; "
-    "see token_file and trusted in agent.toml\n"
+    "only loopback peers (by an address or a name of this machine's own), networks in [agent.web] trusted, "
+    "and whoever shows the token or password may ask for this; see token_file and trusted in agent.toml\n"
 )
 _NO_PROGRESS = "no FFmpeg progress in this body; send what ffmpeg's -progress writes, or its stderr\n"
 # A body that ends early, or is no HTTP: the sender was killed, and nobody waits for an answer.
@@ -97,7 +96,7 @@ class Handlers:
     async def metrics(self, request: web.Request) -> web.Response:
         """Serve the page; counters that are cheap to read are as of this scrape."""
         names = self._wanted(request)
-        snapshot = await self.scheduler.fresh() if self._scrapes.take() else self.scheduler.snapshot
+        snapshot, _ = await self._latest(names, self._scrapes)
         form = exposition.choose_format(request.headers.get("Accept", ""))
         gzipped = _takes_gzip(request.headers.get("Accept-Encoding", ""))
         headers = {"Content-Type": form.content_type, "Vary": "Accept, Accept-Encoding"}
@@ -119,12 +118,19 @@ class Handlers:
     async def snapshot(self, request: web.Request) -> web.Response:
         """Serve the latest readings as JSON, with `?fresh=1` those of this moment."""
         names = self._wanted(request)
-        snapshot = self.scheduler.snapshot
-        if request.query.get("fresh", "0") not in ("", "0"):
-            bucket = self._known if request[_KNOWN] else self._scrapes
-            if bucket.take():
-                snapshot = await self.scheduler.fresh()
-        return _json(describe(snapshot, names))
+        if request.query.get("fresh", "0") in ("", "0"):
+            return _json(describe(self.scheduler.snapshot, names))
+        bucket = self._known if request[_KNOWN] else self._scrapes
+        snapshot, fresh = await self._latest(names, bucket)
+        return _json({**describe(snapshot, names), "fresh": fresh})
+
+    async def _latest(self, names: Collection[str], bucket: Bucket) -> tuple[Snapshot, bool]:
+        """Return a snapshot, and whether what can be fresh in it is: a page without energy costs no token."""
+        if not self.scheduler.can_refresh(names):
+            return self.scheduler.snapshot, True
+        if not bucket.take():
+            return self.scheduler.snapshot, False
+        return await self.scheduler.fresh(), True
 
     async def index(self, request: web.Request) -> web.Response:
         """Serve a page of links and collector states for a person."""

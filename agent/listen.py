@@ -66,7 +66,18 @@ def plan(config: Config, entries: Mapping[str, Entry], environ: Mapping[str, str
                 shown[concrete].add(name)
     if problems:
         raise ConfigError(problems)
+    _unite(shown, aggregated)
     return {address: Site(frozenset(names), address in aggregated) for address, names in shown.items()}
+
+
+def _unite(shown: dict[Address, set[str]], aggregated: set[Address]) -> None:
+    """Make a port show one page, whether a name leads to its IPv4 or its IPv6 address."""
+    for address in [address for address in shown if address.host == "0.0.0.0"]:
+        twin = Address("::", address.port)
+        if twin in shown:
+            shown[address] = shown[twin] = shown[address] | shown[twin]
+            if address in aggregated or twin in aggregated:
+                aggregated.update((address, twin))
 
 
 def only_listen(

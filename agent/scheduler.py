@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import functools
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -146,6 +146,10 @@ class Scheduler:
         slot = self._slots.get(name)
         return slot.collector if slot else None
 
+    def can_refresh(self, names: Collection[str]) -> bool:
+        """Return whether a fresh reading would change anything of these collectors."""
+        return any(slot.refreshes is not None for name, slot in self._slots.items() if name in names)
+
     async def fresh(self) -> Snapshot:
         """Read what is cheap to read now, and return a snapshot that holds it.
 
@@ -195,13 +199,16 @@ class Scheduler:
 
     async def replace(self, collectors: Mapping[str, tuple[Open, float]], reopen: set[str]) -> None:
         """Take a reload's collectors: close those that have gone or are to be reopened, keep the others."""
-        for name in [name for name in self._slots if name not in collectors or name in reopen]:
-            slot = self._slots.pop(name)
-            await self._close(slot)
-        for name, (open_, interval) in collectors.items():
-            slot = self._slots.setdefault(name, _Slot(name, open_, interval))
+        gone = [name for name in self._slots if name not in collectors or name in reopen]
+        await asyncio.gather(*(self._close(self._slots.pop(name)) for name in gone))
+        slots: dict[str, _Slot] = {}
+        for name, (open_, interval) in collectors.items():  # in their order: it decides who has a family
+            slot = self._slots.get(name) or _Slot(name, open_, interval)
+            if slot.interval != interval:
+                slot.due = -math.inf
             slot.open, slot.interval = open_, interval
-            slot.due = -math.inf
+            slots[name] = slot
+        self._slots = slots
         self._publish()
         self._changed.set()
 
@@ -373,6 +380,10 @@ class Scheduler:
 
 
 def _next_on_grid(now: float, interval: float) -> float:
-    """Return the first multiple of the interval after `now`, so that equal intervals share wake-ups."""
+    """Return a multiple of the interval after `now`, so that equal intervals share wake-ups.
+
+    It is at least half an interval away: a window that began between two multiples, at the start, ends at
+    the second.
+    """
     due = math.floor(now / interval) * interval + interval
-    return due if due > now else due + interval
+    return due if due - now >= interval / 2 else due + interval

@@ -103,7 +103,7 @@ def _add_run(verbs: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _add_single(kinds: argparse._SubParsersAction[_Parser]) -> None:
-    from powerbench.bench import scenario  # noqa: PLC0415 - needs msgspec, which --version does not
+    from powerbench.bench import scenario  # noqa: PLC0415 - beside its only use
 
     single = kinds.add_parser(
         "single",

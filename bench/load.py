@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 STOP_SECONDS = 5.0  # for an encoder to write its last packet after SIGINT
 _CONNECT_SECONDS = 10.0  # for the embedded sink to come up
 _START_SECONDS = 20.0  # for an encoder to send its first frame
+_LISTEN_SECONDS = 60  # that a sink waits for its publisher
 _STDERR_LINES = 40
 
 
@@ -151,6 +152,12 @@ class Point(NamedTuple):
     report: Report
 
 
+def _end_with_us() -> list[str]:
+    """Return the command that has the kernel end a child when we are killed outright, where there is one."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
+
+
 class _Child:
     """One ffmpeg that we started."""
 
@@ -164,6 +171,7 @@ class _Child:
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
+            *_end_with_us(),
             *self._command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
@@ -230,7 +238,8 @@ class Sink(_Child):
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         self.url = f"rtmp://127.0.0.1:{port}/live/{quote(name, safe='')}"
-        options = ["-hide_banner", "-nostdin", "-loglevel", "warning", "-listen", "1", "-f", "flv"]
+        options = ["-hide_banner", "-nostdin", "-loglevel", "warning", "-f", "flv"]
+        options += ["-listen", "1", "-timeout", f"{_LISTEN_SECONDS}"]
         super().__init__(
             f"sink of {name}", [ffmpeg.path, *options, "-i", self.url, "-c", "copy", "-f", "null", "-"]
         )
@@ -299,8 +308,10 @@ def encoder_command(ffmpeg: Ffmpeg, scenario: Scenario, target: str, progress_fd
     # Windows are wall clock and end by a signal; this is for an encoder that nobody is left to end.
     command += ["-t", f"{planned * 2 + 120:.0f}"]
     if target == "null":
-        # Matroska into /dev/null: unlike the null muxer it counts bytes.
-        return [*command, "-f", "matroska", "-y", os.devnull]
+        # Matroska into /dev/null counts bytes, which the null muxer does not; in short clusters, as a stream
+        # that counts them a group of pictures at a time has no bitrate between two.
+        live = ["-live", "1", "-cluster_time_limit", "100", "-flush_packets", "1"]
+        return [*command, "-f", "matroska", *live, "-y", os.devnull]
     return [*command, "-f", "flv", "-flvflags", "no_duration_filesize", target]
 
 

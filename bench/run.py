@@ -118,7 +118,7 @@ def _scenarios(flags: argparse.Namespace) -> list[Scenario]:
 
 
 def _execute(plan: Plan, console: Console, *, progress: bool | None) -> Run:
-    """Run the plan; SIGINT and SIGTERM end it in order.
+    """Run the plan; SIGINT, SIGTERM and SIGHUP end it in order.
 
     Raises: KeyboardInterrupt where there is no result yet.
     """
@@ -128,7 +128,7 @@ def _execute(plan: Plan, console: Console, *, progress: bool | None) -> Run:
     async def inside() -> Run:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - this is one
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         if console.is_terminal and progress is not False:
             with LiveDisplay(console) as live:

@@ -192,11 +192,12 @@ class _Stream:
 
 
 class _Feed:
-    """One connection."""
+    """One connection; it has its stream from its first report on, until a newer one's first."""
 
-    def __init__(self, collector: FFmpeg, stream: _Stream) -> None:
+    def __init__(self, collector: FFmpeg, name: str) -> None:
         self._collector = collector
-        self._stream = stream
+        self._name = name
+        self._stream: _Stream | None = None
         self._parser = ProgressParser()
         self._reports = 0
 
@@ -205,17 +206,17 @@ class _Feed:
 
     def close(self) -> int:
         self._take(self._parser.close())
-        if self._stream.feed is self:
+        if self._stream is not None and self._stream.feed is self:
             self._stream.feed = None
         return self._reports
 
     def _take(self, reports: list[Report]) -> None:
         for report in reports:
-            if self._stream.feed is self:
-                if self._reports == 0:
-                    self._stream.run_ended = True  # one connection is one run
-                self._collector.take(self._stream, report)
+            if self._reports == 0:
+                self._stream = self._collector.hand_over(self._name, self)
             self._reports += 1
+            if self._stream is not None and self._stream.feed is self:
+                self._collector.take(self._stream, report)
 
 
 class FFmpeg:
@@ -234,21 +235,28 @@ class FFmpeg:
     def open_feed(self, stream: str) -> _Feed:
         """Return where one connection's bytes go. Raises: IngestRejected at the cap of names."""
         name = stream.encode("utf-8", "replace").decode()[: self._options.max_name_length]
-        known = self._streams.get(name)
-        if known is None:
-            self._expire(self._clock.monotonic())
-            if len(self._streams) >= self._options.max_streams:
-                self.count_rejected("stream_limit")
-                limit = self._options.max_streams
-                raise IngestRejected(
-                    "stream_limit",
-                    f"{limit} streams are known already; raise [collectors.ffmpeg] max_streams",
-                )
-            known = self._streams[name] = _Stream()
-        if known.feed is not None:
+        if not self._has_room(name):
+            self.count_rejected("stream_limit")
+            what = f"{self._options.max_streams} streams are known already"
+            raise IngestRejected("stream_limit", f"{what}; raise [collectors.ffmpeg] max_streams")
+        return _Feed(self, name)
+
+    def hand_over(self, name: str, feed: _Feed) -> _Stream | None:
+        """Give the name to the connection whose first report came last; None where there is no room."""
+        if not self._has_room(name):
+            self.count_rejected("stream_limit")
+            return None
+        stream = self._streams.setdefault(name, _Stream())
+        if stream.feed is not None:
             self.count_rejected("superseded")
-        known.feed = _Feed(self, known)
-        return known.feed
+        stream.feed = feed
+        stream.run_ended = True  # one connection is one run
+        return stream
+
+    def _has_room(self, name: str) -> bool:
+        if name not in self._streams and len(self._streams) >= self._options.max_streams:
+            self._expire(self._clock.monotonic())
+        return name in self._streams or len(self._streams) < self._options.max_streams
 
     def count_rejected(self, reason: str) -> None:
         """Count a connection that is read and not taken in."""
@@ -264,7 +272,7 @@ class FFmpeg:
         self._expire(now)
         samples = [REJECTED.sample(count, reason) for reason, count in self._rejected.items()]
         for name, stream in self._streams.items():
-            if stream.runs and not self._has_left(stream, now):
+            if not self._has_left(stream, now):
                 samples.extend(self._samples(name, stream, now))
         return Reading(samples, taken=now)
 
@@ -276,9 +284,7 @@ class FFmpeg:
         return silent and (stream.run_ended or stream.feed is None)
 
     def _expire(self, now: float) -> None:
-        for name in [
-            n for n, s in self._streams.items() if s.feed is None and (not s.runs or self._has_left(s, now))
-        ]:
+        for name in [n for n, s in self._streams.items() if s.feed is None and self._has_left(s, now)]:
             del self._streams[name]
 
     def _samples(self, name: str, stream: _Stream, now: float) -> Iterable[Sample]:

@@ -53,6 +53,8 @@ METRICS = (POWER, ENERGY, WRAPS, RESETS, LIMIT, ZONES, AVAILABLE)
 
 MAX_INTERVAL = 30.0  # seconds; a 65 kJ counter wraps in 100 s at 650 W
 RESCAN_SECONDS = 10.0
+_GONE = (errno.ENOENT, errno.ENODEV, errno.ENOTDIR)
+_SCAN_REMEDY = "see the kernel log, and the limit of open files"
 _UPDATE_SECONDS = 0.002  # a counter is at most this old when it is read
 
 _DIRECTORY = re.compile(r"intel-rapl(-mmio)?(:[0-9a-f]+)+")
@@ -159,13 +161,12 @@ class Rapl:
 
     async def read(self) -> Reading:
         """Read every zone, and close the window of the power gauges."""
-        now = self._host.clock.monotonic()
-        if now >= self._rescan_at or not self._zones:
-            self.scan()
         try:
+            if self._host.clock.monotonic() >= self._rescan_at or not self._zones:
+                self.scan()
             zones = self._read_zones()
         except (ReadFailed, Absent):
-            for zone in self._zones:
+            for zone in self._known.values():
                 zone.rate = Rate()  # a mean over the gap would be none of the last interval
             raise
         for zone in zones:
@@ -185,7 +186,9 @@ class Rapl:
         """Find the zones. Raises: Absent where there are none."""
         try:
             names = sorted(entry.name for entry in self._root.iterdir() if _DIRECTORY.fullmatch(entry.name))
-        except OSError:
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise ReadFailed(f"cannot list {self._root}: {error.strerror}", _SCAN_REMEDY) from None
             names = []
         zones = []
         identities: dict[str, _Identity] = {}
@@ -200,7 +203,11 @@ class Rapl:
             if zone.limits:  # a part may exceed its limits, for moments; not three times over
                 zone.counter.wrap_watts = min(PLAUSIBLE_WATTS, max(100.0, 3 * max(zone.limits.values())))
             zones.append(zone)
+        for zone in self._known.values():
+            if zone not in zones:  # it may come back: what it counts meanwhile, others may have counted
+                zone.counter.forget()
         if not zones:
+            self._zones = []
             raise Absent(
                 f"no RAPL: {self._root} has no intel-rapl zone "
                 "(a virtual machine, or the module intel_rapl_msr is not loaded)"
@@ -211,7 +218,9 @@ class Rapl:
     def _identify(self, path: str, parents: dict[str, _Identity]) -> _Identity | None:
         try:
             name = _sysfs.text(self._host, self._root / path / "name")
-        except OSError:
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise ReadFailed(f"cannot read {self._root / path}: {error.strerror}", _SCAN_REMEDY) from None
             return None  # it has vanished between the listing and now
         if match := _PACKAGE.fullmatch(name):
             return _Identity(path, name, match[1], match[2] or "", "package")
@@ -251,7 +260,7 @@ class Rapl:
                 raw_uj = _sysfs.integer(self._host, zone.energy_file)
             except (OSError, ValueError) as error:
                 zone.rate = Rate()
-                if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENODEV):
+                if isinstance(error, OSError) and error.errno in _GONE:
                     vanished = True
                 elif self._counts(zone):
                     raise self._failure(zone, error) from None

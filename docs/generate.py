@@ -48,7 +48,8 @@ def page() -> str:
     for name, module in roster.load_modules().items():
         what = (module.__doc__ or "").partition("\n")[0]
         parts.append(f"\n## {name}\n\n{what}\n\n{table(module.METRICS)}\n")
-    parts.append(f"\n## node\n\nThe collectors' parts that do not overlap, added up.\n\n{table(energy.NODE_METRICS)}\n")
+    what = "The collectors' parts that do not overlap, added up."
+    parts.append(f"\n## node\n\n{what}\n\n{table(energy.NODE_METRICS)}\n")
     parts.append(f"\n## The agent itself\n\n{table(exposition.AGENT_METRICS)}\n")
     parts.append(TAIL)
     return "".join(parts)

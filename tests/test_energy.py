@@ -252,7 +252,9 @@ def test_a_measured_component_that_is_down_shows_a_gap_and_no_estimate() -> None
         [metered(3, ("cpu", "rapl", "0", 150)), metered(3, ("cpu", ESTIMATE, "cpu", 90))], {"cpu"}
     )
     assert energy(back) == {("cpu", "rapl"): 150}
-    assert power(back) == {("cpu", "rapl"): 50}
+    assert power(back) == {}  # a mean over the gap would be none of the last beat
+    on = node.beat([metered(4, ("cpu", "rapl", "0", 200))], {"cpu"})
+    assert power(on) == {("cpu", "rapl"): 50}
 
 
 def test_an_estimate_that_takes_over_starts_from_that_moment() -> None:

@@ -388,6 +388,7 @@ async def test_superseded_connection_does_not_bring_a_stream_back() -> None:
     """An old connection that outlives its stream's expiry changes nothing."""
     streams = await open_streams()
     old = streams.collector.open_feed("cam1")
+    old.feed(report(5, 5, 0.5))
     new = streams.collector.open_feed("cam1")
     await streams.live(new, [report(10, 10, 1, end=True)])
     new.close()
@@ -431,7 +432,7 @@ async def test_silent_connections_do_not_use_up_names() -> None:
 async def test_default_cap_is_a_thousand(streams: Streams) -> None:
     """A thousand names are taken, the next is not."""
     for n in range(1000):
-        streams.collector.open_feed(f"cam{n}")
+        streams.collector.open_feed(f"cam{n}").feed(report(1, 1, 1))
     with pytest.raises(IngestRejected):
         streams.collector.open_feed("one too many")
 

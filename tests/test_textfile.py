@@ -231,7 +231,7 @@ async def test_no_directory(tmp_path: Path, kind: str) -> None:
     (tmp_path / "file").write_text("a 1\n")
     name = {"unset": "", "missing": str(tmp_path / "nothing"), "file": str(tmp_path / "file")}[kind]
     with pytest.raises(Absent):
-        await textfile.open_collector(textfile.Options(directory=name), Host())
+        await (await textfile.open_collector(textfile.Options(directory=name), Host())).read()
 
 
 async def test_histogram_is_flattened(directory: Directory) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -13,12 +14,40 @@ LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("auto", "json", "console")
 
 
+class Unbreakable:
+    """A text stream that loses lines, not its writer: a full disk or a gone reader stops nothing."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        """`stream`: None where the process was started without one."""
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with contextlib.suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.write(text)
+                self._stream.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: every write has been flushed."""
+
+    def isatty(self) -> bool:
+        """Return whether a person is watching."""
+        with contextlib.suppress(OSError, ValueError):
+            return self._stream is not None and self._stream.isatty()
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def set_up(form: str, level: str, stream: TextIO | None = None) -> None:
     """Log to `stream` (standard error) from `level` up.
 
     `auto` is console for people and the journal, and JSON elsewhere.
     """
-    out = stream or sys.stderr
+    out = Unbreakable(stream or sys.stderr)
     terminal = out.isatty()
     journal = "JOURNAL_STREAM" in os.environ
     processors: list[Any] = [structlog.processors.add_log_level]
@@ -39,7 +68,7 @@ def set_up(form: str, level: str, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(out),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", out)),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_Handler()], force=True)

@@ -112,7 +112,12 @@ def _add_single(kinds: argparse._SubParsersAction[_Parser]) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    single.add_argument("--name", default="", help="the scenario's name; empty for one made of its settings")
+    single.add_argument(
+        "--name",
+        type=_checked(scenario.parse_name),
+        default="",
+        help="the scenario's name; empty for one made of its settings",
+    )
     single.add_argument(
         "--bitrate",
         type=_checked(scenario.parse_bitrate),
@@ -156,9 +161,12 @@ def _add_single(kinds: argparse._SubParsersAction[_Parser]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code."""
     flags = parser().parse_args(arguments)
-    from powerbench.bench import run  # noqa: PLC0415 - heavy
+    try:
+        from powerbench.bench import run  # noqa: PLC0415 - heavy
 
-    return run.main(flags)
+        return run.main(flags)
+    except KeyboardInterrupt:
+        return exits.fail("interrupted before anything was measured", exits.INTERRUPTED)
 
 
 if __name__ == "__main__":

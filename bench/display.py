@@ -37,10 +37,10 @@ class LiveDisplay:
 
         self._console = console
         columns = (
-            TextColumn("{task.description:28}"),
+            TextColumn("{task.description:28.28}", markup=False),
             BarColumn(bar_width=24),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[news]}", style="cyan"),
+            TextColumn("{task.fields[news]}", style="cyan", markup=False),
         )
         self._progress = Progress(*columns, console=console, refresh_per_second=4)
 

@@ -19,7 +19,7 @@ import time
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -237,7 +237,7 @@ class Sink(_Child):
     def __init__(self, ffmpeg: Ffmpeg, name: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
-        self.url = f"rtmp://127.0.0.1:{port}/live/{quote(name, safe='')}"
+        self.url = f"rtmp://127.0.0.1:{port}/live/stream"
         options = ["-hide_banner", "-nostdin", "-loglevel", "warning", "-f", "flv"]
         options += ["-listen", "1", "-timeout", f"{_LISTEN_SECONDS}"]
         super().__init__(
@@ -260,6 +260,7 @@ class Encoder(_Child):
         super().__init__(
             scenario.name, encoder_command(ffmpeg, scenario, target, self._write_fd), (self._write_fd,)
         )
+        self.sink: Sink | None = None
         self.points: list[Point] = []
         self._on_data = on_data
         self._parser = ProgressParser()
@@ -274,6 +275,12 @@ class Encoder(_Child):
         loop = asyncio.get_running_loop()
         pipe = os.fdopen(self._read_fd, "rb", 0)
         self._transport, _ = await loop.connect_read_pipe(lambda: _Progress(self._take), pipe)
+
+    def check_alive(self) -> None:
+        """Raise StreamFailed where the stream has died, naming which end of it did."""
+        if self.exit_code is not None:
+            dead = self.sink if self.sink is not None and self.sink.exit_code is not None else self
+            raise StreamFailed(f"{dead.name} died (ffmpeg's exit code {dead.exit_code}): {dead.last_words()}")
 
     async def stop(self) -> None:
         """End it, and let its pipe go."""
@@ -342,6 +349,7 @@ async def streaming(
         patience = time.monotonic() + _CONNECT_SECONDS
         while True:
             encoder = Encoder(ffmpeg, scenario, receiver.url if receiver else sink, on_data)
+            encoder.sink = receiver
             await encoder.start()
             started = time.monotonic()
             while encoder.exit_code is None and not any((p.report.frames or 0) > 0 for p in encoder.points):
@@ -369,14 +377,6 @@ def _explain(child: _Child, sink: str) -> str:
     if "Connection refused" in words and sink.startswith("rtmp"):
         return f"nobody listens at {sink}; start an RTMP server there, or leave --sink out ({words})"
     return words
-
-
-def check_alive(encoder: Encoder) -> None:
-    """Raise StreamFailed where the encoder has died."""
-    if encoder.exit_code is not None:
-        raise StreamFailed(
-            f"{encoder.name} died (ffmpeg's exit code {encoder.exit_code}): {encoder.last_words()}"
-        )
 
 
 class Relay:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ESTIMATE = "estimate"
 TRACE_HERTZ = 10.0
 BEAT_HERTZ = 1.0
-_FRESH_SECONDS = 2.0  # that an edge waits for a reading newer than the last
+_EDGE_SECONDS = 3.0  # that an edge waits for what is not there at once
 _TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 
 
@@ -178,26 +178,33 @@ class Meters:
         # An agent that does not know us gives few fresh readings: they are kept for the edges.
         self._frequent = all(client.knows_us for client in self.clients)
         self.hertz = TRACE_HERTZ if self._frequent else BEAT_HERTZ
-        self._last: dict[MeterKey, Mark] = {}
 
     async def ready(self) -> None:
         """Wait for all of them. Raises: AgentFailed."""
         await asyncio.gather(*(client.ready() for client in self.clients))
 
-    async def edge(self) -> Edge:
-        """Read every counter now, for the edge of a window. Raises: AgentFailed."""
-        patience = time.monotonic() + _FRESH_SECONDS
+    async def edge(self, begin: Edge | None = None) -> Edge:
+        """Read every counter now, for the edge of a window. Raises: AgentFailed.
+
+        Waits a moment for what is not there at once: an agent that does not answer or has spent its fresh
+        readings on other scrapers, a counter that was there when the window began.
+        """
+        patience = time.monotonic() + _EDGE_SECONDS
         while True:
-            edge = await self._read(fresh=True)
-            if time.monotonic() > patience or any(self._last.get(k) != m for k, m in edge.marks.items()):
-                self._last = edge.marks
-                return edge
-            await asyncio.sleep(0.1)  # its fresh readings were spent, by other scrapers perhaps
+            late = time.monotonic() > patience
+            try:
+                edge, fresh = await self._read(fresh=True)
+            except AgentFailed:
+                if late:
+                    raise
+            else:
+                if late or (fresh and (begin is None or begin.marks.keys() <= edge.marks.keys())):
+                    return edge
+            await asyncio.sleep(0.1)
 
     async def glance(self) -> Edge:
         """Read every counter, for the trace: now, or as of the agent's last beat. Raises: AgentFailed."""
-        edge = await self._read(fresh=self._frequent)
-        self._last = edge.marks
+        edge, _ = await self._read(fresh=self._frequent)
         return edge
 
     async def sources(self) -> Sources:
@@ -214,12 +221,13 @@ class Meters:
             missing += [f"{name}: {state.get('error', 'down')}" for name, state in down.items()]
         return Sources(dict(found), tuple(missing))
 
-    async def _read(self, *, fresh: bool) -> Edge:
+    async def _read(self, *, fresh: bool) -> tuple[Edge, bool]:
+        """Return the counters, and whether every agent has read them for us."""
         snapshots = await asyncio.gather(*(client.snapshot(fresh=fresh) for client in self.clients))
         marks: dict[MeterKey, Mark] = {}
         for client, snapshot in zip(self.clients, snapshots, strict=True):
             marks.update(parse_marks(client.label, snapshot))
-        return Edge(time.time(), marks)
+        return Edge(time.time(), marks), all(snapshot.get("fresh", True) for snapshot in snapshots)
 
 
 def parse_marks(agent: str, snapshot: dict[str, Any]) -> dict[MeterKey, Mark]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import os
 import tempfile
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +48,10 @@ class Results:
         """`head`: what the file says beside its scenarios."""
         self._directory = directory
         self._head = head
-        self._stem = f"test_results_{datetime.now().astimezone():%Y%m%d_%H%M%S}"
-        self._made = False
-        self.scenarios: list[dict[str, Any]] = []
+        now = datetime.now().astimezone()
+        self._date = now.isoformat(timespec="seconds")
+        self._stem = f"test_results_{now:%Y%m%d_%H%M%S}"
+        self._reserved = self._written = False
 
     @property
     def run_id(self) -> str:
@@ -62,45 +63,33 @@ class Results:
         """The results file."""
         return self._directory / f"{self._stem}.json"
 
-    def add(self, scenario: dict[str, Any]) -> None:
-        """Add a scenario and write the file. Raises: OSError."""
-        taken = {known["name"] for known in self.scenarios}
-        name, number = scenario["name"], 2
-        while scenario["name"] in taken:
-            scenario["name"], number = f"{name}#{number}", number + 1
-        self.scenarios.append(scenario)
-        self._save()
-
-    def _save(self) -> None:
-        content = {
-            "format": FORMAT,
-            "test_date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "run_id": self._stem,
-            **self._head,
-            "scenarios": self.scenarios,
-        }
+    def save(self, scenarios: list[dict[str, Any]]) -> None:
+        """Write the whole file, with these scenarios. Raises: OSError."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        if self._made:
-            _write(self.path, _encode(content))
-            return
         stem, number = self._stem, 2
-        while True:
-            content["run_id"] = self._stem
+        while not self._reserved:
             try:
-                _write(self.path, _encode(content), exclusively=True)
+                self.path.touch(exist_ok=False)
+                self._reserved = True
             except FileExistsError:
                 self._stem, number = f"{stem}_{number}", number + 1
-            else:
-                self._made = True
-                return
+        content = {"format": FORMAT, "test_date": self._date, "run_id": self._stem, **self._head}
+        try:
+            _write(self.path, _encode({**content, "scenarios": scenarios}))
+        except OSError:
+            if not self._written:  # nothing half-written: not even the name
+                self.path.unlink(missing_ok=True)
+                self._reserved = False
+            raise
+        self._written = True
 
 
 def _encode(content: dict[str, Any]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
 
 
-def _write(path: Path, content: bytes, *, exclusively: bool = False) -> None:
-    """Put the whole file there or nothing. Raises: OSError; FileExistsError where it is to be the first."""
+def _write(path: Path, content: bytes) -> None:
+    """Put the whole file there, or leave what was. Raises: OSError."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -108,10 +97,7 @@ def _write(path: Path, content: bytes, *, exclusively: bool = False) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
-        if exclusively:
-            os.link(temporary, path)
-        else:
-            os.replace(temporary, path)  # noqa: PTH105 - beside os.link, which pathlib spells backwards
+        Path(temporary).replace(path)
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -160,12 +146,13 @@ class Trace:
         try:
             with duckdb.connect() as database:
                 columns = ", ".join(f"'{name}': '{kind}'" for name, kind in _COLUMNS.items())
-                read = f"read_csv($csv, header = false, columns = {{{columns}}})"
+                dialect = "delim = ',', quote = '\"', escape = '\"', header = false"
+                read = f"read_csv($csv, {dialect}, columns = {{{columns}}})"
                 rows = f"SELECT $run_id AS run_id, * FROM {read}"  # noqa: S608 - constants and parameters
                 # COPY takes no parameter for its file: the name is quoted.
                 copy = f"COPY ({rows}) TO {_quoted(str(temporary))} (FORMAT parquet, COMPRESSION zstd)"
                 database.execute(copy, {"run_id": run_id, "csv": self._file.name})
-            os.replace(temporary, path)  # noqa: PTH105 - as above
+            temporary.replace(path)
         except duckdb.Error as error:
             raise OSError(f"cannot write {path}: {error}") from error
         finally:

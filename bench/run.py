@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from powerbench.agent import log
 from powerbench.bench import exits
-from powerbench.bench.scenario import Scenario, default_name
+from powerbench.bench.scenario import Scenario, default_name, with_unique_names
 
 if TYPE_CHECKING:
     import argparse
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from powerbench.bench.runner import Plan, Run
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PLAIN_WIDTH = 120  # where nobody says how wide the output is
 
 
@@ -45,11 +47,6 @@ def main(flags: argparse.Namespace) -> int:
         done = _execute(make_plan(flags), console, progress=flags.progress)
     except (BadFlag, NotHere, AgentFailed) as refused:
         return exits.fail(str(refused), exits.USAGE if isinstance(refused, BadFlag) else exits.UNAVAILABLE)
-    except OSError as error:
-        what = f"cannot write {error.filename or 'the results'}: {error.strerror or error}"
-        return exits.fail(what, exits.FAILED)
-    except KeyboardInterrupt:
-        return exits.fail("interrupted before anything was measured", exits.INTERRUPTED)
     report(done, console)
     return exit_code(done)
 
@@ -58,23 +55,25 @@ def exit_code(done: Run) -> int:
     """Return what the run as a whole came to."""
     if done.interrupted:
         return exits.INTERRUPTED
-    return exits.OK if all(outcome.status == "ok" for outcome in done.outcomes) else exits.FAILED
+    good = all(outcome.status == "ok" for outcome in done.outcomes) and not done.unsaved
+    return exits.OK if good else exits.FAILED
 
 
 def make_console() -> Console:
     """Return standard output: as wide as the terminal, or wide enough for the table."""
     from rich.console import Console  # noqa: PLC0415 - of the extra
 
-    console = Console()
-    return console if console.is_terminal else Console(width=_PLAIN_WIDTH)
+    out = cast("IO[str]", log.Unbreakable(sys.stdout))
+    console = Console(file=out)
+    return console if console.is_terminal else Console(file=out, width=_PLAIN_WIDTH)
 
 
 def make_plan(flags: argparse.Namespace) -> Plan:
     """Return what the flags ask for. Raises: BadFlag."""
     from powerbench.bench.runner import Plan  # noqa: PLC0415 - of the extra
 
-    if flags.sink not in ("embedded", "null") and not flags.sink.startswith("rtmp://"):
-        raise BadFlag(f"--sink {flags.sink!r}: must be embedded, null, or an rtmp:// URL")
+    if flags.sink not in ("embedded", "null") and not re.match(r"rtmp://[^/]+/.+", flags.sink):
+        raise BadFlag(f"--sink {flags.sink!r}: must be embedded, null, or like rtmp://HOST/APP/STREAM")
     for url in flags.agent:
         if not url.startswith(("http://", "https://")):
             raise BadFlag(f"--agent {url!r}: must be a URL, like http://127.0.0.1:9510")
@@ -87,7 +86,7 @@ def make_plan(flags: argparse.Namespace) -> Plan:
         except UnicodeDecodeError:
             raise BadFlag(f"--token-file {name}: is no text") from None
     return Plan(
-        scenarios=tuple(_scenarios(flags)),
+        scenarios=tuple(with_unique_names(_scenarios(flags))),
         output_dir=flags.output_dir,
         agents=tuple(flags.agent),
         token=token,
@@ -128,7 +127,7 @@ def _execute(plan: Plan, console: Console, *, progress: bool | None) -> Run:
     async def inside() -> Run:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - this is one
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in _SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         if console.is_terminal and progress is not False:
             with LiveDisplay(console) as live:
@@ -139,6 +138,9 @@ def _execute(plan: Plan, console: Console, *, progress: bool | None) -> Run:
         return asyncio.run(inside())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+    finally:
+        for number in _SIGNALS:  # what is left is to print what there is
+            signal.signal(number, signal.SIG_IGN)
 
 
 def report(done: Run, console: Console) -> None:
@@ -158,6 +160,8 @@ def report(done: Run, console: Console) -> None:
         if outcome.status != "ok":
             print(f"powerbench: {outcome.scenario.name} {outcome.status}: {outcome.error}", file=sys.stderr)  # noqa: T201
     say(summary.ILLUSTRATION)
+    if done.unsaved:
+        print(f"powerbench: {done.unsaved}; the figures above are all there is of it", file=sys.stderr)  # noqa: T201
     if done.path is not None:
         say(f"Results: {done.path}")
     if done.trace is not None:

@@ -8,25 +8,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
 from powerbench.agent import config, daemon, roster
 from powerbench.bench import fingerprint, load, quality
-from powerbench.bench.figures import Difference, Encode, difference, encode_figures, per, warnings_of
+from powerbench.bench.figures import encode_figures
 from powerbench.bench.load import Encoder, NotHere, Relay, Sink, StreamFailed
 from powerbench.bench.meters import ESTIMATE, AgentClient, AgentFailed, Edge, Energy, Meters, Sources, window
+from powerbench.bench.outcome import Outcome, describe, judge
 from powerbench.bench.record import Results, Trace, trace_path
-from powerbench.bench.scenario import AUDIO_KBPS, Scenario, format_bitrate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from powerbench.bench.display import Display
     from powerbench.bench.load import Ffmpeg
+    from powerbench.bench.scenario import Scenario
 
 LOCAL_AGENT = f"http://127.0.0.1:{config.DEFAULT_PORT}"
 CLOCK_STEP_SECONDS = 0.5
@@ -51,18 +52,6 @@ class Plan:
     compute_quality: bool = False
 
 
-class Outcome(NamedTuple):
-    """One scenario's figures, for the table."""
-
-    scenario: Scenario
-    status: str  # "ok", "failed", "interrupted"
-    energy: Energy | None
-    encode: Encode | None
-    versus: Difference | None
-    warnings: tuple[str, ...]
-    error: str = ""
-
-
 @dataclass
 class Run:
     """What a run has come to."""
@@ -71,6 +60,7 @@ class Run:
     path: Path | None = None
     trace: Path | None = None
     interrupted: bool = False
+    unsaved: str = ""  # why something of it could not be written
 
 
 class _Window:
@@ -87,6 +77,11 @@ class _Window:
 
     def move(self, edge: Edge) -> None:
         self.end, self.ended = edge, time.monotonic()
+
+    @property
+    def hertz(self) -> float | None:
+        seconds = self.ended - self.began
+        return round(self.readings / seconds, 2) if seconds > 0 else None
 
     def energy(self) -> Energy | None:
         if self.begin is None or self.end is None or self.ended <= self.began:
@@ -187,31 +182,57 @@ class _Runner:
         self._results = results
         self._trace = Trace()
         self._baseline: Outcome | None = None
+        self._notes: list[str] = []  # of the scenario that is running
 
     async def run(self) -> Run:
         done = Run()
-        for scenario in self._plan.scenarios:
-            outcome = await self._scenario(scenario)
-            done.outcomes.append(outcome)
-            if outcome.status == "ok" and scenario.type == "baseline":
-                self._baseline = outcome
-            if outcome.status == "interrupted":
-                done.interrupted = True
-                break
-        done.path = self._results.path
-        if self._trace.rows:
-            done.trace = trace_path(done.path)
-            self._trace.save(done.trace, self._results.run_id)
-        self._trace.close()
+        try:
+            for scenario in self._plan.scenarios:
+                outcome = await self._scenario(scenario)
+                done.outcomes.append(outcome)
+                self._save(done)
+                if outcome.status == "ok" and scenario.type == "baseline":
+                    self._baseline = outcome
+                if outcome.status != "interrupted":
+                    outcome = done.outcomes[-1] = await self._after(outcome)
+                    self._save(done)
+                if outcome.status == "interrupted":
+                    done.interrupted = True
+                    break
+            self._save_trace(done)
+        finally:
+            self._trace.close()
         return done
 
+    def _save(self, done: Run) -> None:
+        """Write the results file anew. A full disk is no reason to lose the table."""
+        baseline = self._baseline.scenario.name if self._baseline else None
+        try:
+            self._results.save([describe(outcome, baseline) for outcome in done.outcomes])
+        except OSError as error:
+            done.unsaved = f"cannot write {self._results.path}: {error.strerror or error}"
+        else:
+            done.path = self._results.path
+
+    def _save_trace(self, done: Run) -> None:
+        if not self._trace.rows:
+            return
+        path = trace_path(self._results.path)
+        try:
+            self._trace.save(path, self._results.run_id)
+        except OSError as error:
+            done.unsaved = done.unsaved or f"cannot write {path}: {error.strerror or error}"
+        else:
+            done.trace = path
+
     async def _scenario(self, scenario: Scenario) -> Outcome:
-        """Run one scenario, and record what it came to, whatever happened."""
+        """Run one scenario, whatever happens in it."""
         opened = _Window()
         status, error = "ok", ""
         points: list[load.Point] = []
         cpu: dict[str, float] = {}
-        started = time.time(), time.monotonic()
+        self._notes.clear()
+        began = time.time(), time.monotonic()
         try:
             if scenario.type == "baseline":
                 await self._wait("settling", scenario.stabilization)
@@ -222,22 +243,39 @@ class _Runner:
             status, error = "failed", str(failure)
         except asyncio.CancelledError:
             status, error = "interrupted", "what was measured until then is kept"
-            if task := asyncio.current_task():
-                task.uncancel()
-        outcome = self._judge(scenario, opened, points, status, error)
-        stepped = (time.time() - started[0]) - (time.monotonic() - started[1])
+            _uncancel()
+        stepped = (time.time() - began[0]) - (time.monotonic() - began[1])
         if abs(stepped) > CLOCK_STEP_SECONDS:
-            what = (
-                f"the clock was set by {stepped:+.1f} s during the scenario: its start and end times are off"
-            )
-            outcome = outcome._replace(warnings=(*outcome.warnings, what))
-        scores = await self._scores(scenario) if status == "ok" and self._plan.compute_quality else None
-        self._results.add(self._describe(outcome, opened, cpu, scores))
-        if status == "ok" and scenario.cooldown:
-            try:
-                await self._wait("cooling down", scenario.cooldown)
-            except asyncio.CancelledError:
-                return outcome._replace(status="interrupted")
+            self._notes.append(f"the clock was set by {stepped:+.1f} s: the start and end times are off")
+        energy = opened.energy()
+        encode = None
+        if scenario.type != "baseline" and energy is not None:
+            encode = encode_figures(points, opened.began, opened.ended)
+        outcome = Outcome(
+            scenario,
+            status,
+            error,
+            energy,
+            encode,
+            warnings=tuple(self._notes),
+            start_time=opened.begin.time if opened.begin else None,
+            end_time=opened.end.time if opened.end else None,
+            trace={"asked_hz": self._meters.hertz, "readings": opened.readings, "hz": opened.hertz},
+            cpu_seconds=cpu,
+        )
+        return judge(outcome, self._baseline.energy if self._baseline else None)
+
+    async def _after(self, outcome: Outcome) -> Outcome:
+        """Do what comes after a window, when its figures are safe: score the picture, cool down."""
+        scenario = outcome.scenario
+        try:
+            if self._plan.compute_quality and outcome.encode is not None and outcome.status == "ok":
+                self._display.say("Scoring the picture, after the window.")
+                outcome = replace(outcome, quality=await self._scores(scenario))
+            await self._wait("cooling down", scenario.cooldown)
+        except asyncio.CancelledError:
+            _uncancel()
+            return replace(outcome, status="interrupted", error="after its window, whose figures hold")
         return outcome
 
     async def _stream(
@@ -280,7 +318,7 @@ class _Runner:
             opened.readings += self._trace.take(scenario.name, "window", edge)
 
         await self._poll(title, scenario.duration, encoder, keep)
-        keep(await self._meters.edge())
+        keep(await self._meters.edge(opened.begin))
 
     async def _poll(
         self, title: str, seconds: float, encoder: Encoder | None, keep: Callable[[Edge], None]
@@ -295,10 +333,15 @@ class _Runner:
             ticks = max(ticks + 1, int(elapsed * hertz) + 1)
             await asyncio.sleep(min(ticks / hertz, seconds) - elapsed)
             if encoder is not None:
-                load.check_alive(encoder)
+                encoder.check_alive()
             if time.monotonic() - begun >= seconds:
                 break
-            edge = await self._meters.glance()
+            try:
+                edge = await self._meters.glance()
+            except AgentFailed as failed:  # the counters make up for it at the edge; the trace has a gap
+                if (note := f"the trace has a gap: {failed}") not in self._notes:
+                    self._notes.append(note)
+                continue
             keep(edge)
             if before is None:
                 before = edge
@@ -307,111 +350,17 @@ class _Runner:
                 before, last_shown = edge, time.monotonic()
         self._display.end()
 
-    def _judge(
-        self, scenario: Scenario, opened: _Window, points: list[load.Point], status: str, error: str
-    ) -> Outcome:
-        energy = opened.energy()
-        encode = None
-        if scenario.type != "baseline" and energy is not None:
-            encode = encode_figures(points, opened.began, opened.ended)
-        versus = None
-        warnings = list(energy.problems) if energy else []
-        if energy is not None and self._baseline is not None and self._baseline.energy is not None:
-            idle = self._baseline.energy
-            if {part[:2] for part in energy.parts} == {part[:2] for part in idle.parts}:
-                versus = difference(energy, idle)
-            else:
-                warnings.append(
-                    "the baseline's joules come from other sources than the test's: they are not compared"
-                )
-        if encode is not None:
-            warnings += warnings_of(encode, scenario.asked_kbps)
-        if status == "ok" and energy is None:
-            status, error = "failed", "the window has no energy reading; see the agent's /health"
-        return Outcome(scenario, status, energy, encode, versus, tuple(warnings), error)
-
-    async def _scores(self, scenario: Scenario) -> dict[str, Any] | None:
-        if scenario.type == "baseline":
-            return None
-        self._display.say("Scoring the picture, after the window.")
+    async def _scores(self, scenario: Scenario) -> dict[str, Any]:
         try:
             return dict(await quality.score(self._ffmpeg, scenario))
-        except StreamFailed as failed:
+        except (StreamFailed, OSError) as failed:
             return {"missing": str(failed)}
 
-    def _describe(
-        self, outcome: Outcome, opened: _Window, cpu: dict[str, float], scores: dict[str, Any] | None
-    ) -> dict[str, Any]:
-        """Return the scenario as the results file holds it."""
-        scenario, energy, encode = outcome.scenario, outcome.energy, outcome.encode
-        streams = scenario.type != "baseline"
-        bitrate = format_bitrate(scenario.video_kbps) if streams else "0k"
-        resolution = str(scenario.resolution) if streams else "N/A"
-        described: dict[str, Any] = {
-            "name": scenario.name,
-            "type": scenario.type,
-            "status": outcome.status,
-            "bitrate": bitrate,
-            "resolution": resolution,
-            "fps": scenario.fps,
-            "duration": scenario.duration,
-            "stabilization": scenario.stabilization,
-            "cooldown": scenario.cooldown,
-            "encoder": scenario.encoder,
-            "preset": scenario.preset,
-            "outputs": [{"bitrate": bitrate, "resolution": resolution, "fps": scenario.fps}]
-            if streams
-            else [],
-            "start_time": opened.begin.time if opened.begin else None,
-            "end_time": opened.end.time if opened.end else None,
-            "energy": _describe_energy(energy) if energy else None,
-            "warnings": list(outcome.warnings),
-            "trace": {"asked_hz": self._meters.hertz, "readings": opened.readings, "hz": _rate(opened)},
-        }
-        if outcome.error:
-            described["error"] = outcome.error
-        if streams and encode is not None and energy is not None:
-            described["encode"] = {
-                **encode._asdict(),
-                "achieved_kbps": encode.kbps,
-                "asked_kbps": scenario.asked_kbps,
-                "asked_audio_kbps": AUDIO_KBPS,
-                "achieved_fps": encode.fps,
-                "joules_per_frame": per(energy.watts, encode.frames, encode.seconds),
-                "joules_per_megabit": per(energy.watts, encode.megabits, encode.seconds),
-                "cpu_seconds": cpu,
-                "source": energy.source,
-            }
-            if scores is not None:
-                described["encode"]["quality"] = scores
-        if streams and outcome.versus is not None and self._baseline is not None and encode and energy:
-            described["versus_baseline"] = {
-                "baseline": self._baseline.scenario.name,
-                "delta_watts": outcome.versus.watts,
-                "delta_wh": outcome.versus.watt_hours,
-                "percent": outcome.versus.percent,
-                "joules_per_frame": per(outcome.versus.watts, encode.frames, encode.seconds),
-                "joules_per_megabit": per(outcome.versus.watts, encode.megabits, encode.seconds),
-                "source": energy.source,
-            }
-        return described
 
-
-def _describe_energy(energy: Energy) -> dict[str, Any]:
-    return {
-        "source": energy.source,
-        "measured": energy.measured,
-        "seconds": energy.seconds,
-        "joules": energy.joules,
-        "wh": energy.watt_hours,
-        "mean_watts": energy.watts,
-        "parts": [part._asdict() for part in energy.parts],
-    }
-
-
-def _rate(opened: _Window) -> float | None:
-    seconds = opened.ended - opened.began
-    return round(opened.readings / seconds, 2) if seconds > 0 else None
+def _uncancel() -> None:
+    """Take the interruption: from here on the run goes on to its end in order."""
+    if task := asyncio.current_task():
+        task.uncancel()
 
 
 def _cpu(encoder: Encoder, receiver: Sink | None) -> dict[str, float]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
 from powerbench.agent.config import parse_seconds
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_NAME = 100
 AUDIO_KBPS = 96.0  # beside the video, in every stream
 
 # The names that people ask for, and FFmpeg's.
@@ -26,8 +30,8 @@ PRESETS = (
     "placebo",
 )
 
-_BITRATE = re.compile(r"(\d+(?:\.\d+)?)([kKmM]?)")
-_RESOLUTION = re.compile(r"(\d{2,5})[xX](\d{2,5})")
+_BITRATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKmM]?)")
+_RESOLUTION = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})")
 
 
 class Resolution(NamedTuple):
@@ -66,7 +70,8 @@ def parse_bitrate(text: str) -> float:
     match = _BITRATE.fullmatch(text.strip())
     kbps = float(match[1]) * (1000.0 if match[2] in ("m", "M") else 1.0) if match else 0.0
     if not 10 <= kbps <= 1_000_000:
-        raise ValueError(f"{text!r} is no bitrate; write like 2500k, 5M, or 2500 for kbps")
+        what = "write like 2500k, 5M, or 2500 for kbps, from 10k to 1000M"
+        raise ValueError(f"{text!r} is no bitrate; {what}")
     return kbps
 
 
@@ -106,9 +111,30 @@ def parse_wait(text: str) -> float:
 
 def parse_fps(text: str) -> int:
     """Return frames a second. Raises: ValueError."""
-    if not text.strip().isdigit() or not 1 <= int(text) <= 480:
-        raise ValueError(f"{text!r} is no frame rate; write a whole number of frames a second, like 30")
+    if not re.fullmatch(r"[0-9]{1,3}", text.strip()) or not 1 <= int(text) <= 480:
+        what = "write a whole number of frames a second from 1 to 480, like 30"
+        raise ValueError(f"{text!r} is no frame rate; {what}")
     return int(text)
+
+
+def parse_name(text: str) -> str:
+    """Return a scenario's name: what a table, a label and a file can hold. Raises: ValueError."""
+    if len(text) > MAX_NAME or not text.isprintable():
+        raise ValueError(f"{text[:40]!r}: a name has at most {MAX_NAME} printable characters")
+    return text
+
+
+def with_unique_names(scenarios: Iterable[Scenario]) -> list[Scenario]:
+    """Return the scenarios, the second of a name called NAME#2, and so on."""
+    taken: set[str] = set()
+    unique = []
+    for scenario in scenarios:
+        name, number = scenario.name, 2
+        while name in taken:
+            name, number = f"{scenario.name}#{number}", number + 1
+        taken.add(name)
+        unique.append(msgspec.structs.replace(scenario, name=name))
+    return unique
 
 
 def default_name(video_kbps: float, resolution: Resolution, fps: int, encoder: str) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from powerbench.bench.figures import SPEED_SPAN, per
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from rich.console import Console
 
     from powerbench.bench.figures import Difference, Encode
     from powerbench.bench.meters import Energy
-    from powerbench.bench.runner import Outcome
+    from powerbench.bench.outcome import Outcome
 
 ILLUSTRATION = (
     "One short run is an illustration, not a result: repeat it, with longer windows, before you conclude."
@@ -74,26 +74,40 @@ def stream_rows(test: Energy, encode: Encode, versus: Difference | None, asked_k
             yield Row(what, unit, "", format(figure, form))
 
 
+def quality_rows(quality: Mapping[str, Any]) -> Iterator[Row]:
+    """Yield the scores, or why there are none."""
+    for name, unit in (("psnr", "dB"), ("ssim", ""), ("vmaf", "")):
+        score = quality.get(f"{name}_db" if unit else name)
+        if isinstance(score, float):
+            yield Row(f"{name.upper()} of 10 s more", unit, "", f"{score:.3f}")
+        elif why := quality.get(f"{name}_missing"):
+            yield Row(name.upper(), f"({why})", "", "-")
+
+
 def show(console: Console, outcome: Outcome, idle: Energy | None) -> None:
     """Print a stream's table: boxed and coloured in a terminal, aligned plain columns elsewhere."""
     from rich import box  # noqa: PLC0415 - heavy
     from rich.table import Table  # noqa: PLC0415 - heavy
+    from rich.text import Text  # noqa: PLC0415 - heavy
 
     scenario, energy, encode = outcome.scenario, outcome.energy, outcome.encode
     if energy is None or encode is None:
         return
     lines = [*energy_rows(energy, idle), *stream_rows(energy, encode, outcome.versus, scenario.asked_kbps)]
+    lines += quality_rows(outcome.quality or {})
     title = (
         f"{scenario.name}: {scenario.resolution} at {scenario.fps} fps, {scenario.encoder} {scenario.preset}"
     )
     terminal = console.is_terminal
-    table = Table(title=title if terminal else None, box=box.ROUNDED if terminal else None, pad_edge=terminal)
+    table = Table(
+        title=Text(title) if terminal else None, box=box.ROUNDED if terminal else None, pad_edge=terminal
+    )
     if not terminal:
         console.print(title, highlight=False, markup=False)
     table.add_column("", style="bold" if terminal else "", no_wrap=True)
     if idle is not None:
         table.add_column("baseline", justify="right", no_wrap=True)
-    table.add_column(scenario.name, justify="right", style="green" if terminal else "")
+    table.add_column(Text(scenario.name), justify="right", style="green" if terminal else "")
     table.add_column("unit", style="dim" if terminal else "", no_wrap=True)
     for line in lines:
         table.add_row(line.what, *([line.baseline] if idle is not None else []), line.test, line.unit)

@@ -43,6 +43,8 @@ def powerbench(*arguments: str, cwd: Path, **environ: str) -> subprocess.Complet
         (["run"], 2, ["KIND"]),
         ([], 2, ["VERB"]),
         (["run", "--sink", "udp://x", "single"], 2, ["--sink", "rtmp://"]),
+        (["run", "--sink", "rtmp://", "single"], 2, ["--sink", "rtmp://HOST/APP/STREAM"]),
+        (["run", "single", "--name", "a\nb"], 2, ["--name", "printable"]),
         (["run", "--agent", "worker:9510", "single"], 2, ["--agent", "http://"]),
         (["run", "--token-file", "/nonexistent/t", "single"], 2, ["--token-file", "No such file"]),
         (["run", "--ffmpeg", "/nonexistent/ffmpeg", "single"], 69, ["/nonexistent/ffmpeg", "--ffmpeg"]),

@@ -90,19 +90,20 @@ class FakeAgent:
     def __init__(self) -> None:
         self.status = 200
         self.body: Any = None
-        self.fresh_left = 100
+        self.refusals = 0
         self.joules = 0.0
         self.monotonic = 0.0
         self.authorization: list[str | None] = []
 
     async def snapshot(self, request: web.Request) -> web.Response:
         self.authorization.append(request.headers.get("Authorization"))
-        if request.query.get("fresh") and self.fresh_left > 0:
-            self.fresh_left -= 1
+        fresh = self.refusals == 0
+        self.refusals = max(0, self.refusals - 1)
+        if request.query.get("fresh") and fresh:
             self.joules, self.monotonic = self.joules + 10, self.monotonic + 1
         meter = {"component": "cpu", "source": "rapl", "key": "x", "joules": self.joules}
         state = {"up": True, "time": 0.0, "monotonic": self.monotonic, "samples": [], "meters": [meter]}
-        good = {"time": 0.0, "collectors": {"rapl": state}}
+        good = {"time": 0.0, "fresh": fresh, "collectors": {"rapl": state}}
         return web.json_response(good if self.body is None else self.body, status=self.status)
 
 
@@ -148,8 +149,18 @@ async def test_an_agent_that_is_not_there_is_one_clear_error() -> None:
             await AgentClient(session, "http://127.0.0.1:1").snapshot()
 
 
-async def test_an_edge_is_newer_than_what_was_seen_before(fake: tuple[FakeAgent, AgentClient]) -> None:
-    """Two edges in a row are two readings."""
+async def test_an_edge_waits_until_the_agent_reads_for_it(fake: tuple[FakeAgent, AgentClient]) -> None:
+    """While the agent says that its reading is not fresh, the edge is asked for again."""
+    agent, client = fake
+    agent.refusals = 2
+    edge = await Meters([client]).edge()
+    assert [mark.joules for mark in edge.marks.values()] == [10]
+    assert len(agent.authorization) == 3
+
+
+async def test_two_edges_are_two_readings(fake: tuple[FakeAgent, AgentClient]) -> None:
+    """The energy between two edges is the counter's, whatever lies between."""
     _, client = fake
     meters = Meters([client])
-    assert window(await meters.edge(), await meters.edge()).joules == 10
+    begin = await meters.edge()
+    assert window(begin, await meters.edge(begin)).joules == 10

@@ -26,8 +26,8 @@ def test_the_file_is_there_after_the_first_scenario_and_grows_with_each(tmp_path
     """Nothing is written before there is something to write; then the whole file, each time."""
     results = Results(tmp_path / "new", {"sink": "null"})
     assert not (tmp_path / "new").exists()
-    results.add({"name": "a"})
-    results.add({"name": "b"})
+    results.save([{"name": "a"}])
+    results.save([{"name": "a"}, {"name": "b"}])
     content = json.loads(results.path.read_text())
     assert [scenario["name"] for scenario in content["scenarios"]] == ["a", "b"]
     assert (content["format"], content["run_id"], content["sink"]) == (1, results.path.stem, "null")
@@ -35,23 +35,14 @@ def test_the_file_is_there_after_the_first_scenario_and_grows_with_each(tmp_path
 
 
 def test_a_file_of_the_same_second_is_left_alone(tmp_path: Path) -> None:
-    """Two runs within a second have two files."""
-    first, second = Results(tmp_path, {}), Results(tmp_path, {})
-    first.add({"name": "a"})
-    second.add({"name": "b"})
-    if first.path.stem != second.path.stem.removesuffix("_2"):
-        pytest.skip("a second went by between the two")
-    assert second.path.name == f"{first.path.stem}_2.json"
-    assert json.loads(first.path.read_text())["scenarios"] == [{"name": "a"}]
-    assert json.loads(second.path.read_text())["run_id"] == second.path.stem
-
-
-def test_scenarios_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    """The second of a name is #2, the third #3."""
+    """A name that is taken is not written over: the next run has its own."""
     results = Results(tmp_path, {})
-    for _ in range(3):
-        results.add({"name": "x"})
-    assert [scenario["name"] for scenario in results.scenarios] == ["x", "x#2", "x#3"]
+    (tmp_path / results.path.name).write_text("another run's")
+    first = results.path
+    results.save([{"name": "b"}])
+    assert results.path.name == f"{first.stem}_2.json"
+    assert first.read_text() == "another run's"
+    assert json.loads(results.path.read_text())["run_id"] == results.path.stem
 
 
 def test_a_directory_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
@@ -59,7 +50,7 @@ def test_a_directory_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> No
     (tmp_path / "file").write_text("in the way")
     results = Results(tmp_path / "file", {})
     with pytest.raises(OSError, match="file"):
-        results.add({"name": "a"})
+        results.save([{"name": "a"}])
     assert names(tmp_path) == ["file"]
 
 
@@ -68,7 +59,7 @@ def test_the_trace_is_parquet_with_a_row_a_reading(tmp_path: Path) -> None:
     trace = Trace()
     assert trace.take("s", "window", Edge(1.0, {KEY: Mark(5.0, 10.0)}))
     assert not trace.take("s", "window", Edge(1.1, {KEY: Mark(5.0, 10.0)}))
-    assert trace.take("it's", "window", Edge(1.2, {KEY: Mark(6.0, 10.1)}))
+    assert trace.take('it\'s "a"', "window", Edge(1.2, {KEY: Mark(6.0, 10.1)}))
     path = trace_path(tmp_path / "it's a run.json")
     trace.save(path, "it's a run")
     trace.close()
@@ -78,6 +69,6 @@ def test_the_trace_is_parquet_with_a_row_a_reading(tmp_path: Path) -> None:
     )
     assert rows.fetchall() == [
         ("it's a run", "s", "estimate", 10.0, 5.0),
-        ("it's a run", "it's", "estimate", 10.1, 6.0),
+        ("it's a run", 'it\'s "a"', "estimate", 10.1, 6.0),
     ]
     assert names(tmp_path) == ["it's a run_trace.parquet"]

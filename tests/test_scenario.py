@@ -64,3 +64,16 @@ def test_a_frame_rate_is_a_whole_number(text: str) -> None:
     """A fraction, a word, or what no test picture is made at is refused."""
     with pytest.raises(ValueError, match="frames a second"):
         scenario.parse_fps(text)
+
+
+@pytest.mark.parametrize("text", ["x" * 101, "a\nb", "\x1b[31m", "\udcff"])
+def test_a_name_can_be_printed(text: str) -> None:
+    """What no table, label or file could hold is no name."""
+    with pytest.raises(ValueError, match="printable"):
+        scenario.parse_name(text)
+
+
+def test_scenarios_of_one_name_are_told_apart() -> None:
+    """The second of a name is #2, the third #3, before anything runs: file and trace agree."""
+    same = [scenario.Scenario(name="x", type="baseline", duration=1) for _ in range(3)]
+    assert [s.name for s in scenario.with_unique_names(same)] == ["x", "x#2", "x#3"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
+from msgspec import structs
 from rich.console import Console
 
 from powerbench.bench.figures import Difference, Encode
 from powerbench.bench.meters import Energy, Part
-from powerbench.bench.runner import Outcome
+from powerbench.bench.outcome import Outcome
 from powerbench.bench.scenario import Resolution, Scenario
 from powerbench.bench.summary import show
 
@@ -25,7 +27,8 @@ SCENARIO = Scenario(
 IDLE = Energy((Part("cpu", "estimate", 10.0, 1.0),), 10.0)
 TEST = Energy((Part("cpu", "estimate", 60.0, 3.0),), 20.0)
 ENCODE = Encode(600.0, 20.0, 40.0, 20.0, 0.99, 0, 0)
-OUTCOME = Outcome(SCENARIO, "ok", TEST, ENCODE, Difference(2.0, 2.0 * 20 / 3600, 200.0), ())
+VERSUS = Difference(2.0, 2.0 * 20 / 3600, 200.0)
+OUTCOME = Outcome(SCENARIO, "ok", energy=TEST, encode=ENCODE, versus=VERSUS)
 
 
 def printed(*, terminal: bool, outcome: Outcome = OUTCOME, idle: Energy | None = IDLE) -> str:
@@ -70,7 +73,23 @@ def test_a_pipe_gets_plain_lines_and_a_terminal_a_box() -> None:
 
 def test_without_a_baseline_there_is_no_column_for_one() -> None:
     """A stream alone has its own figures and no empty column."""
-    text = printed(terminal=False, outcome=OUTCOME._replace(versus=None), idle=None)
+    text = printed(terminal=False, outcome=replace(OUTCOME, versus=None), idle=None)
     assert "baseline" not in text
     assert "Δ" not in text
     assert "3.000" in text
+
+
+def test_scores_and_their_absence_are_in_the_table() -> None:
+    """PSNR and SSIM have a line each, and a score that could not be had says why."""
+    quality = {"psnr_db": 38.25, "ssim": 0.974, "vmaf_missing": "this ffmpeg has no libvmaf"}
+    text = printed(terminal=False, outcome=replace(OUTCOME, quality=quality))
+    assert "38.250" in text
+    assert "0.974" in text
+    assert "no libvmaf" in text
+
+
+def test_a_name_is_shown_as_it_was_given() -> None:
+    """What looks like markup in a name is text."""
+    named = replace(OUTCOME, scenario=structs.replace(SCENARIO, name="my [red]x[/red]"))
+    for terminal in (True, False):
+        assert "[red]" in printed(terminal=terminal, outcome=named)

@@ -181,11 +181,11 @@ def test_an_encoder_that_dies_fails_its_scenario_and_keeps_what_was_measured(tmp
     assert scenario["energy"]["seconds"] > 0.5
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_ends_its_own_children_and_keeps_its_part(
     tmp_path: Path, ffmpeg: str, number: signal.Signals
 ) -> None:
-    """Ctrl-C in the window: what was measured is kept and said, no ffmpeg of ours is left, others' are."""
+    """Interrupted in the window: what was measured is kept and said; our ffmpegs are gone, others stay."""
     bystander = subprocess.Popen(
         [ffmpeg, "-nostdin", "-loglevel", "quiet", "-re", "-f", "lavfi", "-i", "sine", "-f", "null", "-"]
     )
@@ -250,3 +250,26 @@ def test_quality_is_scored_after_the_window(tmp_path: Path) -> None:
     assert quality["psnr_db"] > 15
     assert 0.5 < quality["ssim"] <= 1
     assert "vmaf" in quality or "libvmaf" in quality["vmaf_missing"]
+
+
+def test_a_run_that_is_killed_outright_leaves_no_ffmpeg_behind(tmp_path: Path) -> None:
+    """Kill -9 of the run ends its encoder and its sink, by the kernel's hand."""
+    with started(arguments(tmp_path, single=("--duration", "30", "--name", "gone"))) as run:
+        wait_for(lambda: "gone: 30 s" in (run.stdout.readline() if run.stdout else ""), "the window opens")
+        ours = ffmpegs(run.pid)
+        assert len(ours) == 2
+        run.kill()
+        run.wait()
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ours), "both are gone")
+
+
+def test_a_reader_that_goes_away_stops_no_measurement(tmp_path: Path) -> None:
+    """`powerbench run … | head -1` measures on, and leaves its results."""
+    command = arguments(tmp_path, "--sink", "null", single=("--duration", "3"))
+    with started(command) as run:
+        assert run.stdout is not None
+        run.stdout.readline()
+        run.stdout.close()
+        run.stdout = None
+        assert run.wait(60) == 0
+    assert results(tmp_path)["scenarios"][0]["status"] == "ok"

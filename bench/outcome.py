@@ -1,0 +1,151 @@
+"""What a scenario came to: judged, and as the results file holds it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from powerbench.bench.figures import Difference, difference, per, warnings_of
+from powerbench.bench.scenario import AUDIO_KBPS, format_bitrate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from powerbench.bench.figures import Encode
+    from powerbench.bench.meters import Energy
+    from powerbench.bench.scenario import Scenario
+
+_MAX_WINDOW_MISS = 0.02  # of the asked length, by the meters' own clock
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One scenario's figures; `status` is ok, failed or interrupted."""
+
+    scenario: Scenario
+    status: str
+    error: str = ""
+    energy: Energy | None = None
+    encode: Encode | None = None
+    versus: Difference | None = None
+    warnings: tuple[str, ...] = ()
+    start_time: float | None = None  # Unix seconds of the window
+    end_time: float | None = None
+    trace: Mapping[str, Any] = field(default_factory=dict)
+    cpu_seconds: Mapping[str, float] = field(default_factory=dict)  # encoder and sink
+    quality: Mapping[str, Any] | None = None
+
+
+def judge(outcome: Outcome, idle: Energy | None) -> Outcome:
+    """Return the outcome with its verdict: what it drew beyond idle, what to be warned of, whether it holds.
+
+    A window with part of its energy missing fails: its figures would pass for the whole.
+    """
+    energy, encode, status, error = outcome.energy, outcome.encode, outcome.status, outcome.error
+    warnings = list(outcome.warnings)
+    versus = None
+    if energy is None:
+        if status == "ok":
+            status, error = "failed", "the window has no energy reading; see the agent's /health"
+    elif energy.problems:
+        if status == "ok":
+            status, error = "failed", "; ".join(energy.problems)
+        encode = None
+    else:
+        warnings += energy_warnings(energy, outcome.scenario.duration if status == "ok" else None)
+        if idle is not None and {part[:2] for part in energy.parts} == {part[:2] for part in idle.parts}:
+            versus = difference(energy, idle)
+        elif idle is not None:
+            warnings.append("the baseline's joules come from other sources: they are not compared")
+    if encode is not None:
+        warnings += warnings_of(encode, outcome.scenario.asked_kbps)
+    if outcome.scenario.type == "baseline":
+        versus = None
+    return replace(
+        outcome, status=status, error=error, encode=encode, versus=versus, warnings=tuple(warnings)
+    )
+
+
+def energy_warnings(energy: Energy, asked_seconds: float | None) -> list[str]:
+    """Return what is odd about a window's energy, each with what to do."""
+    found = [
+        f"{part.component} ({part.source}) counted nothing: its counter stands still; see the agent's page"
+        for part in energy.parts
+        if part.joules == 0
+    ]
+    if asked_seconds and abs(energy.seconds / asked_seconds - 1) > max(_MAX_WINDOW_MISS, 0.2 / asked_seconds):
+        found.append(
+            f"the meters were read {energy.seconds:.2f} s apart and not {asked_seconds:g} s: "
+            "give --token-file, so that the agent reads them whenever it is asked"
+        )
+    return found
+
+
+def describe(outcome: Outcome, baseline: str | None) -> dict[str, Any]:
+    """Return the scenario as the results file holds it; `baseline` names what it is compared with."""
+    scenario, energy, encode, versus = outcome.scenario, outcome.energy, outcome.encode, outcome.versus
+    streams = scenario.type != "baseline"
+    bitrate = format_bitrate(scenario.video_kbps) if streams else "0k"
+    resolution = str(scenario.resolution) if streams else "N/A"
+    ladder = [{"bitrate": bitrate, "resolution": resolution, "fps": scenario.fps}]
+    described: dict[str, Any] = {
+        "name": scenario.name,
+        "type": scenario.type,
+        "status": outcome.status,
+        **({"error": outcome.error} if outcome.error else {}),
+        "bitrate": bitrate,
+        "resolution": resolution,
+        "fps": scenario.fps,
+        "duration": scenario.duration,
+        "stabilization": scenario.stabilization,
+        "cooldown": scenario.cooldown,
+        "encoder": scenario.encoder,
+        "preset": scenario.preset,
+        "outputs": ladder if streams else [],
+        "start_time": outcome.start_time,
+        "end_time": outcome.end_time,
+        "energy": _describe_energy(energy) if energy else None,
+        "warnings": list(outcome.warnings),
+        "trace": dict(outcome.trace),
+    }
+    if encode is not None and energy is not None:
+        described["encode"] = {
+            **encode._asdict(),
+            "achieved_kbps": encode.kbps,
+            "asked_kbps": scenario.asked_kbps,
+            "asked_audio_kbps": AUDIO_KBPS,
+            "achieved_fps": encode.fps,
+            **_per_unit(energy.watts, encode),
+            "cpu_seconds": dict(outcome.cpu_seconds),
+            "source": energy.source,
+            **({"quality": dict(outcome.quality)} if outcome.quality is not None else {}),
+        }
+    if versus is not None and energy is not None:
+        described["versus_baseline"] = {
+            "baseline": baseline,
+            "delta_watts": versus.watts,
+            "delta_wh": versus.watt_hours,
+            "percent": versus.percent,
+            **(_per_unit(versus.watts, encode) if encode else {}),
+            "source": energy.source,
+        }
+    return described
+
+
+def _per_unit(watts: float, encode: Encode) -> dict[str, float | None]:
+    return {
+        "joules_per_frame": per(watts, encode.frames, encode.seconds),
+        "joules_per_megabit": per(watts, encode.megabits, encode.seconds),
+    }
+
+
+def _describe_energy(energy: Energy) -> dict[str, Any]:
+    return {
+        "source": energy.source,
+        "measured": energy.measured,
+        "seconds": energy.seconds,
+        "joules": energy.joules,
+        "wh": energy.watt_hours,
+        "mean_watts": energy.watts,
+        "parts": [part._asdict() for part in energy.parts],
+    }

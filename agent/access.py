@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _MAX_CHECKS = 16  # passwords being checked or waiting for it; a check costs tens of milliseconds of a core
 _MAX_KNOWN = 256
-_WHERE = "[agent.web]"
+_MAX_SECRET_BYTES = 1 << 20
 
 
 class Access:
@@ -154,13 +154,13 @@ def _same_site(headers: Mapping[str, str]) -> bool:
     return origin is None or origin.partition("://")[2] == headers.get("Host", "")
 
 
-def load(web: WebConfig) -> Access:
+def load(web: WebConfig, where: str) -> Access:
     """Return the access rules of `[agent.web]`, its files read. Raises: ConfigError with every problem."""
-    problems: list[Problem] = []
-    token = _read_token(web.token_file, problems) if web.token_file else ""
-    users = _read_users(web.basic_auth_file, problems) if web.basic_auth_file else {}
-    if problems:
-        raise ConfigError(problems)
+    complaints: list[tuple[str, str]] = []
+    token = _read_token(web.token_file, complaints) if web.token_file else ""
+    users = _read_users(web.basic_auth_file, complaints) if web.basic_auth_file else {}
+    if complaints:
+        raise ConfigError(Problem(where, f"agent.web.{key}", what) for key, what in complaints)
     trusted = tuple(network.network for network in web.trusted)
     return Access(token=token, users=users, trusted=trusted, own_names=loopback_names())
 
@@ -176,17 +176,17 @@ def loopback_names(hosts: Path = Path("/etc/hosts")) -> frozenset[str]:
     return frozenset(names)
 
 
-def _read_token(name: str, problems: list[Problem]) -> str:
-    text = _read(name, "token_file", problems)
+def _read_token(name: str, complaints: list[tuple[str, str]]) -> str:
+    text = _read(name, "token_file", complaints)
     token = (text or "").strip()
     if text is not None and not token:
-        problems.append(Problem(_WHERE, "token_file", f"{name} is empty; put a random token in it"))
+        complaints.append(("token_file", f"{name} is empty; put a random token in it"))
     return token
 
 
-def _read_users(name: str, problems: list[Problem]) -> dict[str, bytes]:
+def _read_users(name: str, complaints: list[tuple[str, str]]) -> dict[str, bytes]:
     key, users = "basic_auth_file", {}
-    text = _read(name, key, problems)
+    text = _read(name, key, complaints)
     lines = [(number, line.strip()) for number, line in enumerate((text or "").splitlines(), 1)]
     entries = [(number, line) for number, line in lines if line and not line.startswith("#")]
     for number, line in entries:
@@ -195,17 +195,18 @@ def _read_users(name: str, problems: list[Problem]) -> dict[str, bytes]:
             users[user] = hashed.encode()
         else:
             what = f"{name} line {number} is no NAME:BCRYPT; make one with: htpasswd -nB NAME"
-            problems.append(Problem(_WHERE, key, what))
+            complaints.append((key, what))
     if text is not None and not entries:
-        problems.append(Problem(_WHERE, key, f"{name} names nobody; add a line with: htpasswd -nB NAME"))
+        complaints.append((key, f"{name} names nobody; add a line with: htpasswd -nB NAME"))
     return users
 
 
-def _read(name: str, key: str, problems: list[Problem]) -> str | None:
+def _read(name: str, key: str, complaints: list[tuple[str, str]]) -> str | None:
     try:
-        return Path(name).read_text(encoding="utf-8")
+        with Path(name).open("rb") as file:
+            return file.read(_MAX_SECRET_BYTES).decode()
     except OSError as error:
-        problems.append(Problem(_WHERE, key, f"cannot read {name}: {error.strerror}"))
+        complaints.append((key, f"cannot read {name}: {error.strerror}"))
     except UnicodeDecodeError:
-        problems.append(Problem(_WHERE, key, f"{name} is no UTF-8 text"))
+        complaints.append((key, f"{name} is no UTF-8 text"))
     return None

@@ -126,7 +126,7 @@ def check(config: Config) -> None:
     from powerbench.agent import access, daemon  # noqa: PLC0415 - only --check needs them here
 
     problems: list[Problem] = []
-    for look in (lambda: access.load(config.agent.web), lambda: daemon.tls_context(config)):
+    for look in (lambda: access.load(config.agent.web, config.where), lambda: daemon.tls_context(config)):
         try:
             look()
         except ConfigError as error:

@@ -10,7 +10,7 @@ import ipaddress
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -20,7 +20,7 @@ DEFAULT_PATH = Path("/etc/powerbench/agent.toml")
 DEFAULT_PORT = 9510
 
 _DURATION = re.compile(
-    r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?"
+    r"(?:([0-9]+(?:\.[0-9]+)?)h)?(?:([0-9]+(?:\.[0-9]+)?)m(?!s))?(?:([0-9]+(?:\.[0-9]+)?)s)?(?:([0-9]+(?:\.[0-9]+)?)ms)?"
 )
 _DURATION_UNITS = (3600.0, 60.0, 1.0, 0.001)
 
@@ -123,6 +123,9 @@ class WebConfig(msgspec.Struct, frozen=True, kw_only=True):
                     yield key, f"{name!r} is no file's name"
 
 
+_ROOTS = {"sysfs": "/sys", "procfs": "/proc"}
+
+
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     """`[agent]`: the process as a whole."""
 
@@ -135,9 +138,9 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     def problems(self) -> Iterable[tuple[str, str]]:
         """Yield (key, what is wrong) for rules that a type cannot express."""
         for key in ("sysfs", "procfs"):
-            root = Path(getattr(self, key))
-            if not root.is_dir():
-                yield key, f"{root} is no directory; leave the key out for /{root.name or key}"
+            root = getattr(self, key)
+            if not root or not Path(root).is_dir():
+                yield key, f"{root!r} is no directory; leave the key out for {_ROOTS[key]}"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +148,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     agent: AgentConfig
     collectors: Mapping[str, CollectorOptions]
+    where: str = "defaults"  # the file it came from
 
 
 def parse_seconds(text: str | float) -> float:
@@ -152,7 +156,7 @@ def parse_seconds(text: str | float) -> float:
     if isinstance(text, int | float) and not isinstance(text, bool) and not math.isnan(text):
         return float(text)
     stripped = str(text).strip()
-    if re.fullmatch(r"\d+(\.\d+)?", stripped):
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", stripped):
         return float(stripped)
     match = _DURATION.fullmatch(stripped)
     if not match or not any(match.groups()):
@@ -218,6 +222,14 @@ class _Reader:
             if key not in known:
                 self.complain(f"{prefix}{key}", f"no such key; {_nearest(key, known)}")
 
+    def each(self, kind: type[Any], values: list[Any], key: str) -> Iterator[Any]:
+        """Yield the good items of a list."""
+        for value in values:
+            try:
+                yield msgspec.convert(value, kind, dec_hook=_convert_text)
+            except msgspec.ValidationError as error:
+                self.complain(key, _plain(error, value))
+
     def struct(self, kind: type[Any], table: Mapping[str, Any], prefix: str) -> Any:
         """Return a `kind` out of the table's good keys; defaults stand in for the bad ones."""
         hints = get_type_hints(kind)
@@ -229,6 +241,9 @@ class _Reader:
                 self.unknown(nested, hint.__struct_fields__, f"{prefix}{key}.")
                 known = {k: v for k, v in nested.items() if k in hint.__struct_fields__}
                 values[key] = self.struct(hint, known, f"{prefix}{key}.")
+                continue
+            if hint == tuple[Network, ...] and isinstance(value, list):
+                values[key] = tuple(self.each(Network, value, f"{prefix}{key}"))
                 continue
             try:
                 values[key] = msgspec.convert(value, hint, dec_hook=_convert_text)
@@ -272,7 +287,7 @@ def parse(document: Mapping[str, Any], known: Mapping[str, type[CollectorOptions
         reader.unknown(section, kind.__struct_fields__, prefix)
         section = {key: value for key, value in section.items() if key in kind.__struct_fields__}
         collectors[name] = reader.struct(kind, section, prefix)
-    config = Config(agent=reader.struct(AgentConfig, agent, "agent."), collectors=collectors)
+    config = Config(agent=reader.struct(AgentConfig, agent, "agent."), collectors=collectors, where=where)
     if reader.problems:
         raise ConfigError(reader.problems)
     return config
@@ -293,6 +308,8 @@ def load(path: Path | None, known: Mapping[str, type[CollectorOptions]]) -> Conf
         raise ConfigError([Problem(str(path), "", f"is no UTF-8 text (byte {error.start})")]) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([Problem(str(path), "", f"is no TOML: {error}")]) from None
+    except RecursionError:
+        raise ConfigError([Problem(str(path), "", "is no TOML: it is nested too deeply")]) from None
     return parse(document, known, str(path))
 
 

@@ -22,6 +22,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from powerbench.agent import __version__, access, listen, roster
 from powerbench.agent.config import Address, Config, ConfigError, Problem
+from powerbench.agent.connections import Connections, raise_descriptor_limit
 from powerbench.agent.http import Handlers
 from powerbench.agent.listen import Site
 from powerbench.agent.model import Host, Reconfigures
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("agent")
 
+_KEEPALIVE_SECONDS = 75.0  # more than any scrape interval in use
 _SHUTDOWN_SECONDS = 0.5  # for requests under way; an ingest connection never ends by itself
 
 
@@ -52,6 +54,13 @@ class _Malformed(logging.Filter):
 
 _SERVER_LOG = logging.getLogger("powerbench.http")
 _SERVER_LOG.addFilter(_Malformed())
+
+
+class _Port(NamedTuple):
+    """One address that is served: the routes, and the sockets that lead to them."""
+
+    runner: web.AppRunner
+    servers: list[asyncio.Server]
 
 
 class Embedded(NamedTuple):
@@ -70,12 +79,14 @@ class Agent:
         modules: Mapping[str, CollectorModule],
         rules: Access,
         on_beat: Callable[[], None] = lambda: None,
+        connections: Connections | None = None,
     ) -> None:
         self._config = config
         self._modules = modules
         self.scheduler = Scheduler(self._collectors(config), time, on_beat)
         self._handlers = Handlers(self.scheduler, rules, time)
-        self._runners: dict[Address, web.AppRunner] = {}
+        self._ports: dict[Address, _Port] = {}
+        self._connections = connections or Connections()
         self.tls: ssl.SSLContext | None = None
 
     def _collectors(self, config: Config) -> dict[str, tuple[Open, float]]:
@@ -91,15 +102,23 @@ class Agent:
     ) -> None:
         """Show these sites: on the listeners, and on what is listened on already."""
         self._handlers.sites.update(sites)
+        loop = asyncio.get_running_loop()
         for address, listener in listeners:
-            if (runner := self._runners.get(address)) is None:
-                app = self._handlers.application(address)
+            if address not in self._ports:
                 runner = web.AppRunner(
-                    app, access_log=None, logger=_SERVER_LOG, shutdown_timeout=_SHUTDOWN_SECONDS
+                    self._handlers.application(address),
+                    access_log=None,
+                    logger=_SERVER_LOG,
+                    shutdown_timeout=_SHUTDOWN_SECONDS,
+                    keepalive_timeout=_KEEPALIVE_SECONDS,
+                    auto_decompress=False,  # FFmpeg compresses nothing, and a bomb would
                 )
                 await runner.setup()
-                self._runners[address] = runner
-            await web.SockSite(runner, listener, ssl_context=self.tls).start()
+                self._ports[address] = _Port(runner, [])
+            port = self._ports[address]
+            assert port.runner.server is not None  # noqa: S101 - set up
+            guarded = self._connections.guard(port.runner.server)
+            port.servers.append(await loop.create_server(guarded, sock=listener, ssl=self.tls))
 
     async def reload(self, config: Config, rules: Access) -> None:
         """Take a new configuration; collectors whose own options are the same go on as they are."""
@@ -126,17 +145,20 @@ class Agent:
 
     async def stop_serving(self, addresses: Iterable[Address]) -> None:
         """Stop serving these; requests under way have half a second."""
-        runners = [self._runners.pop(address) for address in list(addresses)]
-        await asyncio.gather(*(runner.cleanup() for runner in runners))
+        ports = [self._ports.pop(address) for address in list(addresses)]
+        for port in ports:
+            for server in port.servers:
+                server.close()
+        await asyncio.gather(*(port.runner.cleanup() for port in ports))
 
     async def close(self) -> None:
         """Stop serving at all."""
-        await self.stop_serving(self._runners)
+        await self.stop_serving(self._ports)
 
     @property
     def addresses(self) -> set[Address]:
         """Where it is served."""
-        return set(self._runners)
+        return set(self._ports)
 
 
 def _own(options: object) -> dict[str, object]:
@@ -165,8 +187,10 @@ def tls_context(config: Config, old: ssl.SSLContext | None = None) -> ssl.SSLCon
             old.load_cert_chain(*files, password=lambda: "")
             return old
     except (OSError, ssl.SSLError) as error:
-        what = f"{web_config.tls_cert} and {web_config.tls_key} are no PEM certificate and its key: {error}"
-        raise ConfigError([Problem("[agent.web]", "tls_cert", what)]) from None
+        reason = getattr(error, "reason", None) or error.strerror
+        what = f"{web_config.tls_cert} and {web_config.tls_key} are no PEM certificate and its key ({reason})"
+        remedy = "name a pair that fits, without a password"
+        raise ConfigError([Problem(config.where, "agent.web.tls_cert", f"{what}; {remedy}")]) from None
     return context
 
 
@@ -178,14 +202,16 @@ async def serve_forever(
     Raises: ConfigError, ListenError before anything is opened; whatever breaks the scheduler.
     """
     config = load()
-    rules, tls = access.load(config.agent.web), tls_context(config)
+    rules, tls = access.load(config.agent.web, config.where), tls_context(config)
     sites = listen.plan(config, roster.BUILT_IN, os.environ)
     if passed:
         listeners = listen.match_passed(sites, passed)
     else:
         listeners = [(address, bound) for address in sites if (bound := listen.bind(address))]
     notifier = Notifier()
-    agent = Agent(config, modules, rules, on_beat=functools.partial(notifier.send, "WATCHDOG=1"))
+    connections = Connections(raise_descriptor_limit())
+    feed_watchdog = functools.partial(notifier.send, "WATCHDOG=1")
+    agent = Agent(config, modules, rules, feed_watchdog, connections)
     agent.tls = tls
     loop = asyncio.get_running_loop()
     stop, hangup = asyncio.Event(), asyncio.Event()
@@ -230,7 +256,7 @@ async def _reload(agent: Agent, load: Callable[[], Config], *, fixed_ports: bool
     new: list[tuple[Address, socket.socket]] = []
     try:
         config = load()
-        rules = access.load(config.agent.web)
+        rules = access.load(config.agent.web, config.where)
         sites = listen.plan(config, roster.BUILT_IN, os.environ)
         if bool(config.agent.web.tls_cert) != bool(agent.tls):
             raise ConfigError(

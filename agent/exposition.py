@@ -144,7 +144,7 @@ class Pages:
         process = list(self._process())
         fragments = [self._fragment(name, reading, form) for name, reading in readings.items()]
         self._fragments = {k: v for k, v in self._fragments.items() if k[0] in snapshot.states}
-        reserved = _OWN_FAMILIES | {family.name for family in process}
+        reserved = _OWN_NAMES.union(*(_names(family) for family in process))
         seen = [*reserved, *(family for fragment in fragments for family in fragment.families)]
         if len(seen) == len(set(seen)):
             parts = [fragment.text for fragment in fragments]
@@ -162,7 +162,7 @@ class Pages:
         kept = self._fragments.get((name, form))
         if kept is None or kept.reading is not reading:
             families, dropped = group(reading.samples)
-            names = frozenset(family.name for family in families)
+            names = frozenset().union(*(_names(family) for family in families))
             kept = _Fragment(reading, names, dropped, render(families, form))
             self._fragments[name, form] = kept
             if self._counted.get(name) is not reading:  # once, however many formats show it
@@ -189,25 +189,32 @@ def family_name(metric: Metric) -> str:
     return metric.name.removesuffix("_total") if metric.kind == "counter" else metric.name
 
 
-_OWN_FAMILIES = frozenset(family_name(metric) for metric in AGENT_METRICS)
+def _names(family: core.Metric) -> frozenset[str]:
+    """Return the names that a family takes on a page; a counter's TYPE has _total in text alone."""
+    return frozenset((family.name, f"{family.name}_total") if family.type == "counter" else (family.name,))
+
+
+_OWN_NAMES = frozenset(name for metric in AGENT_METRICS for name in (metric.name, family_name(metric)))
 
 
 def group(samples: Iterable[Sample], reserved: Collection[str] = ()) -> tuple[list[core.Metric], int]:
     """Return the samples as families, and how many of them had to be dropped.
 
-    Dropped are: a series that was there already, one whose family was seen with another type, and those of
-    reserved families. A family keeps the help that it was first seen with.
+    Dropped are: a series that was there already, one whose family was seen with another type, and those whose
+    name is reserved or another family's. A family keeps the help that it was first seen with.
     """
     families: dict[str, tuple[Metric, core.Metric, set[tuple[tuple[str, str], ...]]]] = {}
+    taken = set(reserved)
     dropped = 0
     for metric, values, value in samples:
         name = family_name(metric)
-        if name in reserved:
-            dropped += 1
-            continue
         if (found := families.get(name)) is None:
-            found = (metric, core.Metric(name, metric.help, metric.kind), set())
-            families[name] = found
+            family = core.Metric(name, metric.help, metric.kind)
+            if not taken.isdisjoint(_names(family)):
+                dropped += 1
+                continue
+            taken |= _names(family)
+            found = families[name] = (metric, family, set())
         first, family, series = found
         labels = {key: _text(label) for key, label in zip(metric.labels, values, strict=True) if label}
         identity = tuple(sorted(labels.items()))

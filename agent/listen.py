@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _FIRST_PASSED = 3  # SD_LISTEN_FDS_START
 _BACKLOG = 128
+_EVERYWHERE = ("0.0.0.0", "::")
 
 
 class Site(NamedTuple):
@@ -64,6 +65,17 @@ def plan(config: Config, entries: Mapping[str, Entry], environ: Mapping[str, str
         if address:
             for concrete in _concrete(address):
                 shown[concrete].add(name)
+    if not shown:
+        what = 'nothing is listened on: set it, or a collector\'s own, like listen = ":9510"'
+        problems.append(Problem(config.where, "agent.listen", what))
+    wildcards = {address.port for address in shown if address.host in _EVERYWHERE}
+    problems += [
+        Problem(
+            config.where, "listen", f"{address} is within :{address.port}, which is set too; leave one out"
+        )
+        for address in shown
+        if address.host not in _EVERYWHERE and address.port in wildcards
+    ]
     if problems:
         raise ConfigError(problems)
     _unite(shown, aggregated)

@@ -18,6 +18,14 @@ def text(host: Host, path: Path) -> str:
     return host.read(path).decode("utf-8", "replace").strip()
 
 
+def natural(host: Host, path: Path) -> int:
+    """Return an attribute's number that counts something. Raises: OSError; ValueError where it is none."""
+    number = integer(host, path)
+    if number < 0:
+        raise ValueError(f"{path} holds {number}, which counts nothing")
+    return number
+
+
 def integer(host: Host, path: Path) -> int:
     """Return an attribute's whole number. Raises: OSError; ValueError where it is none."""
     content = host.read(path).strip()

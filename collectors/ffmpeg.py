@@ -227,6 +227,7 @@ class FFmpeg:
         self._clock = host.clock
         self._streams: dict[str, _Stream] = {}
         self._rejected = dict.fromkeys(REASONS, 0)
+        self._beat = self._clock.monotonic()
 
     def configure(self, options: Options) -> None:
         """Take a reload's limits; the streams stay."""
@@ -264,11 +265,15 @@ class FFmpeg:
 
     def take(self, stream: _Stream, report: Report) -> None:
         """Take one report of the connection that has the stream."""
-        stream.take(report, self._clock.monotonic(), self._clock.time(), self._options.window)
+        now = self._clock.monotonic()
+        if now - self._beat > max(self._options.window / 2, 2 * self._options.interval):
+            # The agent was frozen: what piled up meanwhile comes all at once, and is no rate.
+            stream.points.clear()
+        stream.take(report, now, self._clock.time(), self._options.window)
 
     async def read(self) -> Reading:
         """Return every stream's figures as of now."""
-        now = self._clock.monotonic()
+        now = self._beat = self._clock.monotonic()
         self._expire(now)
         samples = [REJECTED.sample(count, reason) for reason, count in self._rejected.items()]
         for name, stream in self._streams.items():

@@ -257,7 +257,7 @@ class Rapl:
         for zone in self._zones:
             try:
                 now = self._host.clock.monotonic()
-                raw_uj = _sysfs.integer(self._host, zone.energy_file)
+                raw_uj = _sysfs.natural(self._host, zone.energy_file)
             except (OSError, ValueError) as error:
                 zone.rate = Rate()
                 if isinstance(error, OSError) and error.errno in _GONE:

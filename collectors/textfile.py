@@ -11,6 +11,7 @@ Source: https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -90,7 +91,7 @@ class Textfile:
                 if number >= options.max_files:
                     raise Unusable("too_many", f"more than {options.max_files} files")
                 mtime, text = read_bounded(path, options.max_file_bytes)
-                found = list(parse(text))
+                found = list(parse(text, name))
             except Unusable as unusable:
                 self._skip(name, unusable)
                 continue
@@ -141,7 +142,10 @@ def read_bounded(path: str, limit: int) -> tuple[float, str]:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise Unusable("unreadable", error.strerror or str(error)) from None
+        what = (
+            "is a symbolic link; put the file itself there" if error.errno == errno.ELOOP else error.strerror
+        )
+        raise Unusable("unreadable", what or str(error)) from None
     if len(content) > limit:
         raise Unusable("too_large", f"is larger than {limit} bytes")
     try:
@@ -150,7 +154,7 @@ def read_bounded(path: str, limit: int) -> tuple[float, str]:
         raise Unusable("malformed", "is no UTF-8 text") from None
 
 
-def parse(text: str) -> Iterator[Sample]:
+def parse(text: str, file: str) -> Iterator[Sample]:
     """Yield the samples of one file in text format 0.0.4. Raises: Unusable.
 
     Gauges, and counters that end in _total, keep their type; other counters keep their name. A histogram's or
@@ -162,6 +166,7 @@ def parse(text: str) -> Iterator[Sample]:
         raise Unusable("malformed", f"is no Prometheus text: {error}") from error
     plain_counters = set(_COUNTER_TYPE.findall(text))
     for family in families:
+        text_of_help = family.documentation or f"Read from {file}."
         metrics: dict[tuple[str, tuple[str, ...]], Metric] = {}
         for sample in family.samples:
             if sample.timestamp is not None:
@@ -175,6 +180,8 @@ def parse(text: str) -> Iterator[Sample]:
                 name = family.name  # the parser adds _total, and the file's author did not
             elif family.type == "counter":
                 kind = "counter"
+                if sample.value < 0:
+                    raise Unusable("malformed", f"{name} is a counter and negative")
             if (metric := metrics.get((name, labels))) is None:
-                metric = metrics[name, labels] = Metric(name, kind, family.documentation, labels)
+                metric = metrics[name, labels] = Metric(name, kind, text_of_help, labels)
             yield metric.sample(sample.value, *(sample.labels[label] for label in labels))

@@ -219,7 +219,8 @@ async def test_the_files_are_read(tmp_path: Path) -> None:
             token_file=str(tmp_path / "token"),
             basic_auth_file=str(tmp_path / "users"),
             trusted=(Network("10.0.0.0/8"),),
-        )
+        ),
+        "agent.toml",
     )
     assert rules.has_token("Bearer s3cret")
     assert await rules.has_password(basic("prom", "right"))
@@ -228,7 +229,7 @@ async def test_the_files_are_read(tmp_path: Path) -> None:
 
 def test_nothing_configured_is_loopback_alone() -> None:
     """The default opens nothing beyond loopback."""
-    rules = access.load(WebConfig())
+    rules = access.load(WebConfig(), "agent.toml")
     assert not rules.wants_password
     assert not rules.has_token("Bearer ", "")
     assert not rules.is_near("10.1.1.1", {})
@@ -253,7 +254,7 @@ def test_a_bad_file_is_a_problem_with_its_remedy(tmp_path: Path, key: str, conte
     path = tmp_path / "secret"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        access.load(WebConfig(**{key: str(path)}))
+        access.load(WebConfig(**{key: str(path)}), "agent.toml")
     (line,) = str(caught.value).splitlines()
     assert key in line
     assert str(path) in line
@@ -266,19 +267,47 @@ def test_every_bad_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "users").touch()
     web = WebConfig(token_file=str(tmp_path / "token"), basic_auth_file=str(tmp_path / "users"))
     with pytest.raises(ConfigError) as caught:
-        access.load(web)
-    assert [problem.key for problem in caught.value.problems] == ["token_file", "basic_auth_file"]
+        access.load(web, "agent.toml")
+    assert [problem.key for problem in caught.value.problems] == [
+        "agent.web.token_file",
+        "agent.web.basic_auth_file",
+    ]
 
 
 def test_a_file_that_has_gone_is_a_problem(tmp_path: Path) -> None:
     """A file that vanished since the configuration was read is a problem, not a traceback."""
     with pytest.raises(ConfigError, match="cannot read"):
-        access.load(WebConfig(token_file=str(tmp_path / "gone")))
+        access.load(WebConfig(token_file=str(tmp_path / "gone")), "agent.toml")
 
 
 def test_no_problem_holds_a_secret(tmp_path: Path) -> None:
     """A password file with a plain password in it is refused without repeating the password."""
     (tmp_path / "users").write_text("prom:hunter2\n")
     with pytest.raises(ConfigError) as caught:
-        access.load(WebConfig(basic_auth_file=str(tmp_path / "users")))
+        access.load(WebConfig(basic_auth_file=str(tmp_path / "users")), "agent.toml")
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_peer_that_is_gone_is_nobody() -> None:
+    """A connection that was reset before its peer could be asked for is not near."""
+    assert not Access().is_near("", HOST)
+
+
+def test_the_names_of_the_loopback_are_this_machines_own(tmp_path: Path) -> None:
+    """What /etc/hosts calls a loopback address opens what loopback opens; what it calls another does not."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.1.1 Worker1.example.com worker1 # this one\n::1 six\n192.0.2.1 other\nbroken\n")
+    names = access.loopback_names(hosts)
+    assert names == {"worker1.example.com", "worker1", "six"}
+    rules = Access(own_names=names)
+    assert rules.is_near("127.0.0.1", {"Host": "worker1.example.com:9510"})
+    assert not rules.is_near("127.0.0.1", {"Host": "other:9510"})
+    assert access.loopback_names(tmp_path / "none") == frozenset()
+
+
+@pytest.mark.parametrize("browser", [{"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "same-origin"}])
+def test_a_browser_in_a_trusted_network_is_not_taken_for_its_user(browser: dict[str, str]) -> None:
+    """A rebound name reaches us through a browser as same-origin: it is refused there, too."""
+    rules = Access(trusted=(ipaddress.ip_network("10.0.0.0/8"),))
+    assert rules.is_near("10.1.2.3", {"Host": "worker1.example.com"})
+    assert not rules.is_near("10.1.2.3", {"Host": "evil.example", **browser})

@@ -55,6 +55,7 @@ class Streams(NamedTuple):
             if number:
                 self.clock.advance(every)
             feed.feed(content)
+            await self.read()  # the agent beats beside it
         return await self.read()
 
 
@@ -541,3 +542,31 @@ async def test_totals_never_decrease(events: list[tuple[Any, ...]]) -> None:  # 
             assert set(values(reading, metric).values()) <= {0, 1}
     for metric in TOTALS:
         assert {series[1] for series in latest if series[0] is metric} <= {("a",), ("b",)}
+
+
+async def test_a_backlog_after_a_freeze_is_no_rate(streams: Streams) -> None:
+    """What piled up while the agent stood still comes at once: totals go on, no rate is made of it."""
+    feed = streams.collector.open_feed("cam1")
+    await streams.live(feed, at_30_fps(4))
+    streams.clock.advance(8.0)
+    for content in list(at_30_fps(21))[4:]:
+        feed.feed(content)
+    reading = await streams.read()
+    assert value(reading, ffmpeg.FRAMES, "cam1") == 300
+    assert ffmpeg.FPS not in {sample.metric for sample in reading.samples}
+    streams.clock.advance(0.5)
+    feed.feed(list(at_30_fps(22))[21])
+    assert value(await streams.read(), ffmpeg.FPS, "cam1") == pytest.approx(30)
+
+
+async def test_a_connection_that_reports_nothing_takes_nobodys_name(streams: Streams) -> None:
+    """An empty POST under a live stream's name changes nothing of it."""
+    live = streams.collector.open_feed("cam1")
+    await streams.live(live, at_30_fps(4))
+    empty = streams.collector.open_feed("cam1")
+    assert empty.close() == 0
+    streams.clock.advance(0.5)
+    live.feed(list(at_30_fps(5))[4])
+    reading = await streams.read()
+    assert value(reading, ffmpeg.FRAMES, "cam1") == 60
+    assert value(reading, ffmpeg.RESTARTS, "cam1") == 0

@@ -291,7 +291,7 @@ def test_any_text(text: str) -> None:
     reason = ""
     samples = []
     try:
-        samples = list(textfile.parse(text))
+        samples = list(textfile.parse(text, "a.prom"))
     except textfile.Unusable as unusable:
         reason = unusable.reason
     assert reason in ("", *textfile.REASONS)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -482,3 +484,26 @@ def test_what_is_no_certificate_is_a_problem(certificate: tuple[str, str], tmp_p
             daemon.tls_context(with_tls(*pair))
         (line,) = str(caught.value).splitlines()
         assert all(name in line for name in pair)
+
+
+def test_a_pair_that_does_not_fit_leaves_the_old_certificate_in_use(
+    certificate: tuple[str, str], tmp_path: Path
+) -> None:
+    """A reload between the renewal of two files is refused, and the context goes on serving what it had."""
+    cert, key = certificate
+    other = tmp_path / "other.pem"
+    curve = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    openssl = shutil.which("openssl") or ""
+    subprocess.run([openssl, "genpkey", *curve, "-out", str(other)], check=True, capture_output=True)
+    context = daemon.tls_context(with_tls(cert, key))
+    assert context is not None
+    with pytest.raises(ConfigError):
+        daemon.tls_context(with_tls(cert, str(other)), context)
+    client = ssl.create_default_context(cafile=cert)
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    served = context.wrap_bio(there, back, server_side=True)
+    asking = client.wrap_bio(back, there, server_hostname="127.0.0.1")
+    for side in (asking, served, asking, served):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    assert asking.version() is not None

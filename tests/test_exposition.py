@@ -364,3 +364,18 @@ def test_gzip_holds_the_same_page() -> None:
 def test_the_format_is_what_accept_asks_for(accept: str, form: Format) -> None:
     """OpenMetrics for who names it, text for everyone else."""
     assert choose_format(accept) is form
+
+
+@pytest.mark.parametrize("form", [TEXT, OPENMETRICS])
+def test_an_untyped_line_does_not_double_a_counter(form: Format) -> None:
+    """A text file's untyped events_total is the counter's name: dropped and counted, in both formats."""
+    untyped = Metric("events_total", "unknown", "From a file.", ("a",))
+    own = Metric("process_cpu_seconds_total", "unknown", "From a file.")
+    file = state(untyped.sample(999, "x"), own.sample(7))
+    shown = snapshot(ours=state(EVENTS.sample(5, "x")), file=file)
+    pages = Pages()
+    text = pages.page(shown, {"ours", "file"}, form).decode()
+    assert lines_of(text, "events_total{") == ['events_total{a="x"} 5.0']
+    assert len(lines_of(text, "process_cpu_seconds_total ")) == 1
+    assert len(lines_of(text, "# TYPE events")) == 1
+    assert lines_of(text, "powerbench_series_dropped_total ") == ["powerbench_series_dropped_total 2.0"]

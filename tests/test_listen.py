@@ -255,3 +255,22 @@ def test_a_unix_socket_is_nobodys_port(listeners: list[socket.socket]) -> None:
         assert match_passed({address: Site(frozenset(), aggregated=True)}, [other, listeners[0]]) == [
             (address, listeners[0])
         ]
+
+
+def test_a_port_shows_one_page_on_ipv4_and_ipv6() -> None:
+    """`0.0.0.0:N` and a collector's own `:N` are one port: localhost finds everything by either address."""
+    for sites in (planned(config(rapl=":9510")), planned(config(), CPU_EXPORTER_PORT="9510")):
+        assert sites["0.0.0.0:9510"] == sites["[::]:9510"] == Site(EVERY, aggregated=True)
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (config(""), "nothing is listened on"),
+        (config(rapl="127.0.0.1:9510"), "is within :9510"),
+    ],
+)
+def test_a_plan_that_cannot_work_is_a_problem(made: Config, words: str) -> None:
+    """No listener at all, and one address within another, are said before anything is opened."""
+    with pytest.raises(ConfigError, match=words):
+        planned(made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from trees import RANGE_15_UJ, RANGE_61_UJ, FakeClock, Faults, Powercap, value, values
 
 from powerbench.agent.config import Seconds
-from powerbench.agent.energy import Node
-from powerbench.agent.model import Absent, Host, ReadFailed, Reading, Refreshes
+from powerbench.agent.energy import NODE_ENERGY, Node
+from powerbench.agent.model import Absent, Host, Meter, ReadFailed, Reading, Refreshes
 from powerbench.collectors import rapl
 
 if TYPE_CHECKING:
@@ -619,3 +620,47 @@ async def test_counters_never_decrease(  # noqa: C901 - a branch a fault
                 latest[series] = sample.value
         gained = value(reading, rapl.ENERGY, *PACKAGE)
         assert gained <= 2000.0 * (clock.now - start + 0.1 * len(steps))
+
+
+async def test_what_is_estimated_while_rapl_is_away_is_not_counted_again(machine: Machine) -> None:
+    """Unloaded and loaded again, RAPL goes on from where it was: the node holds each second once."""
+    machine.powercap.zone("intel-rapl:0", "package-0")
+    collector, node = await machine.open(), Node()
+    estimated = 0.0
+
+    def beat(*readings: Reading, measured: bool) -> float:
+        guess = Reading((), (Meter("cpu", "estimate", "cpu", estimated),), machine.clock.monotonic())
+        found = node.beat([guess, *readings], {"cpu"} if measured else ())
+        return sum(sample.value for sample in found.samples if sample.metric is NODE_ENERGY)
+
+    beat(await collector.read(), measured=True)
+    before = beat(await machine.beat(collector, zone_0=100), measured=True)
+    assert before == 100
+    machine.powercap.remove("intel-rapl:0")
+    for _ in range(60):
+        estimated += 100
+        with pytest.raises(Absent):
+            await machine.beat(collector)
+        away = beat(measured=False)
+    machine.powercap.zone("intel-rapl:0", "package-0", 6100e6)
+    estimated += 100
+    machine.clock.advance(1.0)
+    back = beat(await collector.read(), measured=True)
+    assert (away, back) == (6000, 100)
+    assert beat(await machine.beat(collector, zone_0=6200), measured=True) == 200
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO, errno.EACCES])
+async def test_a_scan_that_fails_is_down_and_not_absent(machine: Machine, code: int) -> None:
+    """Out of descriptors, RAPL is there and cannot be read: nobody estimates beside it, nothing is lost."""
+    machine.powercap.zone("intel-rapl:0", "package-0")
+    collector = await machine.open()
+    await collector.read()
+    machine.faults.errors["intel-rapl:0/name"] = OSError(code, os.strerror(code))
+    machine.clock.advance(rapl.RESCAN_SECONDS)
+    with pytest.raises(ReadFailed):
+        await machine.beat(collector, zone_0=500)
+    machine.faults.errors.clear()
+    reading = await machine.beat(collector, zone_0=550)
+    assert value(reading, rapl.ENERGY, *PACKAGE) == 550
+    assert PACKAGE not in values(reading, rapl.POWER)

@@ -615,3 +615,17 @@ def test_a_bucket_never_gives_more_than_burst_and_rate(waits: list[float], rate:
         given_out += took
         assert took or wait * rate < 1
         assert given_out <= burst + rate * now + 1e-6
+
+
+async def test_a_reload_keeps_the_collectors_in_their_order(
+    loop_clock: LoopClock, scripted: type[Scripted]
+) -> None:
+    """A collector that is opened anew keeps its place: the first of two that share a family has it."""
+    first, second = scripted(GOOD), scripted(GOOD)
+    collectors = {"first": (opening(first), 1.0), "second": (opening(second), 1.0)}
+    scheduler = Scheduler(collectors, loop_clock)
+    await scheduler.beat()
+    await scheduler.replace(collectors, {"first"})
+    await scheduler.beat()
+    assert list(scheduler.snapshot.states) == ["node", "first", "second"]
+    await scheduler.aclose()

@@ -303,3 +303,18 @@ def test_any_text(text: str) -> None:
 def test_options_have_a_floor(key: str) -> None:
     """A limit of 0 is refused when the configuration is read."""
     assert [name for name, _ in textfile.Options(**{key: 0}).problems()] == [key]
+
+
+async def test_opening_looks_at_nothing(tmp_path: Path) -> None:
+    """A directory on a dead mount hangs a reading, which its thread bounds, and never the opening."""
+    collector = await textfile.open_collector(textfile.Options(directory=str(tmp_path / "dead")), Host())
+    await collector.aclose()
+
+
+async def test_a_file_without_help_still_has_one(directory: Directory) -> None:
+    """What says nothing of itself is said to come from its file; linters want a HELP."""
+    directory.write("a.prom", "plain 1\n")
+    (metric,) = {
+        sample.metric for sample in (await directory.read()).samples if sample.metric.name == "plain"
+    }
+    assert metric.help == "Read from a.prom."

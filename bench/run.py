@@ -147,8 +147,10 @@ def report(done: Run, console: Console) -> None:
     """Print each stream's table, the warnings, what failed, and where the files are."""
     from powerbench.bench import summary  # noqa: PLC0415 - of the extra
 
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    def say(text: str, *, whole: bool = False) -> None:
+        """Print a line; a path stays `whole`: no line end comes into it."""
+        unwrapped = whole or not console.is_terminal
+        console.print(text, highlight=False, markup=False, soft_wrap=unwrapped)
 
     idle = next((o.energy for o in done.outcomes if o.scenario.type == "baseline"), None)
     for outcome in done.outcomes:
@@ -163,6 +165,6 @@ def report(done: Run, console: Console) -> None:
     if done.unsaved:
         print(f"powerbench: {done.unsaved}; the figures above are all there is of it", file=sys.stderr)  # noqa: T201
     if done.path is not None:
-        say(f"Results: {done.path}")
+        say(f"Results: {done.path}", whole=True)
     if done.trace is not None:
-        say(f"Power trace: {done.trace}")
+        say(f"Power trace: {done.trace}", whole=True)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from powerbench.bench.meters import Energy
     from powerbench.bench.outcome import Outcome
 
+_NAME_WIDTH = 14
+_FIGURE_WIDTH = 8  # of "estimate", and of any figure
 ILLUSTRATION = (
     "One short run is an illustration, not a result: repeat it, with longer windows, before you conclude."
 )
@@ -65,7 +67,7 @@ def stream_rows(test: Energy, encode: Encode, versus: Difference | None, asked_k
             yield cost(f"per {what}, beyond idle", f"J/{what}", f"{beyond:+.4f}")
     span = f"{SPEED_SPAN:g} s" if encode.seconds >= SPEED_SPAN else "the window"
     for what, unit, figure, form in (
-        ("bitrate achieved, of " + f"{asked_kbps:.0f} asked", "kbps", encode.kbps, ".0f"),
+        (f"bitrate, {asked_kbps:.0f} asked", "kbps", encode.kbps, ".0f"),
         ("frames a second", "fps", encode.fps, ".2f"),
         (f"smallest speed over {span}", "x", encode.min_speed, ".3f"),
         ("frames dropped", "", encode.dropped, "d"),
@@ -81,7 +83,7 @@ def quality_rows(quality: Mapping[str, Any]) -> Iterator[Row]:
         if isinstance(score, float):
             yield Row(f"{name.upper()} of 10 s more", unit, "", f"{score:.3f}")
         elif why := quality.get(f"{name}_missing"):
-            yield Row(name.upper(), f"({why})", "", "-")
+            yield Row(name.upper(), str(why), "", "-")
 
 
 def show(console: Console, outcome: Outcome, idle: Energy | None) -> None:
@@ -104,11 +106,14 @@ def show(console: Console, outcome: Outcome, idle: Energy | None) -> None:
     )
     if not terminal:
         console.print(title, highlight=False, markup=False)
+    # Figures are never cut: in a narrow terminal the unit wraps, and a long name is shortened.
+    name = scenario.name if len(scenario.name) <= _NAME_WIDTH else f"{scenario.name[: _NAME_WIDTH - 1]}…"
     table.add_column("", style="bold" if terminal else "", no_wrap=True)
     if idle is not None:
-        table.add_column("baseline", justify="right", no_wrap=True)
-    table.add_column(Text(scenario.name), justify="right", style="green" if terminal else "")
-    table.add_column("unit", style="dim" if terminal else "", no_wrap=True)
+        table.add_column("baseline", justify="right", no_wrap=True, min_width=_FIGURE_WIDTH)
+    style = "green" if terminal else ""
+    table.add_column(Text(name), justify="right", style=style, no_wrap=True, min_width=_FIGURE_WIDTH)
+    table.add_column("unit", style="dim" if terminal else "")
     for line in lines:
         table.add_row(line.what, *([line.baseline] if idle is not None else []), line.test, line.unit)
     console.print(table)

@@ -31,9 +31,11 @@ VERSUS = Difference(2.0, 2.0 * 20 / 3600, 200.0)
 OUTCOME = Outcome(SCENARIO, "ok", energy=TEST, encode=ENCODE, versus=VERSUS)
 
 
-def printed(*, terminal: bool, outcome: Outcome = OUTCOME, idle: Energy | None = IDLE) -> str:
+def printed(
+    *, terminal: bool, outcome: Outcome = OUTCOME, idle: Energy | None = IDLE, width: int = 100
+) -> str:
     out = io.StringIO()
-    show(Console(file=out, width=100, force_terminal=terminal), outcome, idle)
+    show(Console(file=out, width=width, force_terminal=terminal), outcome, idle)
     return out.getvalue()
 
 
@@ -61,7 +63,7 @@ def test_the_figures_are_those_of_the_windows() -> None:
         "+1.0000",
     ):
         assert figure in text
-    assert "bitrate achieved, of 2096 asked" in text
+    assert "bitrate, 2096 asked" in text
 
 
 def test_a_pipe_gets_plain_lines_and_a_terminal_a_box() -> None:
@@ -93,3 +95,13 @@ def test_a_name_is_shown_as_it_was_given() -> None:
     named = replace(OUTCOME, scenario=structs.replace(SCENARIO, name="my [red]x[/red]"))
     for terminal in (True, False):
         assert "[red]" in printed(terminal=terminal, outcome=named)
+
+
+def test_no_figure_is_cut_in_a_narrow_terminal() -> None:
+    """At 80 columns, with a long name and a long reason, every figure is there."""
+    scenario = structs.replace(SCENARIO, name="a name that goes on and on and on")
+    quality = {"psnr_db": 38.25, "ssim": 0.974, "vmaf_missing": "this ffmpeg has no libvmaf"}
+    text = printed(terminal=True, outcome=replace(OUTCOME, scenario=scenario, quality=quality), width=80)
+    figures = ("3.000", "0.01667", "+2.000", "+0.01111", "+200.0", "0.1000", "+0.0667", "38.250", "0.974")
+    assert [figure for figure in figures if figure not in text] == []
+    assert text.count("(estimate)") == 9

@@ -118,7 +118,8 @@ class Agent:
             port = self._ports[address]
             assert port.runner.server is not None  # noqa: S101 - set up
             guarded = self._connections.guard(port.runner.server)
-            port.servers.append(await loop.create_server(guarded, sock=listener, ssl=self.tls))
+            server = await loop.create_server(guarded, sock=listener, ssl=self.tls, backlog=listen.BACKLOG)
+            port.servers.append(server)
 
     async def reload(self, config: Config, rules: Access) -> None:
         """Take a new configuration; collectors whose own options are the same go on as they are."""

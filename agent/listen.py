@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from powerbench.agent.roster import Entry
 
 _FIRST_PASSED = 3  # SD_LISTEN_FDS_START
-_BACKLOG = 128
+BACKLOG = 1024  # connections that wait to be accepted: a burst of encoders starting at once
 _EVERYWHERE = ("0.0.0.0", "::")
 
 
@@ -133,7 +133,7 @@ def bind(address: Address) -> socket.socket | None:
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(name)
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
         listener.setblocking(False)  # noqa: FBT003 - socket's own signature
     except OSError as error:
         listener.close()

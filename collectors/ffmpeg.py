@@ -17,6 +17,7 @@ Source: FFmpeg's `-progress` (https://ffmpeg.org/ffmpeg.html#Main-options).
 from __future__ import annotations
 
 from collections import deque
+from itertools import dropwhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench.agent.config import CollectorOptions, Seconds
@@ -160,7 +161,8 @@ class _Stream:
 
     def _remember(self, report: Report, now: float, window: float) -> None:
         points = self.points
-        if len(points) >= 2 and points[-1].at - points[-2].at < _MIN_SPACING:
+        if points and now - points[-1].at < _MIN_SPACING:
+            # What piled up somewhere comes at once: its last report says where the run is now.
             points[-1] = _Point(now, report, points[-1].reports + 1)
         else:
             points.append(_Point(now, report, 1))
@@ -177,11 +179,13 @@ class _Stream:
 
     def rates(self) -> tuple[float | None, float | None, float | None]:
         """Return (frames a second, seconds of media a second, kilobits a second) over the points."""
-        if len(self.points) < 2:
+        # A pile is older than its arrival, nobody knows by how much: no window begins with one.
+        points = list(dropwhile(lambda point: point.reports > 1, self.points))
+        if len(points) < 2:
             return None, None, None
-        first, last = self.points[0], self.points[-1]
+        first, last = points[0], points[-1]
         seconds = last.at - first.at
-        reports = sum(point.reports for point in self.points) - first.reports
+        reports = sum(point.reports for point in points) - first.reports
         if seconds / reports < _MIN_SPACING:
             return None, None, None
         old, new = first.report, last.report
@@ -227,7 +231,6 @@ class FFmpeg:
         self._clock = host.clock
         self._streams: dict[str, _Stream] = {}
         self._rejected = dict.fromkeys(REASONS, 0)
-        self._beat = self._clock.monotonic()
 
     def configure(self, options: Options) -> None:
         """Take a reload's limits; the streams stay."""
@@ -265,15 +268,11 @@ class FFmpeg:
 
     def take(self, stream: _Stream, report: Report) -> None:
         """Take one report of the connection that has the stream."""
-        now = self._clock.monotonic()
-        if now - self._beat > max(self._options.window / 2, 2 * self._options.interval):
-            # The agent was frozen: what piled up meanwhile comes all at once, and is no rate.
-            stream.points.clear()
-        stream.take(report, now, self._clock.time(), self._options.window)
+        stream.take(report, self._clock.monotonic(), self._clock.time(), self._options.window)
 
     async def read(self) -> Reading:
         """Return every stream's figures as of now."""
-        now = self._beat = self._clock.monotonic()
+        now = self._clock.monotonic()
         self._expire(now)
         samples = [REJECTED.sample(count, reason) for reason, count in self._rejected.items()]
         for name, stream in self._streams.items():

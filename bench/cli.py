@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
@@ -13,7 +14,7 @@ from powerbench.bench import exits
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-TOKEN_VARIABLE = "POWERBENCH_TOKEN_FILE"  # noqa: S105 - the name of a variable that names a file
+_TOKEN_VARIABLE = "POWERBENCH_TOKEN_FILE"  # noqa: S105 - the name of a variable that names a file
 
 T = TypeVar("T")
 
@@ -79,7 +80,8 @@ def _add_run(verbs: argparse._SubParsersAction[_Parser]) -> None:
     run.add_argument(
         "--token-file",
         metavar="FILE",
-        help=f"holds the agents' token (default: ${TOKEN_VARIABLE}); never on the command line",
+        default=os.environ.get(_TOKEN_VARIABLE, ""),
+        help=f"holds the agents' token (default: ${_TOKEN_VARIABLE}); never on the command line",
     )
     run.add_argument(
         "--sink", default="embedded", help="embedded, null, or an rtmp:// URL (default: embedded)"

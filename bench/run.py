@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import signal
 import sys
@@ -78,7 +77,7 @@ def make_plan(flags: argparse.Namespace) -> Plan:
         if not url.startswith(("http://", "https://")):
             raise BadFlag(f"--agent {url!r}: must be a URL, like http://127.0.0.1:9510")
     token = ""
-    if name := flags.token_file or os.environ.get("POWERBENCH_TOKEN_FILE", ""):
+    if name := flags.token_file:
         try:
             token = Path(name).read_text(encoding="utf-8").strip()
         except OSError as error:

@@ -426,8 +426,9 @@ async def test_names_are_capped() -> None:
 async def test_silent_connections_do_not_use_up_names() -> None:
     """A connection that closed without a report leaves its name's place to others."""
     streams = await open_streams(max_streams=1)
-    streams.collector.open_feed("a").close()
-    streams.collector.open_feed("b")
+    assert streams.collector.open_feed("a").close() == 0
+    streams.collector.open_feed("b").feed(report(1, 1, 1))
+    assert values(await streams.read(), ffmpeg.FRAMES) == {("b",): 1}
 
 
 async def test_default_cap_is_a_thousand(streams: Streams) -> None:

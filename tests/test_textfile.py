@@ -308,6 +308,8 @@ def test_options_have_a_floor(key: str) -> None:
 async def test_opening_looks_at_nothing(tmp_path: Path) -> None:
     """A directory on a dead mount hangs a reading, which its thread bounds, and never the opening."""
     collector = await textfile.open_collector(textfile.Options(directory=str(tmp_path / "dead")), Host())
+    with pytest.raises(Absent):
+        await collector.read()
     await collector.aclose()
 
 

@@ -326,7 +326,8 @@ class Scheduler:
         slot.measures.clear()
         slot.absent = why
         slot.state = None
-        slot.due = _next_on_grid(self._clock.monotonic(), SEARCH_SECONDS)
+        # On the grid, and never later than promised: half a search away is no reason to wait for the next.
+        slot.due = (math.floor(self._clock.monotonic() / SEARCH_SECONDS) + 1) * SEARCH_SECONDS
 
     async def _close(self, slot: _Slot) -> None:
         if slot.task is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from powerbench.bench.load import StreamFailed, video_options
 
 if TYPE_CHECKING:
-    from powerbench.bench.load import Ffmpeg
+    from powerbench.bench.ffmpeg import Ffmpeg
     from powerbench.bench.scenario import Scenario
 
 SECONDS = 10

@@ -37,7 +37,7 @@ def main(flags: argparse.Namespace) -> int:
         hint = "pip install 'powerbench-agent[bench]'"
         return exits.fail(f"run needs {missing.name}, of the extra bench: {hint}", exits.UNAVAILABLE)
 
-    from powerbench.bench.load import NotHere  # noqa: PLC0415 - after the extra is known to be there
+    from powerbench.bench.ffmpeg import NotHere  # noqa: PLC0415 - after the extra is known to be there
     from powerbench.bench.meters import AgentFailed  # noqa: PLC0415 - likewise
 
     log.set_up("console", "error")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from powerbench.agent import config, daemon, roster
+from powerbench.bench import ffmpeg as binaries
 from powerbench.bench import fingerprint, load, quality
+from powerbench.bench.ffmpeg import NotHere
 from powerbench.bench.figures import encode_figures
-from powerbench.bench.load import Encoder, NotHere, Relay, Sink, StreamFailed
+from powerbench.bench.load import Encoder, Relay, Sink, StreamFailed
 from powerbench.bench.meters import ESTIMATE, AgentClient, AgentFailed, Edge, Energy, Meters, Sources, window
 from powerbench.bench.outcome import Outcome, describe, judge
 from powerbench.bench.record import Results, Trace, trace_path
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from powerbench.bench.display import Display
-    from powerbench.bench.load import Ffmpeg
+    from powerbench.bench.ffmpeg import Ffmpeg
     from powerbench.bench.scenario import Scenario
 
 LOCAL_AGENT = f"http://127.0.0.1:{config.DEFAULT_PORT}"
@@ -93,11 +96,13 @@ class _Window:
 
 async def run(plan: Plan, display: Display) -> Run:
     """Run every scenario of the plan. Raises: NotHere, AgentFailed before anything is measured."""
-    ffmpeg = await load.find_ffmpeg(plan.ffmpeg)
+    ffmpeg = await binaries.find_ffmpeg(plan.ffmpeg)
     for scenario in plan.scenarios:
         if scenario.type != "baseline":
-            load.check_encoder(ffmpeg, scenario, plan.sink)
-    load.check_sink(plan.sink)
+            binaries.check_encoder(ffmpeg, scenario, plan.sink)
+    binaries.check_sink(plan.sink)
+    if not plan.ffmpeg and shutil.which("ffmpeg") != ffmpeg.path:
+        display.say(f"No ffmpeg on the PATH: {ffmpeg.version} of imageio-ffmpeg is used.")
     async with contextlib.AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         meters = await _meters(plan, session, stack, display)

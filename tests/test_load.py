@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from powerbench.bench.load import Ffmpeg, NotHere, check_encoder, check_sink, encoder_command
+from powerbench.bench.ffmpeg import Ffmpeg, NotHere, check_encoder, check_sink
+from powerbench.bench.load import encoder_command
 from powerbench.bench.scenario import Resolution, Scenario
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from powerbench.agent.model import Absent, Meter, Metric, ReadFailed, Reading
-from powerbench.agent.scheduler import Bucket, Scheduler
+from powerbench.agent.scheduler import SEARCH_SECONDS, Bucket, Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -629,3 +629,23 @@ async def test_a_reload_keeps_the_collectors_in_their_order(
     await scheduler.beat()
     assert list(scheduler.snapshot.states) == ["node", "first", "second"]
     await scheduler.aclose()
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [
+        pytest.param(0.1, marks=pytest.mark.looptime(start=100.1)),
+        pytest.param(3.0, marks=pytest.mark.looptime(start=103.0)),
+        pytest.param(7.0, marks=pytest.mark.looptime(start=107.0)),
+        pytest.param(9.9, marks=pytest.mark.looptime(start=109.9)),
+    ],
+)
+async def test_an_absent_source_is_looked_for_within_ten_seconds_whatever_the_phase(
+    loop_clock: LoopClock, scripted: type[Scripted], phase: float
+) -> None:
+    """Wherever between two searches it was found missing, the next comes no later than promised."""
+    collector = scripted(Absent("not yet"), GOOD)
+    async with running(loop_clock, {"late": (collector, 1.0)}):
+        await loop_clock.until(100.0 + phase + SEARCH_SECONDS + 0.01)
+        assert len(collector.read_at) >= 2
+        assert collector.read_at[1] - collector.read_at[0] <= SEARCH_SECONDS

@@ -86,6 +86,33 @@ class Rate:
         self._last = (joules, now)
 
 
+class Integral:
+    """Joules since the start out of power readings, where a part has no counter: trapezoids between them.
+
+    The kernel's or the driver's power is a mean over its own window, so what happens between two readings
+    is seen only as far as that window reaches.
+    """
+
+    def __init__(self, max_gap: float) -> None:
+        """`max_gap`: seconds between readings that are bridged; beyond, nothing is known and 0 is added."""
+        self.joules = 0.0
+        self._max_gap = max_gap
+        self._last: tuple[float, float] | None = None
+
+    def advance(self, watts: float, now: float) -> float:
+        """Take the power read at monotonic second `now`; return joules since the first reading."""
+        if self._last is not None:
+            before, then = self._last
+            if now - then <= self._max_gap:
+                self.joules += (before + watts) / 2 * (now - then)
+        self._last = (watts, now)
+        return self.joules
+
+    def forget(self) -> None:
+        """Drop the last reading: the time until the next is not counted."""
+        self._last = None
+
+
 NODE_ENERGY = Metric(
     "powerbench_node_energy_joules_total",
     "counter",

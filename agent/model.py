@@ -76,12 +76,24 @@ class Meter(NamedTuple):
     joules: float  # since the agent's start; never decreases
 
 
+class Use(NamedTuple):
+    """What one process has had of a metered part, so that its joules can be shared."""
+
+    component: str  # these three name the `Meter`
+    source: str
+    key: str
+    engine: str  # "sm", "encoder", "decoder", "render": what of it was used
+    pid: int
+    seconds: float  # of that engine's time, since the process was first seen; never decreases
+
+
 class Reading(NamedTuple):
     """What one `read()` found: all of it, or an exception."""
 
     samples: Sequence[Sample]
     meters: Sequence[Meter] = ()
     taken: float | None = None  # monotonic seconds of the counters; None: the scheduler's own stamp
+    uses: Sequence[Use] = ()
 
 
 class Clock(Protocol):

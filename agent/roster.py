@@ -24,6 +24,8 @@ class Entry(NamedTuple):
 
 BUILT_IN: Mapping[str, Entry] = {
     "rapl": Entry("powerbench.collectors.rapl", 9510, "CPU_EXPORTER_PORT"),
+    "nvml": Entry("powerbench.collectors.nvml", 9511, "GPU_EXPORTER_PORT"),
+    "drm": Entry("powerbench.collectors.drm"),
     "ffmpeg": Entry("powerbench.collectors.ffmpeg", 9506, "FFMPEG_EXPORTER_PORT"),
     "host": Entry("powerbench.collectors.host"),
     "estimate": Entry("powerbench.collectors.estimate"),

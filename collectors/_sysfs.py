@@ -32,3 +32,14 @@ def integer(host: Host, path: Path) -> int:
     if not content.lstrip(b"-").isdigit():
         raise ValueError(f"{path} holds {content[:40]!r}, no whole number")
     return int(content)
+
+
+def asleep(host: Host, device: Path) -> bool:
+    """Return whether runtime power management has put a device to sleep: most questions would wake it.
+
+    Source: https://docs.kernel.org/power/runtime_pm.html (`power/runtime_status`).
+    """
+    try:
+        return text(host, device / "power/runtime_status") in ("suspended", "suspending")
+    except OSError:
+        return False

@@ -30,6 +30,10 @@ def test_the_per_port_configuration_has_the_classic_ports_alone() -> None:
     """configs/per-port.toml serves each collector on its own port, and nothing aggregated."""
     sites = listen.plan(load(ROOT / "configs/per-port.toml", KNOWN), roster.BUILT_IN, {})
     shown = {address.port: site for address, site in sites.items()}
-    assert {port: set(site.collectors) for port, site in shown.items()} == {9510: {"rapl"}, 9506: {"ffmpeg"}}
+    assert {port: set(site.collectors) for port, site in shown.items()} == {
+        9510: {"rapl"},
+        9511: {"nvml"},
+        9506: {"ffmpeg"},
+    }
     assert not any(site.aggregated for site in shown.values())
     assert Address("::", 9510) in sites

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from powerbench.agent.model import CollectorModule
 
 MODULES = roster.load_modules()
+PREFIXES = {"nvml": "nvidia_gpu_", "drm": "drm_gpu_"}  # named for what they show, not for how it is read
 PLUG_IN = """
 from powerbench.agent.config import CollectorOptions as Options
 METRICS = ()
@@ -53,7 +54,7 @@ def test_a_metric_is_declared_once_and_under_its_collectors_name() -> None:
     declared = [(name, metric) for name, module in MODULES.items() for metric in module.METRICS]
     assert len({metric.name for _, metric in declared}) == len(declared)
     for name, metric in declared:
-        assert metric.name.startswith(f"{name}_")
+        assert metric.name.startswith(PREFIXES.get(name, f"{name}_"))
         assert (metric.kind == "counter") == metric.name.endswith("_total")
         assert metric.help.endswith(".")
 

@@ -1,0 +1,437 @@
+"""AMD and Intel GPUs straight from sysfs, without a vendor's library: power, energy, use, memory.
+
+Reads `/sys/class/drm/card*/device` and its hwmon, and `/proc/PID/fdinfo` for who used it. µW, µJ and m°C in;
+W, J and °C out. Privileges: none for the GPUs; for other users' processes, root or CAP_SYS_PTRACE.
+
+- AMD has no energy counter: power is integrated from beat to beat. Intel (discrete; i915 and xe) has one; it
+  is 32 bits wide and wraps in 4.4 minutes at 1 kW, which its driver sees only if somebody reads it.
+- Shown, and no part of the node's sum: an APU, whose power includes the CPU that RAPL has. An integrated
+  Intel GPU has no sensor of its own: its energy is RAPL's uncore.
+- Not shown: the tiles of an Intel GPU (`i915_gt*`), which its card includes.
+- A GPU that runtime power management has put to sleep is left asleep: drm_gpu_asleep 1, a gap otherwise.
+- A sensor that cannot be read is a gap, counted in drm_gpu_read_errors_total and logged; the collector is
+  down where no card's energy can be read.
+
+Source: https://docs.kernel.org/gpu/amdgpu/thermal.html,
+https://www.kernel.org/doc/Documentation/ABI/testing/sysfs-driver-intel-i915-hwmon and …-intel-xe-hwmon
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections import Counter as Tally
+from typing import TYPE_CHECKING
+
+import structlog
+
+from powerbench.agent.config import CollectorOptions
+from powerbench.agent.energy import PLAUSIBLE_WATTS, Counter, Integral, Rate
+from powerbench.agent.model import Absent, Host, Meter, Metric, ReadFailed, Reading, Sample
+from powerbench.agent.worker import Worker
+from powerbench.collectors import _sysfs
+from powerbench.collectors._fdinfo import Clients
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+log = structlog.get_logger("drm")
+
+_GPU = ("gpu", "vendor", "pci_bus_id")
+POWER = Metric(
+    "drm_gpu_power_watts",
+    "gauge",
+    "Power: AMD, the sensor's own mean; Intel, the mean over the last beat.",
+    _GPU,
+)
+ENERGY = Metric(
+    "drm_gpu_energy_joules_total",
+    "counter",
+    "Energy since the agent started: Intel counts it, AMD's is power integrated from beat to beat.",
+    _GPU,
+)
+TEMPERATURE = Metric(
+    "drm_gpu_temperature_celsius", "gauge", "Temperature: edge, else junction or package.", _GPU
+)
+BUSY = Metric("drm_gpu_busy_percent", "gauge", "Use of the graphics and compute engines (AMD).", _GPU)
+ENCODER_BUSY = Metric("drm_gpu_encoder_busy_percent", "gauge", "Use of the video engine, VCN (AMD).", _GPU)
+MEMORY_USED = Metric("drm_gpu_memory_used_bytes", "gauge", "Memory of its own in use (AMD).", _GPU)
+MEMORY_TOTAL = Metric("drm_gpu_memory_total_bytes", "gauge", "Memory of its own (AMD).", _GPU)
+INFO = Metric(
+    "drm_gpu_info",
+    "gauge",
+    "1; kind is discrete or integrated (no part of the node's sum), energy is counter or integrated.",
+    (*_GPU, "driver", "kind", "energy"),
+)
+ASLEEP = Metric(
+    "drm_gpu_asleep",
+    "gauge",
+    "1 while runtime power management has the GPU asleep; it is not woken, so nothing else is known.",
+    _GPU,
+)
+RESETS = Metric(
+    "drm_gpu_energy_resets_total",
+    "counter",
+    "Times that the GPU's energy counter jumped implausibly; such a jump adds no energy.",
+    _GPU,
+)
+ERRORS = Metric(
+    "drm_gpu_read_errors_total", "counter", "Sensors that could not be read.", (*_GPU, "sensor", "reason")
+)
+METRICS = (
+    *(POWER, ENERGY, TEMPERATURE, BUSY, ENCODER_BUSY, MEMORY_USED, MEMORY_TOTAL),
+    *(INFO, ASLEEP, RESETS, ERRORS),
+)
+
+MAX_INTERVAL = 30.0  # seconds; the register wraps in 262 at 1 kW, and its driver must see every wrap
+RESCAN_SECONDS = 10.0
+_INTEL_RANGE_UJ = 2**32 * 1_000_000 // 2**14  # 32 bits of 2^-14 J
+_MAX_CELSIUS = 200.0
+_VENDORS = {"0x1002": "amd", "0x8086": "intel"}
+_MI300A = "0x74a0"  # an APU that shows the attributes of a discrete GPU
+_CARD = re.compile(r"card\d+")
+_TILE = re.compile(r"i915_gt\d+")
+_GONE = (errno.ENOENT, errno.ENOTDIR)  # drivers answer ENODEV for a sensor that is off
+_ABSENT = "no AMD GPU and no discrete Intel GPU (an integrated Intel GPU's energy is RAPL's uncore)"
+
+_REMEDIES = {
+    "eacces": "give the agent's user access to the file; see docs/guide.md, GPUs",
+    "eperm": "the GPU is being reset or suspended; see the kernel log if it lasts",
+    "enodata": "the driver has no value: a newer kernel may",
+    "eopnotsupp": "the driver has no value: a newer kernel may",
+    "einval": "the driver has no value: a newer kernel may",
+    "not_a_number": "the driver wrote no number: report it to its developers",
+    "implausible": "the driver wrote a value that cannot be true: a newer kernel may not",
+}
+
+
+class Options(CollectorOptions, frozen=True, kw_only=True):
+    """`[collectors.drm]`."""
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Yield (key, what is wrong)."""
+        yield from super().problems()
+        if self.interval > MAX_INTERVAL:
+            yield "interval", "must be at most 30s: power is integrated, and counters wrap"
+
+
+class _Unreadable(Exception):  # noqa: N818 - a verdict on one sensor
+    def __init__(self, sensor: str, reason: str, path: Path) -> None:
+        super().__init__(str(path))
+        self.sensor = sensor
+        self.reason = reason
+        self.path = path
+
+
+class _Vanished(Exception):  # noqa: N818 - a verdict on one card
+    """The card is not where it was."""
+
+
+class _Card:
+    """One GPU; what it has counted outlives the number that its card has at the moment."""
+
+    def __init__(self, bus_id: str, vendor: str, max_gap: float) -> None:
+        self.bus_id = bus_id
+        self.vendor = vendor
+        self.counter = Counter(_INTEL_RANGE_UJ)
+        self.integral = Integral(max_gap)
+        self.rate = Rate()
+        self.watts: float | None = None
+        self.gauges: list[Sample] = []
+        self.errors: Tally[tuple[str, str]] = Tally()  # by sensor and reason
+        self.said: dict[str, str] = {}  # what was logged, by sensor
+        # Where it is now:
+        self.name = ""  # "card0"
+        self.device: Path
+        self.driver = ""
+        self.integrated = False
+        self.energy_file: Path | None = None
+        self.power_file: Path | None = None
+        self.temperature_file: Path | None = None
+        self.others: list[tuple[Metric, str, Path]] = []  # what is read as it is: metric, sensor, file
+
+    @property
+    def labels(self) -> tuple[str, str, str]:
+        return self.name, self.vendor, self.bus_id
+
+    @property
+    def counts(self) -> bool:
+        """Whether its joules are a part of the node's."""
+        return not self.integrated and (self.energy_file is not None or self.power_file is not None)
+
+
+class Drm:
+    """The AMD and Intel GPUs of one machine."""
+
+    def __init__(self, options: Options, host: Host) -> None:
+        self._host = host
+        self._worker = Worker("drm")
+        self._max_gap = 3 * options.interval
+        self._known: dict[str, _Card] = {}  # by PCI address
+        self._cards: list[_Card] = []
+        self._clients = Clients(host)
+        self._rescan_at = 0.0
+
+    async def read(self) -> Reading:
+        """Read every card that is awake, and close the power gauges' window. Raises: ReadFailed, Absent."""
+        return await self._worker.call(self._beat)
+
+    async def refresh(self) -> Reading:
+        """Read the energy; the gauges stay the beat's."""
+        return await self._worker.call(self._refresh)
+
+    async def aclose(self) -> None:
+        """Let the thread go."""
+        self._worker.close()
+
+    # -- in the thread ---------------------------------------------------------------------------
+
+    def _beat(self) -> Reading:
+        now = self._host.clock.monotonic()
+        if now >= self._rescan_at or not self._cards:
+            self.scan()
+        for _ in range(2):
+            try:
+                for card in self._cards:
+                    card.gauges = []
+                    if not _sysfs.asleep(self._host, card.device):
+                        card.gauges = list(self._gauges(card))
+                reading = self._reading(now, beat=True)
+                break
+            except _Vanished:
+                self.scan()  # and once more, over what is left
+        else:
+            raise ReadFailed("GPUs come and go", "see the kernel log")
+        counting = {card.bus_id: card.bus_id for card in self._cards if card.counts}
+        uses = self._clients.read("drm", set(counting), now) if counting else ()
+        return reading._replace(uses=tuple(uses))
+
+    def _refresh(self) -> Reading:
+        try:
+            reading = self._reading(self._host.clock.monotonic(), beat=False)
+        except _Vanished:
+            raise ReadFailed("a GPU has vanished", "it is looked for at the next beat") from None
+        return reading._replace(uses=tuple(self._clients.uses("drm")))
+
+    def scan(self) -> None:
+        """Find the cards and their sensors. Raises: Absent where there is nothing to read."""
+        cards: list[_Card] = []
+        for device, vendor in find_gpus(self._host):
+            bus_id = device.resolve().name
+            card = self._known.get(bus_id)
+            if card is None:
+                card = _Card(bus_id, vendor, self._max_gap)
+            card.name, card.device = device.parent.name, device
+            self._find_sensors(card)
+            if card.power_file or card.energy_file or card.others:
+                self._known[bus_id] = card
+                cards.append(card)
+        for card in self._known.values():
+            if card not in cards:  # it may come back: what it counts meanwhile, nobody knows
+                card.counter.forget()
+                card.integral.forget()
+                card.rate = Rate()
+        self._cards = cards
+        if not cards:
+            raise Absent(_ABSENT)
+        self._rescan_at = self._host.clock.monotonic() + RESCAN_SECONDS
+
+    def _find_sensors(self, card: _Card) -> None:
+        device = card.device
+        card.driver = (device / "driver").resolve().name if (device / "driver").exists() else ""
+        hwmon = self._hwmon(device)
+        card.energy_file = card.power_file = card.temperature_file = None
+        if hwmon is not None:
+            if card.vendor == "intel":
+                card.energy_file = _first(
+                    hwmon, "energy1_input", "energy2_input"
+                )  # the card, else its package
+            else:
+                card.power_file = _first(hwmon, "power1_average", "power1_input")
+            card.temperature_file = _first(hwmon, "temp1_input", "temp2_input")
+        card.integrated = card.vendor == "amd" and self._is_apu(device, hwmon)
+        card.others = []
+        if card.vendor == "amd":
+            files = (
+                (BUSY, "busy", "gpu_busy_percent"),
+                (ENCODER_BUSY, "encoder_busy", "vcn_busy_percent"),
+                (MEMORY_USED, "memory_used", "mem_info_vram_used"),
+                (MEMORY_TOTAL, "memory_total", "mem_info_vram_total"),
+            )
+            card.others = [
+                (metric, sensor, device / file) for metric, sensor, file in files if (device / file).exists()
+            ]
+
+    def _hwmon(self, device: Path) -> Path | None:
+        """Return the card's own hwmon directory, none of a tile."""
+        try:
+            directories = sorted((device / "hwmon").iterdir())
+        except OSError:
+            return None
+        for directory in directories:
+            try:
+                if not _TILE.fullmatch(_sysfs.text(self._host, directory / "name")):
+                    return directory
+            except OSError:
+                continue
+        return None
+
+    def _is_apu(self, device: Path, hwmon: Path | None) -> bool:
+        """Return whether an AMD GPU shares its package with the CPU.
+
+        Source: Linux drivers/gpu/drm/amd/pm/amdgpu_pm.c (vddnb is an APU's) and
+        include/kgd_pp_interface.h (gpu_metrics of format 2 and 3 are APUs').
+        """
+        try:
+            if hwmon and _sysfs.text(self._host, hwmon / "in1_label") == "vddnb":
+                return True
+        except OSError:
+            pass
+        try:
+            if _sysfs.text(self._host, device / "device") == _MI300A:
+                return True
+        except OSError:
+            pass
+        if _sysfs.asleep(self._host, device):
+            return False  # gpu_metrics would wake it, and an APU does not sleep
+        try:
+            header = self._host.read(device / "gpu_metrics")
+        except OSError:
+            return False
+        return len(header) >= 4 and header[2] in (2, 3)
+
+    # -- sensors ---------------------------------------------------------------------------------
+
+    def _number(self, card: _Card, sensor: str, path: Path) -> int:
+        """Return a sensor's number. Raises: _Unreadable, _Vanished."""
+        try:
+            number = _sysfs.integer(self._host, path)
+        except ValueError:
+            raise _Unreadable(sensor, "not_a_number", path) from None
+        except OSError as error:
+            if error.errno in _GONE or not (card.device / "vendor").exists():
+                raise _Vanished from None
+            reason = errno.errorcode.get(error.errno or 0, "error").lower()
+            raise _Unreadable(sensor, reason, path) from None
+        card.said.pop(sensor, None)
+        return number
+
+    def _failed(self, card: _Card, why: _Unreadable) -> None:
+        card.errors[why.sensor, why.reason] += 1
+        if card.said.get(why.sensor) != why.reason:
+            remedy = _REMEDIES.get(why.reason, "see the kernel log")
+            log.warning(
+                "sensor left out", gpu=card.name, file=str(why.path), reason=why.reason, remedy=remedy
+            )
+        card.said[why.sensor] = why.reason
+
+    def _gauges(self, card: _Card) -> Iterator[Sample]:
+        for metric, sensor, file in card.others:
+            try:
+                number = self._number(card, sensor, file)
+                if number < 0 or (metric.name.endswith("_percent") and number > 100):
+                    raise _Unreadable(sensor, "implausible", file)
+                yield metric.sample(number, *card.labels)
+            except _Unreadable as why:
+                self._failed(card, why)
+        if card.temperature_file is not None:
+            try:
+                celsius = self._number(card, "temperature", card.temperature_file) / 1000
+                if abs(celsius) > _MAX_CELSIUS:
+                    raise _Unreadable("temperature", "implausible", card.temperature_file)
+                yield TEMPERATURE.sample(celsius, *card.labels)
+            except _Unreadable as why:
+                self._failed(card, why)
+
+    def _joules(self, card: _Card, *, beat: bool) -> float | None:
+        """Return the joules since the start, and set the card's watts. Raises: _Unreadable, _Vanished."""
+        if card.energy_file is not None:
+            now = self._host.clock.monotonic()
+            energy_uj = self._number(card, "energy", card.energy_file)
+            if energy_uj < 0:
+                raise _Unreadable("energy", "implausible", card.energy_file)
+            joules = card.counter.advance(energy_uj, now)
+            if beat:
+                card.rate.beat(joules, now)
+                card.watts = card.rate.watts
+            return joules
+        if card.power_file is not None:
+            now = self._host.clock.monotonic()
+            watts = self._number(card, "power", card.power_file) / 1e6
+            if not 0 <= watts <= PLAUSIBLE_WATTS:
+                raise _Unreadable("power", "implausible", card.power_file)
+            if beat:
+                card.watts = watts
+            return card.integral.advance(watts, now)
+        return None
+
+    # -- the reading -----------------------------------------------------------------------------
+
+    def _reading(self, now: float, *, beat: bool) -> Reading:
+        samples: list[Sample] = []
+        meters: list[Meter] = []
+        unreadable: list[_Unreadable] = []
+        for card in self._cards:
+            labels = card.labels
+            kind = "integrated" if card.integrated else "discrete"
+            energy = "counter" if card.energy_file else "integrated" if card.power_file else ""
+            samples.append(INFO.sample(1, *labels, card.driver, kind, energy))
+            samples.extend(ERRORS.sample(n, *labels, *which) for which, n in card.errors.items())
+            asleep = _sysfs.asleep(self._host, card.device)
+            samples.append(ASLEEP.sample(int(asleep), *labels))
+            if asleep:
+                card.integral.forget()
+                card.rate, card.watts = Rate(), None
+                continue
+            samples.extend(card.gauges)
+            try:
+                joules = self._joules(card, beat=beat)
+            except _Unreadable as why:
+                self._failed(card, why)
+                unreadable.append(why)
+                card.integral.forget()
+                card.rate, card.watts = Rate(), None
+                continue
+            if joules is None:
+                continue
+            samples.append(ENERGY.sample(joules, *labels))
+            if card.energy_file is not None:
+                samples.append(RESETS.sample(card.counter.resets, *labels))
+            if card.watts is not None:
+                samples.append(POWER.sample(card.watts, *labels))
+            if card.counts:
+                meters.append(Meter("gpu", "drm", card.bus_id, joules))
+        if unreadable and not any(sample.metric is ENERGY for sample in samples):
+            what = "; ".join(f"{why.path}: {why.reason}" for why in unreadable)
+            raise ReadFailed(f"no energy: {what}", _REMEDIES.get(unreadable[0].reason, "see the kernel log"))
+        return Reading(samples, meters, taken=now)
+
+
+def _first(directory: Path, *names: str) -> Path | None:
+    """Return the first of these files that there is."""
+    return next((directory / name for name in names if (directory / name).exists()), None)
+
+
+async def open_collector(options: Options, host: Host) -> Drm:
+    """Return the collector; it looks at sensors in its thread alone. Raises: Absent where there is no GPU."""
+    if not any(vendor == "amd" or (device / "hwmon").exists() for device, vendor in find_gpus(host)):
+        raise Absent(_ABSENT)
+    return Drm(options, host)
+
+
+def find_gpus(host: Host) -> Iterator[tuple[Path, str]]:
+    """Yield (`/sys/class/drm/cardN/device`, "amd" or "intel"), no matter whether it has sensors."""
+    root = host.sysfs / "class/drm"
+    try:
+        names = sorted(entry.name for entry in root.iterdir() if _CARD.fullmatch(entry.name))
+    except OSError:
+        return
+    for name in names:
+        device = root / name / "device"
+        try:
+            vendor = _VENDORS.get(_sysfs.text(host, device / "vendor"))
+        except OSError:
+            continue
+        if vendor is not None:
+            yield device, vendor

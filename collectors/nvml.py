@@ -1,0 +1,460 @@
+"""NVIDIA GPUs through NVML: energy, power, use, encoder sessions, errors.
+
+Reads the driver's libnvidia-ml.so.1. Each beat: energy, power, use, memory, temperature, who used it; every
+10 s: encoder sessions, clocks, limits, throttling, ECC, Xid errors. mJ, mW and MHz in; J, W and Hz out.
+Privileges: none beyond /dev/nvidia*; another user's processes may be hidden.
+
+- Energy is the GPU's own counter (Volta and later); before it, and in `nvidia_gpu_info` as
+  energy="integrated", power integrated from beat to beat.
+- A GPU that runtime power management has put to sleep is left asleep: nvidia_gpu_asleep 1, a gap otherwise.
+- Every call is made in one thread of its own: a driver that hangs stops this collector and nothing else.
+- After an error that ends the session (GPU lost, driver unloaded or upgraded) the beat fails and NVML is
+  opened again some seconds later. A GPU that is still lost then is left out, nvidia_gpu_lost 1, and the
+  others go on.
+
+Source: https://docs.nvidia.com/deploy/nvml-api/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import Counter as Tally
+from typing import TYPE_CHECKING
+
+import structlog
+
+from powerbench.agent.config import CollectorOptions
+from powerbench.agent.energy import PLAUSIBLE_WATTS, Counter, Integral
+from powerbench.agent.model import Absent, Host, Meter, Metric, ReadFailed, Reading, Sample, Use
+from powerbench.agent.worker import Worker
+from powerbench.collectors import _nvml, _sysfs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from powerbench.collectors._nvml import Gpu
+
+log = structlog.get_logger("nvml")
+
+_GPU = ("gpu", "uuid")
+POWER = Metric("nvidia_gpu_power_draw_watts", "gauge", "Power of the whole board.", _GPU)
+LIMIT = Metric("nvidia_gpu_power_limit_watts", "gauge", "Power limit that is enforced.", _GPU)
+ENERGY = Metric(
+    "nvidia_gpu_energy_joules_total",
+    "counter",
+    "Energy of the whole board since the agent started; nvidia_gpu_info says whether counted or integrated.",
+    _GPU,
+)
+TEMPERATURE = Metric("nvidia_gpu_temperature_celsius", "gauge", "Temperature of the die.", _GPU)
+UTILIZATION = Metric(
+    "nvidia_gpu_utilization_percent",
+    "gauge",
+    "Share of the driver's last window with a kernel running.",
+    _GPU,
+)
+MEMORY_UTILIZATION = Metric(
+    "nvidia_gpu_memory_utilization_percent",
+    "gauge",
+    "Share of the driver's last window with memory being read or written.",
+    _GPU,
+)
+ENCODER = Metric("nvidia_gpu_encoder_utilization_percent", "gauge", "Utilisation of NVENC.", _GPU)
+DECODER = Metric("nvidia_gpu_decoder_utilization_percent", "gauge", "Utilisation of NVDEC.", _GPU)
+MEMORY_USED = Metric("nvidia_gpu_memory_used_bytes", "gauge", "Memory that is allocated or reserved.", _GPU)
+MEMORY_TOTAL = Metric("nvidia_gpu_memory_total_bytes", "gauge", "Memory.", _GPU)
+CLOCK = Metric(
+    "nvidia_gpu_clock_hertz", "gauge", "Clock: graphics, sm, memory, video. Every 10 s.", (*_GPU, "clock")
+)
+SESSIONS = Metric("nvidia_gpu_encoder_sessions", "gauge", "NVENC sessions that are open. Every 10 s.", _GPU)
+SESSION_FPS = Metric(
+    "nvidia_gpu_encoder_session_fps",
+    "gauge",
+    "Frames a second of one NVENC session, by the process that has it. Every 10 s.",
+    (*_GPU, "pid", "session", "codec", "resolution"),
+)
+THROTTLED = Metric(
+    "nvidia_gpu_throttled",
+    "gauge",
+    "1 while clocks are held down for this reason. Every 10 s.",
+    (*_GPU, "reason"),
+)
+ECC = Metric(
+    "nvidia_gpu_ecc_errors_total",
+    "counter",
+    "ECC errors since the driver was loaded: corrected, uncorrected. Every 10 s.",
+    (*_GPU, "kind"),
+)
+XIDS = Metric(
+    "nvidia_gpu_xid_errors_total",
+    "counter",
+    "Xid errors since the agent started. Every 10 s.",
+    (*_GPU, "xid"),
+)
+INFO = Metric(
+    "nvidia_gpu_info",
+    "gauge",
+    "1; energy says whether joules are the GPU's own counter or power integrated from beat to beat.",
+    (*_GPU, "name", "driver", "pci_bus_id", "energy"),
+)
+LOST = Metric(
+    "nvidia_gpu_lost",
+    "gauge",
+    "1 for a GPU that cannot be opened any more, 0 for one in use.",
+    (*_GPU, "pci_bus_id"),
+)
+ASLEEP = Metric(
+    "nvidia_gpu_asleep",
+    "gauge",
+    "1 while runtime power management has the GPU asleep; it is not woken, so nothing else is known.",
+    ("pci_bus_id",),
+)
+ERRORS = Metric(
+    "nvidia_gpu_read_errors_total",
+    "counter",
+    "Questions that the driver did not answer, by NVML's name of the error.",
+    (*_GPU, "call", "error"),
+)
+METRICS = (
+    *(POWER, LIMIT, ENERGY, TEMPERATURE, UTILIZATION, MEMORY_UTILIZATION, ENCODER, DECODER),
+    *(MEMORY_USED, MEMORY_TOTAL, CLOCK, SESSIONS, SESSION_FPS, THROTTLED, ECC, XIDS),
+    *(INFO, LOST, ASLEEP, ERRORS),
+)
+
+SLOW_SECONDS = 10.0
+RETRY_SECONDS = 5.0  # between attempts to open NVML
+FORGET_SECONDS = 60.0  # a process that has not used a GPU for so long
+MAX_INTERVAL = 60.0
+_ENGINES = ("sm", "encoder", "decoder")
+_VENDOR, _DISPLAY = "0x10de", "0x03"
+_PASSED_ON = ("vfio-pci", "pci-stub")
+_ABSENT = "no NVIDIA GPU on the PCI bus, and no driver"
+
+
+class Options(CollectorOptions, frozen=True, kw_only=True):
+    """`[collectors.nvml]`."""
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Yield (key, what is wrong)."""
+        yield from super().problems()
+        if self.interval > MAX_INTERVAL:
+            yield "interval", "must be at most 1m: power is integrated from beat to beat on older GPUs"
+
+
+class _Process:
+    """What one process has used of one GPU, in seconds of each engine."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(_ENGINES, 0.0)
+        self.seen = 0.0
+
+
+class _Board:
+    """One GPU over the agent's whole life, across sessions."""
+
+    def __init__(self, max_gap: float) -> None:
+        self.counter = Counter(None)  # 64 bits: it does not wrap
+        self.integral = Integral(max_gap)
+        self.labels: tuple[str, str] = ("", "")
+        self.pci_bus_id = ""
+        self.name = ""
+        self.xids: Tally[str] = Tally()
+        self.processes: dict[int, _Process] = {}
+        self.used_until_us = 0
+        self.used_at: float | None = None
+        self.gauges: list[Sample] = []  # the last beat's
+        self.slow: list[Sample] = []  # of the last slow beat
+
+    def uses(self, key: str) -> Iterator[Use]:
+        for pid, process in self.processes.items():
+            for engine, seconds in process.seconds.items():
+                yield Use("gpu", "nvml", key, engine, pid, seconds)
+
+
+class Nvml:
+    """The NVIDIA GPUs of one machine."""
+
+    def __init__(self, options: Options, host: Host) -> None:
+        self._host = host
+        self._worker = Worker("nvml")
+        self._max_gap = 3 * options.interval
+        self._session: _nvml.Session | None = None
+        self._opened_for: set[str] = set()  # the GPUs that were awake then
+        self._left_out: dict[str, str] = {}  # what was logged of those that could not be opened
+        self._devices: list[Path] = []
+        self._listed_at = -math.inf
+        self._failure: _nvml.Ended | None = None
+        self._retry_at = -math.inf
+        self._slow_at = -math.inf
+        self._boards: dict[str, _Board] = {}  # by uuid
+        self._errors: Tally[tuple[str, str, str, str]] = Tally()  # by gpu, uuid, question, error
+        self._said: dict[tuple[str, str], str] = {}  # what was logged, by uuid and question
+
+    async def read(self) -> Reading:
+        """Read every GPU that is awake. Raises: ReadFailed, Absent."""
+        return await self._worker.call(self._beat)
+
+    async def refresh(self) -> Reading:
+        """Read the energy of every GPU that is awake; the rest stays the beat's."""
+        return await self._worker.call(self._refresh)
+
+    async def aclose(self) -> None:
+        """Close the session, unless a call is out that does not come back."""
+        with contextlib.suppress(ReadFailed):
+            await self._worker.call(self._close)
+        self._worker.close()
+
+    # -- in the thread ---------------------------------------------------------------------------
+
+    def _beat(self) -> Reading:
+        now = self._host.clock.monotonic()
+        if now >= self._listed_at + SLOW_SECONDS or not self._devices:
+            self._devices, self._listed_at = find_gpus(self._host), now
+        asleep = self._asleep()
+        try:
+            session = self._opened(now, asleep)
+            slow = session is not None and now >= self._slow_at
+            if session and slow:
+                self._slow_at = now + SLOW_SECONDS
+                for uuid, xid in session.xids():
+                    self._board(uuid).xids[str(xid)] += 1
+            for gpu in session.gpus if session else ():
+                board = self._boards[gpu.uuid]
+                board.gauges = []
+                if gpu.pci_bus_id in asleep:
+                    board.slow, board.used_at = [], None
+                    board.integral.forget()
+                    continue
+                board.gauges = list(self._gauges(gpu))
+                self._share(gpu, board, now)
+                if slow:
+                    gpu.ask_again()
+                    board.slow = list(self._slow(gpu, board))
+            return self._reading(now, asleep)
+        except _nvml.Ended as ended:
+            raise self._end(ended, now) from None
+
+    def _refresh(self) -> Reading:
+        now = self._host.clock.monotonic()
+        try:
+            return self._reading(now, self._asleep())
+        except _nvml.Ended as ended:
+            raise self._end(ended, now) from None
+
+    def _asleep(self) -> set[str]:
+        return {device.name for device in self._devices if _sysfs.asleep(self._host, device)}
+
+    def _opened(self, now: float, asleep: set[str]) -> _nvml.Session | None:
+        """Return the session, opened now if need be; None while every GPU sleeps. Raises: Ended, Absent."""
+        awake = {device.name for device in self._devices} - asleep
+        if self._session is not None:
+            if now < self._slow_at or not (awake - self._opened_for or self._session.unopened):
+                return self._session
+            self._close()  # a GPU has woken up, was plugged in, or may have been reset
+        if not _present(self._host, self._devices):
+            raise Absent(_ABSENT)
+        if asleep and not awake:
+            return None
+        if now < self._retry_at and self._failure is not None:
+            raise self._failure
+        self._session = _nvml.Session(awake if asleep else None, self._refused)
+        self._failure = None
+        self._opened_for = awake
+        self._slow_at = -math.inf
+        for gpu in self._session.gpus:
+            board = self._board(gpu.uuid)
+            board.labels, board.pci_bus_id, board.name = (str(gpu.index), gpu.uuid), gpu.pci_bus_id, gpu.name
+            board.used_at = None
+        for which, why in (self._session.unopened | self._session.denied).items():
+            if self._left_out.get(which) != why.error:
+                log.warning("GPU left out", gpu=which, error=why.error, remedy=why.remedy)
+            self._left_out[which] = why.error
+        return self._session
+
+    def _end(self, ended: _nvml.Ended, now: float) -> ReadFailed:
+        """Close the session after an error that ends it."""
+        if self._failure is not ended:
+            self._failure = ended
+            self._retry_at = now + RETRY_SECONDS
+        self._close(unload=ended.code in (_nvml.MISMATCH, _nvml.DRIVER_NOT_LOADED))
+        return ReadFailed(str(ended), ended.remedy)
+
+    def _close(self, *, unload: bool = False) -> None:
+        session, self._session = self._session, None
+        for board in self._boards.values():
+            board.gauges, board.slow = [], []
+        if session is not None:
+            session.close(unload=unload)
+
+    def _board(self, uuid: str) -> _Board:
+        board = self._boards.get(uuid)
+        if board is None:
+            board = self._boards[uuid] = _Board(self._max_gap)
+        return board
+
+    def _refused(self, gpu: Gpu, question: str, error: str, remedy: str) -> None:
+        key = (gpu.uuid, question)
+        if error:
+            self._errors[str(gpu.index), gpu.uuid, question, error] += 1
+            if self._said.get(key) != error:
+                log.warning("GPU does not say", gpu=gpu.index, question=question, error=error, remedy=remedy)
+            self._said[key] = error
+        else:
+            self._said.pop(key, None)
+
+    # -- one GPU ---------------------------------------------------------------------------------
+
+    def _energy(self, gpu: Gpu) -> tuple[float | None, float | None]:
+        """Return (joules since the start, watts); None for what is not known now."""
+        board = self._boards[gpu.uuid]
+        watts = None
+        if (power_mw := gpu.power_mw()) is not None:
+            watts = power_mw / 1000
+            if watts > PLAUSIBLE_WATTS:
+                gpu.implausible("power")
+                watts = None
+        now = self._host.clock.monotonic()  # the driver may have taken its time
+        if gpu.counts_energy:
+            energy_mj = gpu.energy_mj()
+            return (None if energy_mj is None else board.counter.advance(energy_mj * 1000, now)), watts
+        if watts is None:
+            board.integral.forget()
+            return None, None
+        return board.integral.advance(watts, now), watts
+
+    def _gauges(self, gpu: Gpu) -> Iterator[Sample]:
+        labels = self._boards[gpu.uuid].labels
+        if (used := gpu.utilisation_percent()) is not None:
+            yield UTILIZATION.sample(used[0], *labels)
+            yield MEMORY_UTILIZATION.sample(used[1], *labels)
+        if (encoder := gpu.encoder_percent()) is not None:
+            yield ENCODER.sample(encoder, *labels)
+        if (decoder := gpu.decoder_percent()) is not None:
+            yield DECODER.sample(decoder, *labels)
+        if (memory := gpu.memory_bytes()) is not None:
+            yield MEMORY_USED.sample(memory[0], *labels)
+            yield MEMORY_TOTAL.sample(memory[1], *labels)
+        if (celsius := gpu.celsius()) is not None:
+            yield TEMPERATURE.sample(celsius, *labels)
+
+    def _slow(self, gpu: Gpu, board: _Board) -> Iterator[Sample]:
+        labels = board.labels
+        if (limit_mw := gpu.power_limit_mw()) is not None:
+            yield LIMIT.sample(limit_mw / 1000, *labels)
+        for clock, mhz in gpu.clocks_mhz():
+            yield CLOCK.sample(mhz * 1e6, *labels, clock)
+        if (reasons := gpu.throttle_reasons()) is not None:
+            for bit, reason in _nvml.THROTTLE_REASONS.items():
+                yield THROTTLED.sample(int(bool(reasons & bit)), *labels, reason)
+        for kind, count in gpu.ecc_errors():
+            yield ECC.sample(count, *labels, kind)
+        if (sessions := gpu.encoder_sessions()) is not None:
+            yield SESSIONS.sample(len(sessions), *labels)
+            for session in sessions:
+                which = (str(session.pid), str(session.session), session.codec, session.resolution)
+                yield SESSION_FPS.sample(session.fps, *labels, *which)
+
+    def _share(self, gpu: Gpu, board: _Board, now: float) -> None:
+        """Add what each process has used since the last beat, a percentage of the time between them."""
+        used = gpu.process_use(board.used_until_us)
+        span = 0.0 if board.used_at is None else now - board.used_at
+        board.used_at = None if used is None else now
+        for process in used or ():
+            board.used_until_us = max(board.used_until_us, process.taken_us)
+            of = board.processes.setdefault(process.pid, _Process())
+            of.seen = now
+            percent = (process.sm_percent, process.encoder_percent, process.decoder_percent)
+            for engine, value in zip(_ENGINES, percent, strict=True):
+                of.seconds[engine] += min(value, 100) / 100 * span
+        for pid in [pid for pid, of in board.processes.items() if now - of.seen > FORGET_SECONDS]:
+            del board.processes[pid]
+
+    # -- the reading -----------------------------------------------------------------------------
+
+    def _reading(self, now: float, asleep: set[str]) -> Reading:
+        samples: list[Sample] = []
+        meters: list[Meter] = []
+        uses: list[Use] = []
+        silent: list[str] = []
+        session = self._session
+        for gpu in session.gpus if session else ():
+            board = self._boards[gpu.uuid]
+            labels = board.labels
+            energy = "counter" if gpu.counts_energy else "integrated"
+            driver = session.driver if session else ""
+            samples.append(INFO.sample(1, *labels, board.name, driver, board.pci_bus_id, energy))
+            samples.append(LOST.sample(0, *labels, board.pci_bus_id))
+            samples.extend(XIDS.sample(count, *labels, xid) for xid, count in board.xids.items())
+            if gpu.pci_bus_id in asleep:
+                continue
+            joules, watts = self._energy(gpu)
+            if watts is not None:
+                samples.append(POWER.sample(watts, *labels))
+            if joules is not None:
+                samples.append(ENERGY.sample(joules, *labels))
+                meters.append(Meter("gpu", "nvml", gpu.uuid, joules))
+                uses.extend(board.uses(gpu.uuid))
+            elif wrong := self._said.get((gpu.uuid, "energy" if gpu.counts_energy else "power")):
+                silent.append(f"GPU {gpu.index}: {wrong}")
+            samples.extend(board.gauges)
+            samples.extend(board.slow)
+        if silent and not meters:
+            raise ReadFailed(f"no energy: {'; '.join(silent)}", "see nvidia-smi and the kernel log")
+        samples.extend(self._missing(asleep))
+        here = {gpu.pci_bus_id for gpu in session.gpus} if session else set()
+        samples.extend(ASLEEP.sample(int(bus_id in asleep), bus_id) for bus_id in sorted(asleep | here))
+        samples.extend(ERRORS.sample(count, *which) for which, count in self._errors.items())
+        return Reading(samples, meters, taken=now, uses=uses)
+
+    def _missing(self, asleep: set[str]) -> Iterator[Sample]:
+        """Yield the GPUs that were here once, or that NVML counts and cannot open."""
+        if self._session is None:
+            return
+        here = {gpu.uuid for gpu in self._session.gpus}
+        gone = {
+            board.labels[0]: board
+            for uuid, board in self._boards.items()
+            if uuid not in here and board.labels[0] and board.pci_bus_id not in asleep
+        }
+        for board in gone.values():
+            yield LOST.sample(1, *board.labels, board.pci_bus_id)
+        for which in self._session.unopened:
+            if which not in gone:
+                yield LOST.sample(1, "" if ":" in which else which, "", which if ":" in which else "")
+
+
+async def open_collector(options: Options, host: Host) -> Nvml:
+    """Return the collector; NVML is opened at the first reading, in its thread. Raises: Absent."""
+    if not _present(host, find_gpus(host)):
+        raise Absent(_ABSENT)
+    return Nvml(options, host)
+
+
+def find_gpus(host: Host) -> list[Path]:
+    """Return the NVIDIA GPUs on the PCI bus, without those that are passed on to a guest.
+
+    Source: https://docs.kernel.org/PCI/sysfs-pci.html
+    """
+    found = []
+    try:
+        devices = sorted((host.sysfs / "bus/pci/devices").iterdir())
+    except OSError:
+        return []
+    for device in devices:
+        try:
+            if _sysfs.text(host, device / "vendor") != _VENDOR:
+                continue
+            if not _sysfs.text(host, device / "class").startswith(_DISPLAY):
+                continue
+        except OSError:
+            continue
+        driver = device / "driver"
+        if not (driver.is_symlink() and driver.readlink().name in _PASSED_ON):
+            found.append(device)
+    return found
+
+
+def _present(host: Host, devices: list[Path]) -> bool:
+    """Return whether there is a GPU, or the driver of one that sysfs does not show."""
+    return bool(devices) or (host.procfs / "driver/nvidia/version").exists()

@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 import msgspec
 
@@ -133,6 +133,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     sysfs: str = "/sys"
     procfs: str = "/proc"
     state_dir: str = "/var/lib/powerbench"
+    idle: Literal["apart", "share"] = "apart"  # what is done with idle energy when the node's is shared
     web: WebConfig = WebConfig()
 
     def problems(self) -> Iterable[tuple[str, str]]:

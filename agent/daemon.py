@@ -23,6 +23,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from powerbench.agent import __version__, access, listen, roster
 from powerbench.agent.config import Address, Config, ConfigError, Problem
 from powerbench.agent.connections import Connections, raise_descriptor_limit
+from powerbench.agent.cputime import read_cpu_time
 from powerbench.agent.http import Handlers
 from powerbench.agent.listen import Site
 from powerbench.agent.model import Host, Reconfigures
@@ -83,7 +84,14 @@ class Agent:
     ) -> None:
         self._config = config
         self._modules = modules
-        self.scheduler = Scheduler(self._collectors(config), time, on_beat)
+        host = Host(sysfs=Path(config.agent.sysfs), procfs=Path(config.agent.procfs))
+        self.scheduler = Scheduler(
+            self._collectors(config),
+            time,
+            on_beat,
+            cpu_time=functools.partial(read_cpu_time, host),
+            idle=config.agent.idle,
+        )
         self._handlers = Handlers(self.scheduler, rules, time)
         self._ports: dict[Address, _Port] = {}
         self._connections = connections or Connections()
@@ -142,7 +150,7 @@ class Agent:
             elif _own(options) != _own(old.collectors[name]):
                 reopen.add(name)
         self._handlers.access = rules
-        await self.scheduler.replace(self._collectors(config), reopen)
+        await self.scheduler.replace(self._collectors(config), reopen, config.agent.idle)
 
     async def stop_serving(self, addresses: Iterable[Address]) -> None:
         """Stop serving these; requests under way have half a second."""

@@ -19,10 +19,15 @@ import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
+from powerbench.agent import attribution
+from powerbench.agent.attribution import Gain, Shares
 from powerbench.agent.model import Metric, Reading, Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Mapping
+
+    from powerbench.agent.attribution import Idle, Part
+    from powerbench.agent.model import CpuTime
 
 PLAUSIBLE_WATTS = 2000.0  # of one metered part; the largest socket of 2026 draws a quarter of it
 _SLACK_SECONDS = 0.1  # between stamping a reading and the counter's own last update
@@ -127,7 +132,7 @@ NODE_POWER = Metric(
     "source=estimate is a model's figure, not a measurement.",
     ("component", "source"),
 )
-NODE_METRICS = (NODE_ENERGY, NODE_POWER)
+NODE_METRICS = (NODE_ENERGY, NODE_POWER, *attribution.METRICS)
 
 
 class _Metered(NamedTuple):
@@ -136,25 +141,33 @@ class _Metered(NamedTuple):
 
 
 class Node:
-    """Adds the collectors' meters up, once a beat, by component and source."""
+    """Adds the collectors' meters up, once a beat, by component and source; and shares them."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle: Idle = "apart") -> None:
+        self.shares = Shares(idle)
         self._meters: dict[tuple[str, str, str], _Metered] = {}
-        self._joules: defaultdict[tuple[str, str], float] = defaultdict(float)
-        self._watts: dict[tuple[str, str], float] = {}
+        self._joules: defaultdict[Part, float] = defaultdict(float)
+        self._watts: dict[Part, float] = {}
 
-    def beat(self, readings: Iterable[Reading], measured: Iterable[str] = ()) -> Reading:
-        """Return the node's reading after these readings of its collectors.
+    def beat(
+        self,
+        readings: Mapping[str, Reading],
+        measured: Iterable[str] = (),
+        present: Collection[str] = (),
+        cpu: CpuTime | None = None,
+        now: float = 0.0,
+    ) -> Reading:
+        """Return the node's reading after these readings of its collectors, by name.
 
         `measured`: components that a measuring collector has, readable at this moment or not; the
-        estimate of such a component is no part of the node.
+        estimate of such a component is no part of the node. `present`, `cpu`, `now`: as Shares.beat.
         """
-        present = [(meter, reading.taken or 0.0) for reading in readings for meter in reading.meters]
-        kept = {meter.component for meter, _ in present if meter.source != ESTIMATE} | set(measured)
-        gained: defaultdict[tuple[str, str], float] = defaultdict(float)
-        watts: defaultdict[tuple[str, str], float] = defaultdict(float)
-        stood_still: set[tuple[str, str]] = set()
-        for meter, taken in present:
+        meters = [(meter, reading.taken or 0.0) for reading in readings.values() for meter in reading.meters]
+        kept = {meter.component for meter, _ in meters if meter.source != ESTIMATE} | set(measured)
+        gains: list[Gain] = []
+        watts: defaultdict[Part, float] = defaultdict(float)
+        stood_still: set[Part] = set()
+        for meter, taken in meters:
             part = (meter.component, meter.source)
             before = self._meters.get((*part, meter.key))
             # A meter starts at 0 when it first shows, and again when its collector was opened anew.
@@ -162,13 +175,18 @@ class Node:
             self._meters[*part, meter.key] = _Metered(meter.joules, taken)
             if meter.source == ESTIMATE and meter.component in kept:
                 continue
-            gained[part] += meter.joules - start
+            seconds = 0.0
             if before is None or taken <= before.taken:
                 stood_still.add(part)
             else:
-                watts[part] += (meter.joules - start) / (taken - before.taken)
+                seconds = taken - before.taken
+                watts[part] += (meter.joules - start) / seconds
+            gains.append(Gain(part, meter.key, meter.joules - start, seconds))
 
         samples: list[Sample] = []
+        gained: defaultdict[Part, float] = defaultdict(float)
+        for gain in gains:
+            gained[gain.part] += gain.joules
         for part, joules in sorted(gained.items()):
             self._joules[part] += joules
             if part not in stood_still:
@@ -178,7 +196,8 @@ class Node:
                 samples.append(NODE_POWER.sample(self._watts[part], *part))
         for part in [part for part in self._watts if part not in gained]:
             del self._watts[part]
-        seen = {(*meter[:3],) for meter, _ in present}
+        seen = {(*meter[:3],) for meter, _ in meters}
         for key in self._meters.keys() - seen:  # no mean over a gap: its next reading opens a window
             self._meters[key] = self._meters[key]._replace(taken=math.inf)
+        samples += self.shares.beat(gains, readings, present, cpu, now)
         return Reading(samples)

@@ -17,7 +17,7 @@ from aiohttp import ClientError, http_exceptions, web
 
 from powerbench.agent import __version__, exposition
 from powerbench.agent.config import Address
-from powerbench.agent.model import IngestRejected, Ingests
+from powerbench.agent.model import IngestRejected, Ingests, Sender
 from powerbench.agent.scheduler import Bucket, Snapshot
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Handlers:
         self.scheduler = scheduler
         self.access = access
         self.sites: dict[Address, Site] = {}
+        self._clock = clock
         self._pages = exposition.Pages()
         self._scrapes = Bucket(clock, rate=SCRAPE_FRESH_RATE, burst=SCRAPE_FRESH_BURST)
         self._known = Bucket(clock, rate=KNOWN_FRESH_RATE, burst=KNOWN_FRESH_BURST)
@@ -160,7 +161,7 @@ class Handlers:
         refusal: IngestRejected | None = None
         size = 0
         try:
-            feed = ingests.open_feed(name)
+            feed = ingests.open_feed(name, self._sender(request), request.query.get("run", ""))
         except IngestRejected as rejected:
             refusal = rejected
         reports = 0
@@ -180,6 +181,16 @@ class Handlers:
             ingests.count_rejected("no_progress")
             return web.Response(status=400, text=_NO_PROGRESS)
         return web.Response(status=204)
+
+    def _sender(self, request: web.Request) -> Sender | None:
+        """Return the two ends of the connection, and the pid that it gave."""
+        transport = request.transport
+        peer = transport.get_extra_info("peername") if transport else None
+        local = transport.get_extra_info("sockname") if transport else None
+        if not isinstance(peer, tuple) or not isinstance(local, tuple):
+            return None  # it has gone already
+        pid = request.query.get("pid", "")
+        return Sender((peer[0], peer[1]), (local[0], local[1]), pid, self._clock.monotonic())
 
     def _site(self, request: web.Request) -> Site:
         return self.sites[request.app[_ADDRESS]]
@@ -257,6 +268,7 @@ def describe(snapshot: Snapshot, names: Collection[str]) -> Mapping[str, Any]:
                 for metric, labels, value in (reading.samples if reading else ())
             ],
             "meters": [meter._asdict() for meter in (reading.meters if reading else ())],
+            **({"uses": [use._asdict() for use in reading.uses]} if reading and reading.uses else {}),
             **({"error": state.error} if state.error else {}),
         }
     absent = {name: why for name, why in snapshot.absent.items() if name in names}

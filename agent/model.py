@@ -77,14 +77,37 @@ class Meter(NamedTuple):
 
 
 class Use(NamedTuple):
-    """What one process has had of a metered part, so that its joules can be shared."""
+    """What one process has had of a GPU's engine, so that its joules can be shared."""
 
     component: str  # these three name the `Meter`
     source: str
     key: str
     engine: str  # "sm", "encoder", "decoder", "render": what of it was used
-    pid: int
+    pid: int  # ANYONE: all processes together, seen or not
     seconds: float  # of that engine's time, since the process was first seen; never decreases
+    container: str = ""  # the id of the container that the process lies in
+
+
+ANYONE = 0  # no process's id
+
+
+class Claim(NamedTuple):
+    """Somebody whose share of the joules is shown: by CPU time, and by its processes' use of GPUs."""
+
+    kind: Literal["container", "stream"]
+    name: str
+    cpu_seconds: float  # since it was first seen; never decreases, and starts anew if it left and came back
+    container: str = ""  # the id of the container that it is, or that the stream's processes lie in
+    pids: tuple[int, ...] = ()  # a stream's processes
+
+
+class CpuTime(NamedTuple):
+    """What the machine's CPUs have done so far, in CPU seconds."""
+
+    busy: float
+    capacity: float  # busy and idle
+    agent: float  # this process's own, part of busy
+    container: str = ""  # the id of the container that this process lies in
 
 
 class Reading(NamedTuple):
@@ -94,6 +117,7 @@ class Reading(NamedTuple):
     meters: Sequence[Meter] = ()
     taken: float | None = None  # monotonic seconds of the counters; None: the scheduler's own stamp
     uses: Sequence[Use] = ()
+    claims: Sequence[Claim] = ()
 
 
 class Clock(Protocol):
@@ -149,6 +173,15 @@ class Refreshes(Collector, Protocol):
         """Return counters of this moment and the last beat's gauges. Raises: as `Collector.read`."""
 
 
+class Sender(NamedTuple):
+    """Who has connected: the two ends of a TCP connection as (address, port), and what it said of itself."""
+
+    peer: tuple[str, int]
+    local: tuple[str, int]
+    pid: str = ""  # in the sender's own pid namespace
+    connected: float = 0.0  # monotonic seconds
+
+
 class Feed(Protocol):
     """One connection's worth of pushed bytes."""
 
@@ -163,8 +196,11 @@ class Feed(Protocol):
 class Ingests(Collector, Protocol):
     """A collector that is fed by `POST /ingest` instead of reading by itself."""
 
-    def open_feed(self, stream: str) -> Feed:
-        """Return where the bytes of one connection go. Raises: IngestRejected."""
+    def open_feed(self, stream: str, sender: Sender | None = None, run: str = "") -> Feed:
+        """Return where the bytes of one connection go. Raises: IngestRejected.
+
+        `run`: connections of a stream that give the same one are one run, "" for a run of its own.
+        """
 
     def count_rejected(self, reason: str) -> None:
         """Count a connection that never got as far as a feed."""

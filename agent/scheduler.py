@@ -28,7 +28,8 @@ from powerbench.agent.energy import ESTIMATE, Node
 from powerbench.agent.model import Absent, Collector, ReadFailed, Reading, Refreshes
 
 if TYPE_CHECKING:
-    from powerbench.agent.model import Clock
+    from powerbench.agent.attribution import Idle
+    from powerbench.agent.model import Clock, CpuTime
 
 log = structlog.get_logger("scheduler")
 
@@ -121,12 +122,19 @@ class Scheduler:
         collectors: Mapping[str, tuple[Open, float]],
         clock: Clock,
         on_beat: Callable[[], None] = lambda: None,
+        *,
+        cpu_time: Callable[[], CpuTime | None] = lambda: None,
+        idle: Idle = "apart",
     ) -> None:
-        """`collectors`: name → (how to open it, its interval in seconds); `on_beat` feeds the watchdog."""
+        """`collectors`: name → (how to open it, its interval in seconds); `on_beat` feeds the watchdog.
+
+        `cpu_time`: what the CPUs have done so far, None where nobody knows; `idle`: as attribution.Shares.
+        """
         self._clock = clock
         self._on_beat = on_beat
         self._slots = {name: _Slot(name, *how) for name, how in collectors.items()}
-        self._node = Node()
+        self._cpu_time = cpu_time
+        self._node = Node(idle)
         self._node_state: State | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
@@ -197,8 +205,11 @@ class Scheduler:
         self._publish()
         self._on_beat()
 
-    async def replace(self, collectors: Mapping[str, tuple[Open, float]], reopen: set[str]) -> None:
+    async def replace(
+        self, collectors: Mapping[str, tuple[Open, float]], reopen: set[str], idle: Idle = "apart"
+    ) -> None:
         """Take a reload's collectors: close those that have gone or are to be reopened, keep the others."""
+        self._node.shares.idle = idle
         gone = [name for name in self._slots if name not in collectors or name in reopen]
         await asyncio.gather(*(self._close(self._slots.pop(name)) for name in gone))
         slots: dict[str, _Slot] = {}
@@ -346,12 +357,13 @@ class Scheduler:
     # -- publishing ------------------------------------------------------------------------------
 
     def _add_up(self, started: float) -> None:
-        readings = [slot.state.reading for slot in self._slots.values() if slot.state and slot.state.reading]
+        present = {name: slot.state for name, slot in self._slots.items() if slot.state}
+        readings = {name: state.reading for name, state in present.items() if state.reading}
         measured = {component for slot in self._slots.values() for component in slot.measures}
         ended = self._clock.monotonic()
         now = self._clock.time()
         self._node_state = State(
-            reading=self._node.beat(readings, measured),
+            reading=self._node.beat(readings, measured, present, self._cpu_time(), started),
             time=now,
             monotonic=started,
             duration=self._clock.monotonic() - ended,

@@ -13,6 +13,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench.agent.model import Use
+from powerbench.agent.processes import container_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -45,25 +46,29 @@ class _Look(NamedTuple):
 class _Client:
     """One DRM client of one process."""
 
-    def __init__(self, pid: int, bus_id: str) -> None:
+    def __init__(self, pid: int, bus_id: str, container: str) -> None:
         self.pid = pid
+        self.container = container  # its id
         self.bus_id = bus_id
         self.seconds: dict[str, float] = {}
         self.last_ns: dict[str, int] = {}
         self.last_cycles: dict[str, tuple[int, int]] = {}
         self.read_at = 0.0
+        self.known = False  # it has been read before
 
     def advance(self, found: Engines, now: float) -> None:
         """Add what the engines have done for it since the last time."""
         for engine, total_ns in found.nanoseconds.items():
-            before = self.last_ns.get(engine, total_ns)
+            before = self.last_ns.get(engine, 0 if self.known else total_ns)
             self.seconds[engine] = self.seconds.get(engine, 0.0) + max(0, total_ns - before) / 1e9
+            self.last_ns[engine] = max(before, total_ns)  # a driver may step back and catch up later
         for engine, (own, total) in found.cycles.items():
             own_before, total_before = self.last_cycles.get(engine, (own, total))
             if total > total_before and own >= own_before:
                 share = min(1.0, (own - own_before) / (total - total_before))
                 self.seconds[engine] = self.seconds.get(engine, 0.0) + share * (now - self.read_at)
-        self.last_ns, self.last_cycles, self.read_at = found.nanoseconds, found.cycles, now
+            self.last_cycles[engine] = (max(own_before, own), max(total_before, total))
+        self.read_at, self.known = now, True
 
 
 class Clients:
@@ -93,9 +98,10 @@ class Clients:
             if found.bus_id not in bus_ids or (key := found[:2]) in seen:
                 continue  # another GPU's, or a client with several files
             seen.add(key)
+            pid = int(path.parts[-3])
             client = self._clients.get(key)
-            if client is None:
-                client = self._clients[key] = _Client(int(path.parts[-3]), found.bus_id)
+            if client is None or client.pid != pid:  # new, or its first process has ended
+                client = self._clients[key] = _Client(pid, found.bus_id, container_of(self._host, pid))
             client.advance(found, now)
         for key in self._clients.keys() - seen:
             del self._clients[key]
@@ -105,7 +111,7 @@ class Clients:
         """Return what `read` found last."""
         for client in self._clients.values():
             for engine, seconds in client.seconds.items():
-                yield Use("gpu", source, client.bus_id, engine, client.pid, seconds)
+                yield Use("gpu", source, client.bus_id, engine, client.pid, seconds, client.container)
 
     def _scan(self, now: float) -> None:
         """Look through processes that are new, or were looked through long ago."""
@@ -154,7 +160,7 @@ def parse_fdinfo(text: str) -> Engines | None:
             bus_id = first
         elif key == "drm-client-id":
             client = first
-        elif not first.isdigit():
+        elif not (first.isascii() and first.isdigit()) or len(first) > 20:  # 64 bits
             continue
         elif key.startswith("drm-engine-") and not key.startswith("drm-engine-capacity-"):
             nanoseconds[key.removeprefix("drm-engine-")] = int(first)

@@ -19,7 +19,6 @@ https://www.kernel.org/doc/Documentation/ABI/testing/sysfs-driver-intel-i915-hwm
 from __future__ import annotations
 
 import errno
-import re
 from collections import Counter as Tally
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,7 @@ from powerbench.agent.config import CollectorOptions
 from powerbench.agent.energy import PLAUSIBLE_WATTS, Counter, Integral, Rate
 from powerbench.agent.model import Absent, Host, Meter, Metric, ReadFailed, Reading, Sample
 from powerbench.agent.worker import Worker
-from powerbench.collectors import _sysfs
+from powerbench.collectors import _drm, _sysfs
 from powerbench.collectors._fdinfo import Clients
 
 if TYPE_CHECKING:
@@ -88,12 +87,9 @@ MAX_INTERVAL = 30.0  # seconds; the register wraps in 262 at 1 kW, and its drive
 RESCAN_SECONDS = 10.0
 _INTEL_RANGE_UJ = 2**32 * 1_000_000 // 2**14  # 32 bits of 2^-14 J
 _MAX_CELSIUS = 200.0
-_VENDORS = {"0x1002": "amd", "0x8086": "intel"}
-_MI300A = "0x74a0"  # an APU that shows the attributes of a discrete GPU
-_CARD = re.compile(r"card\d+")
-_TILE = re.compile(r"i915_gt\d+")
-_GONE = (errno.ENOENT, errno.ENOTDIR)  # drivers answer ENODEV for a sensor that is off
 _ABSENT = "no AMD GPU and no discrete Intel GPU (an integrated Intel GPU's energy is RAPL's uncore)"
+
+_ERRORS = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}  # Python calls it ENOTSUP
 
 _REMEDIES = {
     "eacces": "give the agent's user access to the file; see docs/guide.md, GPUs",
@@ -146,6 +142,7 @@ class _Card:
         self.device: Path
         self.driver = ""
         self.integrated = False
+        self.identified = False  # whether it is integrated: nobody asks it asleep
         self.energy_file: Path | None = None
         self.power_file: Path | None = None
         self.temperature_file: Path | None = None
@@ -158,7 +155,11 @@ class _Card:
     @property
     def counts(self) -> bool:
         """Whether its joules are a part of the node's."""
-        return not self.integrated and (self.energy_file is not None or self.power_file is not None)
+        return (
+            self.identified
+            and not self.integrated
+            and (self.energy_file is not None or self.power_file is not None)
+        )
 
 
 class Drm:
@@ -189,9 +190,16 @@ class Drm:
 
     def _beat(self) -> Reading:
         now = self._host.clock.monotonic()
-        if now >= self._rescan_at or not self._cards:
-            self.scan()
+        woken = any(not (card.identified or _sysfs.asleep(self._host, card.device)) for card in self._cards)
+        if now >= self._rescan_at or not self._cards or woken:
+            try:
+                self.scan()
+            except ReadFailed:
+                for card in self._cards:
+                    card.rate = Rate()  # a mean over the gap would be none of the last beat
+                raise
         for _ in range(2):
+            before = {card.bus_id: card.errors.copy() for card in self._cards}
             try:
                 for card in self._cards:
                     card.gauges = []
@@ -200,11 +208,13 @@ class Drm:
                 reading = self._reading(now, beat=True)
                 break
             except _Vanished:
+                for card in self._cards:
+                    card.errors = before[card.bus_id]
                 self.scan()  # and once more, over what is left
         else:
             raise ReadFailed("GPUs come and go", "see the kernel log")
         counting = {card.bus_id: card.bus_id for card in self._cards if card.counts}
-        uses = self._clients.read("drm", set(counting), now) if counting else ()
+        uses = self._clients.read("drm", set(counting), now)
         return reading._replace(uses=tuple(uses))
 
     def _refresh(self) -> Reading:
@@ -217,8 +227,10 @@ class Drm:
     def scan(self) -> None:
         """Find the cards and their sensors. Raises: Absent where there is nothing to read."""
         cards: list[_Card] = []
-        for device, vendor in find_gpus(self._host):
+        for device, vendor in _drm.find_gpus(self._host):
             bus_id = device.resolve().name
+            if any(card.bus_id == bus_id for card in cards):
+                continue
             card = self._known.get(bus_id)
             if card is None:
                 card = _Card(bus_id, vendor, self._max_gap)
@@ -240,17 +252,18 @@ class Drm:
     def _find_sensors(self, card: _Card) -> None:
         device = card.device
         card.driver = (device / "driver").resolve().name if (device / "driver").exists() else ""
-        hwmon = self._hwmon(device)
+        hwmon = _drm.find_hwmon(self._host, device)
         card.energy_file = card.power_file = card.temperature_file = None
         if hwmon is not None:
             if card.vendor == "intel":
-                card.energy_file = _first(
-                    hwmon, "energy1_input", "energy2_input"
-                )  # the card, else its package
+                # The card, else its package.
+                card.energy_file = _drm.first_file(hwmon, "energy1_input", "energy2_input")
             else:
-                card.power_file = _first(hwmon, "power1_average", "power1_input")
-            card.temperature_file = _first(hwmon, "temp1_input", "temp2_input")
-        card.integrated = card.vendor == "amd" and self._is_apu(device, hwmon)
+                card.power_file = _drm.first_file(hwmon, "power1_average", "power1_input")
+            card.temperature_file = _drm.first_file(hwmon, "temp1_input", "temp2_input")
+        if not card.identified:
+            apu = _drm.is_apu(self._host, device, hwmon) if card.vendor == "amd" else False
+            card.integrated, card.identified = bool(apu), apu is not None
         card.others = []
         if card.vendor == "amd":
             files = (
@@ -263,57 +276,21 @@ class Drm:
                 (metric, sensor, device / file) for metric, sensor, file in files if (device / file).exists()
             ]
 
-    def _hwmon(self, device: Path) -> Path | None:
-        """Return the card's own hwmon directory, none of a tile."""
-        try:
-            directories = sorted((device / "hwmon").iterdir())
-        except OSError:
-            return None
-        for directory in directories:
-            try:
-                if not _TILE.fullmatch(_sysfs.text(self._host, directory / "name")):
-                    return directory
-            except OSError:
-                continue
-        return None
-
-    def _is_apu(self, device: Path, hwmon: Path | None) -> bool:
-        """Return whether an AMD GPU shares its package with the CPU.
-
-        Source: Linux drivers/gpu/drm/amd/pm/amdgpu_pm.c (vddnb is an APU's) and
-        include/kgd_pp_interface.h (gpu_metrics of format 2 and 3 are APUs').
-        """
-        try:
-            if hwmon and _sysfs.text(self._host, hwmon / "in1_label") == "vddnb":
-                return True
-        except OSError:
-            pass
-        try:
-            if _sysfs.text(self._host, device / "device") == _MI300A:
-                return True
-        except OSError:
-            pass
-        if _sysfs.asleep(self._host, device):
-            return False  # gpu_metrics would wake it, and an APU does not sleep
-        try:
-            header = self._host.read(device / "gpu_metrics")
-        except OSError:
-            return False
-        return len(header) >= 4 and header[2] in (2, 3)
-
     # -- sensors ---------------------------------------------------------------------------------
 
-    def _number(self, card: _Card, sensor: str, path: Path) -> int:
-        """Return a sensor's number. Raises: _Unreadable, _Vanished."""
+    def _number(self, card: _Card, sensor: str, path: Path, low: int, high: int) -> int:
+        """Return a sensor's number between these bounds. Raises: _Unreadable, _Vanished."""
         try:
             number = _sysfs.integer(self._host, path)
         except ValueError:
             raise _Unreadable(sensor, "not_a_number", path) from None
         except OSError as error:
-            if error.errno in _GONE or not (card.device / "vendor").exists():
+            if error.errno in _drm.GONE or not (card.device / "vendor").exists():
                 raise _Vanished from None
-            reason = errno.errorcode.get(error.errno or 0, "error").lower()
+            reason = _ERRORS.get(error.errno or 0, "error").lower()
             raise _Unreadable(sensor, reason, path) from None
+        if not low <= number <= high:
+            raise _Unreadable(sensor, "implausible", path)
         card.said.pop(sensor, None)
         return number
 
@@ -329,18 +306,16 @@ class Drm:
     def _gauges(self, card: _Card) -> Iterator[Sample]:
         for metric, sensor, file in card.others:
             try:
-                number = self._number(card, sensor, file)
-                if number < 0 or (metric.name.endswith("_percent") and number > 100):
-                    raise _Unreadable(sensor, "implausible", file)
+                high = 100 if metric.name.endswith("_percent") else 2**63
+                number = self._number(card, sensor, file, 0, high)
                 yield metric.sample(number, *card.labels)
             except _Unreadable as why:
                 self._failed(card, why)
         if card.temperature_file is not None:
             try:
-                celsius = self._number(card, "temperature", card.temperature_file) / 1000
-                if abs(celsius) > _MAX_CELSIUS:
-                    raise _Unreadable("temperature", "implausible", card.temperature_file)
-                yield TEMPERATURE.sample(celsius, *card.labels)
+                bound = int(_MAX_CELSIUS * 1000)
+                number = self._number(card, "temperature", card.temperature_file, -bound, bound)
+                yield TEMPERATURE.sample(number / 1000, *card.labels)
             except _Unreadable as why:
                 self._failed(card, why)
 
@@ -348,19 +323,18 @@ class Drm:
         """Return the joules since the start, and set the card's watts. Raises: _Unreadable, _Vanished."""
         if card.energy_file is not None:
             now = self._host.clock.monotonic()
-            energy_uj = self._number(card, "energy", card.energy_file)
-            if energy_uj < 0:
-                raise _Unreadable("energy", "implausible", card.energy_file)
+            energy_uj = self._number(card, "energy", card.energy_file, 0, 2**63)
+            resets = card.counter.resets
             joules = card.counter.advance(energy_uj, now)
+            if card.counter.resets != resets:
+                card.rate = Rate()  # what was used meanwhile is not known: no 0 W
             if beat:
                 card.rate.beat(joules, now)
                 card.watts = card.rate.watts
             return joules
         if card.power_file is not None:
             now = self._host.clock.monotonic()
-            watts = self._number(card, "power", card.power_file) / 1e6
-            if not 0 <= watts <= PLAUSIBLE_WATTS:
-                raise _Unreadable("power", "implausible", card.power_file)
+            watts = self._number(card, "power", card.power_file, 0, int(PLAUSIBLE_WATTS * 1e6)) / 1e6
             if beat:
                 card.watts = watts
             return card.integral.advance(watts, now)
@@ -377,11 +351,11 @@ class Drm:
             kind = "integrated" if card.integrated else "discrete"
             energy = "counter" if card.energy_file else "integrated" if card.power_file else ""
             samples.append(INFO.sample(1, *labels, card.driver, kind, energy))
-            samples.extend(ERRORS.sample(n, *labels, *which) for which, n in card.errors.items())
             asleep = _sysfs.asleep(self._host, card.device)
             samples.append(ASLEEP.sample(int(asleep), *labels))
             if asleep:
                 card.integral.forget()
+                card.counter.forget()  # without power the register starts anew
                 card.rate, card.watts = Rate(), None
                 continue
             samples.extend(card.gauges)
@@ -402,36 +376,16 @@ class Drm:
                 samples.append(POWER.sample(card.watts, *labels))
             if card.counts:
                 meters.append(Meter("gpu", "drm", card.bus_id, joules))
+        for card in self._cards:
+            samples.extend(ERRORS.sample(n, *card.labels, *which) for which, n in card.errors.items())
         if unreadable and not any(sample.metric is ENERGY for sample in samples):
             what = "; ".join(f"{why.path}: {why.reason}" for why in unreadable)
             raise ReadFailed(f"no energy: {what}", _REMEDIES.get(unreadable[0].reason, "see the kernel log"))
         return Reading(samples, meters, taken=now)
 
 
-def _first(directory: Path, *names: str) -> Path | None:
-    """Return the first of these files that there is."""
-    return next((directory / name for name in names if (directory / name).exists()), None)
-
-
 async def open_collector(options: Options, host: Host) -> Drm:
     """Return the collector; it looks at sensors in its thread alone. Raises: Absent where there is no GPU."""
-    if not any(vendor == "amd" or (device / "hwmon").exists() for device, vendor in find_gpus(host)):
+    if not any(vendor == "amd" or (device / "hwmon").exists() for device, vendor in _drm.find_gpus(host)):
         raise Absent(_ABSENT)
     return Drm(options, host)
-
-
-def find_gpus(host: Host) -> Iterator[tuple[Path, str]]:
-    """Yield (`/sys/class/drm/cardN/device`, "amd" or "intel"), no matter whether it has sensors."""
-    root = host.sysfs / "class/drm"
-    try:
-        names = sorted(entry.name for entry in root.iterdir() if _CARD.fullmatch(entry.name))
-    except OSError:
-        return
-    for name in names:
-        device = root / name / "device"
-        try:
-            vendor = _VENDORS.get(_sysfs.text(host, device / "vendor"))
-        except OSError:
-            continue
-        if vendor is not None:
-            yield device, vendor

@@ -6,7 +6,8 @@ they arrived. Privileges: none.
 
 Rules:
 
-1. One connection is one run. A new connection, a report after `progress=end`, or a frame or size that
+1. One connection is one run, unless it says that it goes on with another's (`run=`: a forwarder that has
+   reconnected). A new connection, a report after `progress=end`, or a frame or size that
    goes back is another run: the `_total` counters go on, the run's own figures start again.
 2. The newest connection of a name has it; the older one is read on and ignored.
 3. A rate needs reports at least 0.1 s apart on average: a file sent afterwards has totals alone.
@@ -23,9 +24,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from powerbench.agent.config import CollectorOptions, Seconds
 from powerbench.agent.model import Host, IngestRejected, Metric, Reading, Sample
 from powerbench.agent.progress import ProgressParser, Report
+from powerbench.collectors._encoders import Encoders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from powerbench.agent.model import Sender
 
 _STREAM = ("stream",)
 FPS = Metric("ffmpeg_fps", "gauge", "Frames encoded a second, over the last reports.", _STREAM)
@@ -128,6 +132,8 @@ class _Stream:
         self.run = _Figures()
         self.said: set[str] = set()  # figures that FFmpeg gives for this stream; audio has no frames
         self.runs = 0
+        self.run_id = ""
+        self.sender: Sender | None = None  # whose process is known, or looked for
         self.run_ended = True
         self.last_report = 0.0  # monotonic seconds
         self.last_advance = 0.0
@@ -198,9 +204,11 @@ class _Stream:
 class _Feed:
     """One connection; it has its stream from its first report on, until a newer one's first."""
 
-    def __init__(self, collector: FFmpeg, name: str) -> None:
+    def __init__(self, collector: FFmpeg, name: str, sender: Sender | None, run: str) -> None:
+        self.sender = sender
+        self.run = run
         self._collector = collector
-        self._name = name
+        self.name = name
         self._stream: _Stream | None = None
         self._parser = ProgressParser()
         self._reports = 0
@@ -217,10 +225,10 @@ class _Feed:
     def _take(self, reports: list[Report]) -> None:
         for report in reports:
             if self._reports == 0:
-                self._stream = self._collector.hand_over(self._name, self)
+                self._stream = self._collector.hand_over(self.name, self)
             self._reports += 1
             if self._stream is not None and self._stream.feed is self:
-                self._collector.take(self._stream, report)
+                self._collector.take(self._stream, self, report)
 
 
 class FFmpeg:
@@ -229,6 +237,7 @@ class FFmpeg:
     def __init__(self, options: Options, host: Host) -> None:
         self._options = options
         self._clock = host.clock
+        self._encoders = Encoders(host)
         self._streams: dict[str, _Stream] = {}
         self._rejected = dict.fromkeys(REASONS, 0)
 
@@ -236,14 +245,14 @@ class FFmpeg:
         """Take a reload's limits; the streams stay."""
         self._options = options
 
-    def open_feed(self, stream: str) -> _Feed:
+    def open_feed(self, stream: str, sender: Sender | None = None, run: str = "") -> _Feed:
         """Return where one connection's bytes go. Raises: IngestRejected at the cap of names."""
         name = stream.encode("utf-8", "replace").decode()[: self._options.max_name_length]
         if not self._has_room(name):
             self.count_rejected("stream_limit")
             what = f"{self._options.max_streams} streams are known already"
             raise IngestRejected("stream_limit", f"{what}; raise [collectors.ffmpeg] max_streams")
-        return _Feed(self, name)
+        return _Feed(self, name, sender, run)
 
     def hand_over(self, name: str, feed: _Feed) -> _Stream | None:
         """Give the name to the connection whose first report came last; None where there is no room."""
@@ -251,10 +260,11 @@ class FFmpeg:
             self.count_rejected("stream_limit")
             return None
         stream = self._streams.setdefault(name, _Stream())
-        if stream.feed is not None:
-            self.count_rejected("superseded")
-        stream.feed = feed
-        stream.run_ended = True  # one connection is one run
+        if not feed.run or feed.run != stream.run_id:
+            if stream.feed is not None:
+                self.count_rejected("superseded")
+            stream.run_ended = True
+        stream.feed, stream.run_id = feed, feed.run
         return stream
 
     def _has_room(self, name: str) -> bool:
@@ -266,9 +276,13 @@ class FFmpeg:
         """Count a connection that is read and not taken in."""
         self._rejected[reason] += 1
 
-    def take(self, stream: _Stream, report: Report) -> None:
+    def take(self, stream: _Stream, feed: _Feed, report: Report) -> None:
         """Take one report of the connection that has the stream."""
-        stream.take(report, self._clock.monotonic(), self._clock.time(), self._options.window)
+        now = self._clock.monotonic()
+        if feed.sender is not None and (stream.sender is not feed.sender or self._has_left(stream, now)):
+            stream.sender = feed.sender
+            self._encoders.meet(feed.name, feed.sender)
+        stream.take(report, now, self._clock.time(), self._options.window)
 
     async def read(self) -> Reading:
         """Return every stream's figures as of now."""
@@ -276,12 +290,15 @@ class FFmpeg:
         self._expire(now)
         samples = [REJECTED.sample(count, reason) for reason, count in self._rejected.items()]
         for name, stream in self._streams.items():
-            if not self._has_left(stream, now):
+            if self._has_left(stream, now):
+                self._encoders.part(name)
+            else:
                 samples.extend(self._samples(name, stream, now))
-        return Reading(samples, taken=now)
+        return Reading(samples, taken=now, claims=await self._encoders.claims())
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Let the thread go that looks for processes."""
+        self._encoders.close()
 
     def _has_left(self, stream: _Stream, now: float) -> bool:
         silent = now - stream.last_report > self._options.expire
@@ -290,6 +307,7 @@ class FFmpeg:
     def _expire(self, now: float) -> None:
         for name in [n for n, s in self._streams.items() if s.feed is None and self._has_left(s, now)]:
             del self._streams[name]
+            self._encoders.part(name)
 
     def _samples(self, name: str, stream: _Stream, now: float) -> Iterable[Sample]:
         window = self._options.window

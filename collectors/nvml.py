@@ -25,16 +25,18 @@ from typing import TYPE_CHECKING
 import structlog
 
 from powerbench.agent.config import CollectorOptions
-from powerbench.agent.energy import PLAUSIBLE_WATTS, Counter, Integral
+from powerbench.agent.energy import PLAUSIBLE_WATTS
 from powerbench.agent.model import Absent, Host, Meter, Metric, ReadFailed, Reading, Sample, Use
 from powerbench.agent.worker import Worker
 from powerbench.collectors import _nvml, _sysfs
+from powerbench.collectors._nvml_board import Board, find_gpus, is_present
+from powerbench.collectors._nvml_gpu import DRIVER_NOT_LOADED, MISMATCH, THROTTLE_REASONS, Ended
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from powerbench.collectors._nvml import Gpu
+    from powerbench.collectors._nvml_gpu import Gpu
 
 log = structlog.get_logger("nvml")
 
@@ -124,11 +126,7 @@ METRICS = (
 
 SLOW_SECONDS = 10.0
 RETRY_SECONDS = 5.0  # between attempts to open NVML
-FORGET_SECONDS = 60.0  # a process that has not used a GPU for so long
 MAX_INTERVAL = 60.0
-_ENGINES = ("sm", "encoder", "decoder")
-_VENDOR, _DISPLAY = "0x10de", "0x03"
-_PASSED_ON = ("vfio-pci", "pci-stub")
 _ABSENT = "no NVIDIA GPU on the PCI bus, and no driver"
 
 
@@ -140,36 +138,6 @@ class Options(CollectorOptions, frozen=True, kw_only=True):
         yield from super().problems()
         if self.interval > MAX_INTERVAL:
             yield "interval", "must be at most 1m: power is integrated from beat to beat on older GPUs"
-
-
-class _Process:
-    """What one process has used of one GPU, in seconds of each engine."""
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(_ENGINES, 0.0)
-        self.seen = 0.0
-
-
-class _Board:
-    """One GPU over the agent's whole life, across sessions."""
-
-    def __init__(self, max_gap: float) -> None:
-        self.counter = Counter(None)  # 64 bits: it does not wrap
-        self.integral = Integral(max_gap)
-        self.labels: tuple[str, str] = ("", "")
-        self.pci_bus_id = ""
-        self.name = ""
-        self.xids: Tally[str] = Tally()
-        self.processes: dict[int, _Process] = {}
-        self.used_until_us = 0
-        self.used_at: float | None = None
-        self.gauges: list[Sample] = []  # the last beat's
-        self.slow: list[Sample] = []  # of the last slow beat
-
-    def uses(self, key: str) -> Iterator[Use]:
-        for pid, process in self.processes.items():
-            for engine, seconds in process.seconds.items():
-                yield Use("gpu", "nvml", key, engine, pid, seconds)
 
 
 class Nvml:
@@ -184,10 +152,10 @@ class Nvml:
         self._left_out: dict[str, str] = {}  # what was logged of those that could not be opened
         self._devices: list[Path] = []
         self._listed_at = -math.inf
-        self._failure: _nvml.Ended | None = None
+        self._failure: Ended | None = None
         self._retry_at = -math.inf
         self._slow_at = -math.inf
-        self._boards: dict[str, _Board] = {}  # by uuid
+        self._boards: dict[str, Board] = {}  # by uuid
         self._errors: Tally[tuple[str, str, str, str]] = Tally()  # by gpu, uuid, question, error
         self._said: dict[tuple[str, str], str] = {}  # what was logged, by uuid and question
 
@@ -217,29 +185,30 @@ class Nvml:
             slow = session is not None and now >= self._slow_at
             if session and slow:
                 self._slow_at = now + SLOW_SECONDS
-                for uuid, xid in session.xids():
-                    self._board(uuid).xids[str(xid)] += 1
+                self._count_xids(session)
             for gpu in session.gpus if session else ():
                 board = self._boards[gpu.uuid]
                 board.gauges = []
                 if gpu.pci_bus_id in asleep:
-                    board.slow, board.used_at = [], None
+                    board.slow, board.used_at, board.seen_at = [], None, None
                     board.integral.forget()
                     continue
                 board.gauges = list(self._gauges(gpu))
-                self._share(gpu, board, now)
+                busy = [s.value for s in board.gauges if s.metric in (UTILIZATION, ENCODER, DECODER)]
+                board.note_busy(max(busy, default=0.0), now)
+                board.note_processes(gpu.process_use(board.used_until_us), now, self._host)
                 if slow:
                     gpu.ask_again()
                     board.slow = list(self._slow(gpu, board))
             return self._reading(now, asleep)
-        except _nvml.Ended as ended:
+        except Ended as ended:
             raise self._end(ended, now) from None
 
     def _refresh(self) -> Reading:
         now = self._host.clock.monotonic()
         try:
             return self._reading(now, self._asleep())
-        except _nvml.Ended as ended:
+        except Ended as ended:
             raise self._end(ended, now) from None
 
     def _asleep(self) -> set[str]:
@@ -252,7 +221,7 @@ class Nvml:
             if now < self._slow_at or not (awake - self._opened_for or self._session.unopened):
                 return self._session
             self._close()  # a GPU has woken up, was plugged in, or may have been reset
-        if not _present(self._host, self._devices):
+        if not is_present(self._host, self._devices):
             raise Absent(_ABSENT)
         if asleep and not awake:
             return None
@@ -265,32 +234,40 @@ class Nvml:
         for gpu in self._session.gpus:
             board = self._board(gpu.uuid)
             board.labels, board.pci_bus_id, board.name = (str(gpu.index), gpu.uuid), gpu.pci_bus_id, gpu.name
-            board.used_at = None
         for which, why in (self._session.unopened | self._session.denied).items():
             if self._left_out.get(which) != why.error:
                 log.warning("GPU left out", gpu=which, error=why.error, remedy=why.remedy)
             self._left_out[which] = why.error
         return self._session
 
-    def _end(self, ended: _nvml.Ended, now: float) -> ReadFailed:
+    def _end(self, ended: Ended, now: float) -> ReadFailed:
         """Close the session after an error that ends it."""
         if self._failure is not ended:
             self._failure = ended
             self._retry_at = now + RETRY_SECONDS
-        self._close(unload=ended.code in (_nvml.MISMATCH, _nvml.DRIVER_NOT_LOADED))
+        for board in self._boards.values():
+            board.used_at = board.seen_at = None
+        self._close(unload=ended.code in (MISMATCH, DRIVER_NOT_LOADED))
         return ReadFailed(str(ended), ended.remedy)
+
+    def _count_xids(self, session: _nvml.Session) -> None:
+        for uuid, xid in session.xids():
+            self._board(uuid).xids[str(xid)] += 1
 
     def _close(self, *, unload: bool = False) -> None:
         session, self._session = self._session, None
+        if session is not None:
+            with contextlib.suppress(Ended):  # what it has not fetched goes with it
+                self._count_xids(session)
         for board in self._boards.values():
             board.gauges, board.slow = [], []
         if session is not None:
             session.close(unload=unload)
 
-    def _board(self, uuid: str) -> _Board:
+    def _board(self, uuid: str) -> Board:
         board = self._boards.get(uuid)
         if board is None:
-            board = self._boards[uuid] = _Board(self._max_gap)
+            board = self._boards[uuid] = Board(self._max_gap)
         return board
 
     def _refused(self, gpu: Gpu, question: str, error: str, remedy: str) -> None:
@@ -303,8 +280,6 @@ class Nvml:
         else:
             self._said.pop(key, None)
 
-    # -- one GPU ---------------------------------------------------------------------------------
-
     def _energy(self, gpu: Gpu) -> tuple[float | None, float | None]:
         """Return (joules since the start, watts); None for what is not known now."""
         board = self._boards[gpu.uuid]
@@ -314,14 +289,22 @@ class Nvml:
             if watts > PLAUSIBLE_WATTS:
                 gpu.implausible("power")
                 watts = None
+            else:
+                gpu.plausible("power")
         now = self._host.clock.monotonic()  # the driver may have taken its time
         if gpu.counts_energy:
+            board.integral.forget()
             energy_mj = gpu.energy_mj()
-            return (None if energy_mj is None else board.counter.advance(energy_mj * 1000, now)), watts
-        if watts is None:
+            if energy_mj is None:
+                return None, watts
+            board.counter.advance(energy_mj * 1000, now)
+        elif watts is None:
             board.integral.forget()
             return None, None
-        return board.integral.advance(watts, now), watts
+        else:
+            board.counter.forget()
+            board.integral.advance(watts, now)
+        return board.counter.joules + board.integral.joules, watts
 
     def _gauges(self, gpu: Gpu) -> Iterator[Sample]:
         labels = self._boards[gpu.uuid].labels
@@ -338,14 +321,14 @@ class Nvml:
         if (celsius := gpu.celsius()) is not None:
             yield TEMPERATURE.sample(celsius, *labels)
 
-    def _slow(self, gpu: Gpu, board: _Board) -> Iterator[Sample]:
+    def _slow(self, gpu: Gpu, board: Board) -> Iterator[Sample]:
         labels = board.labels
         if (limit_mw := gpu.power_limit_mw()) is not None:
             yield LIMIT.sample(limit_mw / 1000, *labels)
         for clock, mhz in gpu.clocks_mhz():
             yield CLOCK.sample(mhz * 1e6, *labels, clock)
         if (reasons := gpu.throttle_reasons()) is not None:
-            for bit, reason in _nvml.THROTTLE_REASONS.items():
+            for bit, reason in THROTTLE_REASONS.items():
                 yield THROTTLED.sample(int(bool(reasons & bit)), *labels, reason)
         for kind, count in gpu.ecc_errors():
             yield ECC.sample(count, *labels, kind)
@@ -354,23 +337,6 @@ class Nvml:
             for session in sessions:
                 which = (str(session.pid), str(session.session), session.codec, session.resolution)
                 yield SESSION_FPS.sample(session.fps, *labels, *which)
-
-    def _share(self, gpu: Gpu, board: _Board, now: float) -> None:
-        """Add what each process has used since the last beat, a percentage of the time between them."""
-        used = gpu.process_use(board.used_until_us)
-        span = 0.0 if board.used_at is None else now - board.used_at
-        board.used_at = None if used is None else now
-        for process in used or ():
-            board.used_until_us = max(board.used_until_us, process.taken_us)
-            of = board.processes.setdefault(process.pid, _Process())
-            of.seen = now
-            percent = (process.sm_percent, process.encoder_percent, process.decoder_percent)
-            for engine, value in zip(_ENGINES, percent, strict=True):
-                of.seconds[engine] += min(value, 100) / 100 * span
-        for pid in [pid for pid, of in board.processes.items() if now - of.seen > FORGET_SECONDS]:
-            del board.processes[pid]
-
-    # -- the reading -----------------------------------------------------------------------------
 
     def _reading(self, now: float, asleep: set[str]) -> Reading:
         samples: list[Sample] = []
@@ -419,42 +385,15 @@ class Nvml:
         }
         for board in gone.values():
             yield LOST.sample(1, *board.labels, board.pci_bus_id)
+            for xid, count in board.xids.items():
+                yield XIDS.sample(count, *board.labels, xid)
         for which in self._session.unopened:
-            if which not in gone:
+            if which not in gone and which not in {board.pci_bus_id for board in gone.values()}:
                 yield LOST.sample(1, "" if ":" in which else which, "", which if ":" in which else "")
 
 
 async def open_collector(options: Options, host: Host) -> Nvml:
     """Return the collector; NVML is opened at the first reading, in its thread. Raises: Absent."""
-    if not _present(host, find_gpus(host)):
+    if not is_present(host, find_gpus(host)):
         raise Absent(_ABSENT)
     return Nvml(options, host)
-
-
-def find_gpus(host: Host) -> list[Path]:
-    """Return the NVIDIA GPUs on the PCI bus, without those that are passed on to a guest.
-
-    Source: https://docs.kernel.org/PCI/sysfs-pci.html
-    """
-    found = []
-    try:
-        devices = sorted((host.sysfs / "bus/pci/devices").iterdir())
-    except OSError:
-        return []
-    for device in devices:
-        try:
-            if _sysfs.text(host, device / "vendor") != _VENDOR:
-                continue
-            if not _sysfs.text(host, device / "class").startswith(_DISPLAY):
-                continue
-        except OSError:
-            continue
-        driver = device / "driver"
-        if not (driver.is_symlink() and driver.readlink().name in _PASSED_ON):
-            found.append(device)
-    return found
-
-
-def _present(host: Host, devices: list[Path]) -> bool:
-    """Return whether there is a GPU, or the driver of one that sysfs does not show."""
-    return bool(devices) or (host.procfs / "driver/nvidia/version").exists()

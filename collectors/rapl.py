@@ -270,7 +270,10 @@ class Rapl:
                 continue
             zone.readable = True
             zone.raw_uj, zone.read_at = raw_uj, now
+            resets = zone.counter.resets
             zone.counter.advance(raw_uj, now)
+            if zone.counter.resets != resets:
+                zone.rate = Rate()  # what was used meanwhile is not known: no 0 W
             read.append(zone)
         if vanished:
             self.scan()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from trees import BusyClock, Draw, FakeClock, RaplCounter, SimulatedHost, value, values
+from trees import BusyClock, Draw, FakeClock, RaplCounter, SimulatedHost, add_up, value, values
 
 from powerbench.agent.energy import Node
 from powerbench.collectors import rapl
@@ -110,7 +110,9 @@ async def test_node_is_as_exact(tmp_path: Path) -> None:
 
 def _node(node: Node, reading: Reading) -> list[tuple[str, float]]:
     return [
-        (s.labels[0], s.value) for s in node.beat([reading]).samples if s.metric.name.endswith("joules_total")
+        (s.labels[0], s.value)
+        for s in add_up(node, [reading]).samples
+        if s.metric.name.endswith("joules_total")
     ]
 
 

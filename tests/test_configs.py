@@ -20,7 +20,7 @@ def test_the_shipped_configuration_is_the_defaults_all_of_them() -> None:
     read, default = load(path, KNOWN), load(None, KNOWN)
     assert (read.agent, read.collectors) == (default.agent, default.collectors)
     said = tomllib.loads(path.read_text())
-    assert set(said["agent"]) == {"listen", "sysfs", "procfs", "state_dir", "web"}
+    assert set(said["agent"]) == {"listen", "sysfs", "procfs", "state_dir", "idle", "web"}
     for name, kind in KNOWN.items():
         if name in roster.BUILT_IN:
             assert set(said["collectors"][name]) == set(msgspec.structs.asdict(kind()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from trees import add_up
 
 from powerbench.agent.energy import ESTIMATE, NODE_ENERGY, NODE_POWER, PLAUSIBLE_WATTS, Counter, Node, Rate
 from powerbench.agent.model import Meter, Reading
@@ -203,12 +204,13 @@ def power(reading: Reading) -> dict[tuple[str, ...], float]:
 def test_the_node_adds_meters_up_by_component_and_source() -> None:
     """Two sockets are one cpu figure; dram and gpu stand beside it under their own source."""
     node = Node()
-    node.beat([metered(1, ("cpu", "rapl", "0", 0), ("cpu", "rapl", "1", 0), ("dram", "rapl", "0:0", 0))])
-    found = node.beat(
+    add_up(node, [metered(1, ("cpu", "rapl", "0", 0), ("cpu", "rapl", "1", 0), ("dram", "rapl", "0:0", 0))])
+    found = add_up(
+        node,
         [
             metered(3, ("cpu", "rapl", "0", 100), ("cpu", "rapl", "1", 60), ("dram", "rapl", "0:0", 10)),
             metered(3, ("gpu", "nvml", "GPU-1", 500)),
-        ]
+        ],
     )
     assert energy(found) == {("cpu", "rapl"): 160, ("dram", "rapl"): 10, ("gpu", "nvml"): 500}
     assert power(found) == {("cpu", "rapl"): 80, ("dram", "rapl"): 5}
@@ -216,27 +218,28 @@ def test_the_node_adds_meters_up_by_component_and_source() -> None:
 
 def test_a_node_without_meters_has_no_samples() -> None:
     """A machine that meters nothing shows nothing, not zero."""
-    assert Node().beat([Reading([])]).samples == []
+    assert add_up(Node(), [Reading([])]).samples == []
 
 
 def test_an_estimate_counts_where_nothing_measures() -> None:
     """Without a measured source the estimate is the component's figure, under its own name."""
     node = Node()
-    node.beat([metered(1, ("cpu", ESTIMATE, "cpu", 0))])
-    assert energy(node.beat([metered(2, ("cpu", ESTIMATE, "cpu", 30))])) == {("cpu", ESTIMATE): 30}
+    add_up(node, [metered(1, ("cpu", ESTIMATE, "cpu", 0))])
+    assert energy(add_up(node, [metered(2, ("cpu", ESTIMATE, "cpu", 30))])) == {("cpu", ESTIMATE): 30}
 
 
 def test_an_estimate_is_never_added_to_a_measured_component() -> None:
     """While something measures the cpu its estimate is no part of the node; gpu's estimate still is."""
     node = Node()
     for second in range(3):
-        found = node.beat(
+        found = add_up(
+            node,
             [
                 metered(second, ("cpu", "rapl", "0", 100.0 * second)),
                 metered(
                     second, ("cpu", ESTIMATE, "cpu", 77.0 * second), ("gpu", ESTIMATE, "gpu", 5.0 * second)
                 ),
-            ]
+            ],
         )
     assert energy(found) == {("cpu", "rapl"): 200, ("gpu", ESTIMATE): 10}
 
@@ -244,16 +247,16 @@ def test_an_estimate_is_never_added_to_a_measured_component() -> None:
 def test_a_measured_component_that_is_down_shows_a_gap_and_no_estimate() -> None:
     """A source that fails for a beat leaves a gap; its energy arrives with its next reading."""
     node = Node()
-    node.beat([metered(0, ("cpu", "rapl", "0", 0)), metered(0, ("cpu", ESTIMATE, "cpu", 0))], {"cpu"})
-    node.beat([metered(1, ("cpu", "rapl", "0", 50)), metered(1, ("cpu", ESTIMATE, "cpu", 30))], {"cpu"})
-    gap = node.beat([metered(2, ("cpu", ESTIMATE, "cpu", 60))], {"cpu"})
+    add_up(node, [metered(0, ("cpu", "rapl", "0", 0)), metered(0, ("cpu", ESTIMATE, "cpu", 0))], {"cpu"})
+    add_up(node, [metered(1, ("cpu", "rapl", "0", 50)), metered(1, ("cpu", ESTIMATE, "cpu", 30))], {"cpu"})
+    gap = add_up(node, [metered(2, ("cpu", ESTIMATE, "cpu", 60))], {"cpu"})
     assert gap.samples == []
-    back = node.beat(
-        [metered(3, ("cpu", "rapl", "0", 150)), metered(3, ("cpu", ESTIMATE, "cpu", 90))], {"cpu"}
+    back = add_up(
+        node, [metered(3, ("cpu", "rapl", "0", 150)), metered(3, ("cpu", ESTIMATE, "cpu", 90))], {"cpu"}
     )
     assert energy(back) == {("cpu", "rapl"): 150}
     assert power(back) == {}  # a mean over the gap would be none of the last beat
-    on = node.beat([metered(4, ("cpu", "rapl", "0", 200))], {"cpu"})
+    on = add_up(node, [metered(4, ("cpu", "rapl", "0", 200))], {"cpu"})
     assert power(on) == {("cpu", "rapl"): 50}
 
 
@@ -261,21 +264,22 @@ def test_an_estimate_that_takes_over_starts_from_that_moment() -> None:
     """When the measured source has gone, the estimate adds what it gains from then on."""
     node = Node()
     for second in range(5):
-        node.beat(
+        add_up(
+            node,
             [
                 metered(second, ("cpu", "rapl", "0", 100.0 * second)),
                 metered(second, ("cpu", ESTIMATE, "cpu", 60.0 * second)),
-            ]
+            ],
         )
-    assert energy(node.beat([metered(5, ("cpu", ESTIMATE, "cpu", 300))])) == {("cpu", ESTIMATE): 60}
+    assert energy(add_up(node, [metered(5, ("cpu", ESTIMATE, "cpu", 300))])) == {("cpu", ESTIMATE): 60}
 
 
 def test_a_reopened_meter_adds_to_the_nodes_counter() -> None:
     """A meter that starts at 0 again never takes the node's counter back."""
     node = Node()
-    node.beat([metered(1, ("cpu", "rapl", "0", 0))])
-    node.beat([metered(2, ("cpu", "rapl", "0", 900))])
-    found = node.beat([metered(3, ("cpu", "rapl", "0", 20))])
+    add_up(node, [metered(1, ("cpu", "rapl", "0", 0))])
+    add_up(node, [metered(2, ("cpu", "rapl", "0", 900))])
+    found = add_up(node, [metered(3, ("cpu", "rapl", "0", 20))])
     assert energy(found) == {("cpu", "rapl"): 920}
     assert power(found) == {("cpu", "rapl"): 20}
 
@@ -283,19 +287,19 @@ def test_a_reopened_meter_adds_to_the_nodes_counter() -> None:
 def test_a_meter_that_was_not_read_again_keeps_the_last_power() -> None:
     """A slow collector's power is its own window's mean, not 0 in the beats between."""
     node = Node()
-    node.beat([metered(0, ("gpu", "slow", "0", 0))])
-    node.beat([metered(5, ("gpu", "slow", "0", 500))])
-    again = node.beat([metered(5, ("gpu", "slow", "0", 500))])
+    add_up(node, [metered(0, ("gpu", "slow", "0", 0))])
+    add_up(node, [metered(5, ("gpu", "slow", "0", 500))])
+    again = add_up(node, [metered(5, ("gpu", "slow", "0", 500))])
     assert (energy(again), power(again)) == ({("gpu", "slow"): 500}, {("gpu", "slow"): 100})
 
 
 def test_a_vanished_meter_takes_its_power_along() -> None:
     """A component that comes back has no power before it has a window of its own."""
     node = Node()
-    node.beat([metered(0, ("gpu", "nvml", "a", 0))])
-    node.beat([metered(1, ("gpu", "nvml", "a", 100))])
-    node.beat([])
-    found = node.beat([metered(9, ("gpu", "nvml", "b", 7))])
+    add_up(node, [metered(0, ("gpu", "nvml", "a", 0))])
+    add_up(node, [metered(1, ("gpu", "nvml", "a", 100))])
+    add_up(node, [])
+    found = add_up(node, [metered(9, ("gpu", "nvml", "b", 7))])
     assert (energy(found), power(found)) == ({("gpu", "nvml"): 107}, {})
 
 
@@ -313,7 +317,7 @@ def test_the_nodes_sum_equals_its_meters(beats: list[dict[tuple[str, str, str], 
         for key, gain in gains.items():
             joules[key] += gain
             seen[key] = joules[key]
-        found = energy(node.beat([metered(second, *((*key, joules[key]) for key in gains))]))
+        found = energy(add_up(node, [metered(second, *((*key, joules[key]) for key in gains))]))
         assert found.keys() == {key[:2] for key in gains}
         for part, figure in found.items():
             assert figure == pytest.approx(sum(v for key, v in seen.items() if key[:2] == part))
@@ -335,7 +339,7 @@ def test_the_nodes_counters_never_decrease(
     node = Node()
     highest: dict[tuple[str, ...], float] = {}
     for second, (meters, measured) in enumerate(beats):
-        found = node.beat([metered(second, *((*key, figure) for key, figure in meters.items()))], measured)
+        found = add_up(node, [metered(second, *((*key, figure) for key, figure in meters.items()))], measured)
         for part, figure in energy(found).items():
             assert figure >= highest.get(part, 0.0)
             highest[part] = figure

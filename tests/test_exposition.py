@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from prometheus_client import core
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from trees import add_up
 
 from powerbench.agent import __version__
 from powerbench.agent.energy import Node
@@ -91,9 +92,9 @@ def a_machine() -> Snapshot:
         ffmpeg.BITRATE.sample(2500.5, name),
     )
     node = Node()
-    node.beat([Reading([], [meter._replace(joules=0.0) for meter in meters], taken=40.0)])
+    add_up(node, [Reading([], [meter._replace(joules=0.0) for meter in meters], taken=40.0)])
     assert measured.reading is not None
-    node_state = State(node.beat([measured.reading]), 1.8e9, 50.0, 0.0001, 0, 1.8e9)
+    node_state = State(add_up(node, [measured.reading]), 1.8e9, 50.0, 0.0001, 0, 1.8e9)
     down = State(None, 1.8e9, 50.0, 1.0, failures=3, last_success=1.8e9 - 60, error="no answer within 1 s")
     states = {"rapl": measured, "ffmpeg": streams, "drm": down, "node": node_state}
     return Snapshot(1.8e9, MappingProxyType(states), MappingProxyType({"nvml": "no driver"}))

@@ -576,8 +576,8 @@ class Overheard:
         self.ended: asyncio.Queue[bytes] = asyncio.Queue()
         self.rejected: list[str] = []
 
-    def open_feed(self, stream: str) -> Any:
-        del stream
+    def open_feed(self, stream: str, sender: Any = None, run: str = "") -> Any:
+        del stream, sender, run
         overheard = self
         self.opened.set()
 

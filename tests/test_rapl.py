@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trees import RANGE_15_UJ, RANGE_61_UJ, FakeClock, Faults, Powercap, value, values
+from trees import RANGE_15_UJ, RANGE_61_UJ, FakeClock, Faults, Powercap, add_up, value, values
 
 from powerbench.agent.config import Seconds
 from powerbench.agent.energy import NODE_ENERGY, Node
@@ -185,10 +185,10 @@ async def test_independent_dies_are_metered_both(machine: Machine) -> None:
     machine.powercap.zone("intel-rapl:1", "package-0-die-1", 9000e6)
     collector, node = await machine.open(), Node()
     total = 0.0
-    node.beat([await collector.read()])
+    add_up(node, [await collector.read()])
     for n in range(1, 6):
         reading = await machine.beat(collector, zone_0=5000 + 80 * n, zone_1=9000 + 30 * n)
-        total = node.beat([reading]).samples[0].value
+        total = add_up(node, [reading]).samples[0].value
     assert total == pytest.approx(5 * 110)
 
 
@@ -510,14 +510,14 @@ async def test_twin_that_takes_over_brings_nothing_along(machine: Machine) -> No
     machine.powercap.zone("intel-rapl:0", "package-0")
     machine.powercap.zone("intel-rapl-mmio:0", "package-0")
     collector, node = await machine.open(), Node()
-    node.beat([await collector.read()])
+    add_up(node, [await collector.read()])
     for n in range(1, 6):
         machine.powercap.set_joules("intel-rapl-mmio:0", 50 * n)
-        node.beat([await machine.beat(collector, zone_0=50 * n)])
+        add_up(node, [await machine.beat(collector, zone_0=50 * n)])
     machine.powercap.remove("intel-rapl:0")
     for n in range(6, 9):
         machine.powercap.set_joules("intel-rapl-mmio:0", 50 * n)
-        total = node.beat([await machine.beat(collector)]).samples[0].value
+        total = add_up(node, [await machine.beat(collector)]).samples[0].value
     assert total <= 8 * 50
 
 
@@ -631,7 +631,7 @@ async def test_what_is_estimated_while_rapl_is_away_is_not_counted_again(machine
 
     def beat(*readings: Reading, measured: bool) -> float:
         guess = Reading((), (Meter("cpu", "estimate", "cpu", estimated),), machine.clock.monotonic())
-        found = node.beat([guess, *readings], {"cpu"} if measured else ())
+        found = add_up(node, [guess, *readings], {"cpu"} if measured else ())
         return sum(sample.value for sample in found.samples if sample.metric is NODE_ENERGY)
 
     beat(await collector.read(), measured=True)

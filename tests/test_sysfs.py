@@ -89,3 +89,24 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=os.strerror(errno.EIO)):
             _sysfs.integer(Host(), tmp_path / "bad")
     assert not {tmp_path / "good", Path("/proc/self/mem").resolve()} & open_paths()
+
+
+@pytest.mark.parametrize(
+    ("status", "asleep"),
+    [
+        ("suspended\n", True),
+        ("suspending\n", True),
+        ("active\n", False),
+        ("resuming\n", False),
+        ("unsupported\n", False),
+        ("error\n", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_asleep(tmp_path: Path, status: str | None, *, asleep: bool) -> None:
+    """A device is asleep while it is suspended or about to be, and awake where the kernel does not say."""
+    if status is not None:
+        (tmp_path / "power").mkdir()
+        (tmp_path / "power/runtime_status").write_text(status)
+    assert _sysfs.asleep(Host(), tmp_path) is asleep

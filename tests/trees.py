@@ -13,6 +13,7 @@ from powerbench.agent.model import Host, read_file
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from powerbench.agent.energy import Node
     from powerbench.agent.model import Metric, Reading
 
 RANGE_61_UJ = 262143328850  # 2^32 units of 61 µJ, as the kernel rounds it
@@ -78,6 +79,11 @@ def values(reading: Reading, metric: Metric) -> dict[tuple[str, ...], float]:
 def value(reading: Reading, metric: Metric, *labels: str) -> float:
     """Return one series' value."""
     return values(reading, metric)[labels]
+
+
+def add_up(node: Node, readings: Iterable[Reading], measured: Iterable[str] = ()) -> Reading:
+    """Return the node's reading after one beat of these collectors."""
+    return node.beat({f"collector {place}": reading for place, reading in enumerate(readings)}, measured)
 
 
 def open_paths() -> set[Path]:

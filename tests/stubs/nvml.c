@@ -13,7 +13,12 @@
  *   uuid GPU TEXT, name GPU TEXT, bus GPU TEXT
  *   session GPU ID PID CODEC WIDTH HEIGHT FPS
  *   process GPU PID TIMESTAMP SM ENCODER DECODER
- *   xid GPU NUMBER             delivered once for each time that the file changes
+ *   xid GPU NUMBER             queued once for each time that the file changes, for a set that is open then
+ *   insufficient CALL N        the first N calls with room for a list find that the list has grown meanwhile
+ *
+ * The name of every call goes, a line each, into the file that NVML_STUB_TRACE names. Built with -DDRIVER=TEXT
+ * that is the driver's version where the file names none; with -DMISMATCH=CALL that call answers 18 for ever, as
+ * a library does that is not the loaded kernel module's.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -24,7 +29,15 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_FOUND = 6, INSUFFICIENT = 7, TIMED_OUT = 10, MAX = 512 };
+#ifndef DRIVER
+#define DRIVER "550.0"
+#endif
+#ifndef MISMATCH
+#define MISMATCH ""
+#endif
+
+enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_FOUND = 6, INSUFFICIENT = 7, TIMED_OUT = 10 };
+enum { ANOTHER_VERSION = 18, MAX = 512 };
 
 struct line { char key[24]; char a[40]; char b[80]; char rest[160]; int done; };
 struct session { unsigned id, pid, vgpu, codec, width, height, fps, latency; };
@@ -39,7 +52,10 @@ struct event { void *device; unsigned long long type, data; unsigned gpu, comput
 static struct line lines[MAX];
 static int count, opened;
 static struct stat last;
-static char handles[64]; /* a GPU's handle is its place in here */
+static char handles[64];   /* a GPU's handle is its place in here */
+static char listening[64]; /* whose Xid events the open set takes */
+static struct xid { int gpu; unsigned long long number; } queue[MAX]; /* not fetched yet */
+static int queued;
 
 static void load(void) {
     const char *path = getenv("NVML_STUB_CONTROL");
@@ -55,7 +71,13 @@ static void load(void) {
     while (count < MAX && fgets(text, sizeof text, file)) {
         struct line *at = &lines[count];
         memset(at, 0, sizeof *at);
-        if (sscanf(text, "%23s %39s %79s %159[^\n]", at->key, at->a, at->b, at->rest) >= 2) count++;
+        if (sscanf(text, "%23s %39s %79s %159[^\n]", at->key, at->a, at->b, at->rest) >= 2) {
+            int gpu = atoi(at->a) % (int)sizeof listening;
+            /* An event that nobody listens for is gone, as with the real one. */
+            if (!strcmp(at->key, "xid") && listening[gpu] && queued < MAX)
+                queue[queued++] = (struct xid){gpu, strtoull(at->b, NULL, 10)};
+            count++;
+        }
     }
     fclose(file);
 }
@@ -64,6 +86,12 @@ static struct line *find(const char *key, const char *a) {
     for (int i = 0; i < count; i++)
         if (!strcmp(lines[i].key, key) && (!a || !strcmp(lines[i].a, a))) return &lines[i];
     return NULL;
+}
+
+/* Forget who listens, and what they have not fetched. */
+static void stop_listening(void) {
+    memset(listening, 0, sizeof listening);
+    queued = 0;
 }
 
 static int number_of(void *device) { return (int)((char *)device - handles); }
@@ -86,6 +114,12 @@ static void text(const char *key, void *device, char *to, unsigned size, const c
 /* What every call does first: reads the file, takes its time, fails if it is to. */
 static int enter(const char *call, void *device) {
     load();
+    const char *trace = getenv("NVML_STUB_TRACE");
+    FILE *file = trace ? fopen(trace, "a") : NULL;
+    if (file) {
+        fprintf(file, "%s\n", call);
+        fclose(file);
+    }
     for (int i = 0; i < count; i++)
         if (!strcmp(lines[i].key, "delay") && !strcmp(lines[i].a, call) && !lines[i].done) {
             lines[i].done = 1;
@@ -97,8 +131,19 @@ static int enter(const char *call, void *device) {
         if (!strcmp(lines[i].key, "error") && !strcmp(lines[i].a, call) &&
             (!*lines[i].rest || (device && atoi(lines[i].rest) == number_of(device))))
             return atoi(lines[i].b);
+    if (!strcmp(call, MISMATCH)) return ANOTHER_VERSION;
     if (!opened && strcmp(call, "Init")) return UNINITIALIZED;
     return OK;
+}
+
+/* Whether a list is to have grown since its size was asked for. */
+static int grown(const char *call) {
+    for (int i = 0; i < count; i++)
+        if (!strcmp(lines[i].key, "insufficient") && !strcmp(lines[i].a, call) && lines[i].done < atoi(lines[i].b)) {
+            lines[i].done++;
+            return 1;
+        }
+    return 0;
 }
 
 static int gpus(void) {
@@ -112,13 +157,18 @@ int nvmlInitWithFlags(unsigned flags) {
     if (!error) opened = 1;
     return error;
 }
-int nvmlShutdown(void) { int error = enter("Shutdown", NULL); opened = 0; return error; }
+int nvmlShutdown(void) {
+    int error = enter("Shutdown", NULL);
+    opened = 0;
+    stop_listening();
+    return error;
+}
 const char *nvmlErrorString(int error) { (void)error; return "stub"; }
 
 int nvmlSystemGetDriverVersion(char *version, unsigned size) {
     int error = enter("SystemGetDriverVersion", NULL);
     struct line *at = find("driver", NULL);
-    snprintf(version, size, "%s", at ? at->a : "550.0");
+    snprintf(version, size, "%s", at ? at->a : DRIVER);
     return error;
 }
 
@@ -258,7 +308,7 @@ int nvmlDeviceGetEncoderSessions(void *device, unsigned *size, struct session *s
         found++;
     }
     *size = found;
-    return sessions && room < found ? INSUFFICIENT : OK;
+    return sessions && (room < found || grown("GetEncoderSessions")) ? INSUFFICIENT : OK;
 }
 int nvmlDeviceGetProcessUtilization(void *device, struct process *samples, unsigned *size,
                                     unsigned long long since) {
@@ -276,27 +326,31 @@ int nvmlDeviceGetProcessUtilization(void *device, struct process *samples, unsig
     }
     *size = found;
     if (!found) return NOT_FOUND;
-    return !samples || room < found ? INSUFFICIENT : OK;
+    return !samples || room < found || grown("GetProcessUtilization") ? INSUFFICIENT : OK;
 }
 
 int nvmlEventSetCreate(void **set) { *set = lines; return enter("EventSetCreate", NULL); }
-int nvmlEventSetFree(void *set) { (void)set; return enter("EventSetFree", NULL); }
+int nvmlEventSetFree(void *set) {
+    (void)set;
+    int error = enter("EventSetFree", NULL);
+    stop_listening();
+    return error;
+}
 int nvmlDeviceRegisterEvents(void *device, unsigned long long types, void *set) {
     (void)types, (void)set;
-    return enter("RegisterEvents", device);
+    int error = enter("RegisterEvents", device);
+    if (!error) listening[number_of(device)] = 1;
+    return error;
 }
 int nvmlEventSetWait_v2(void *set, struct event *event, unsigned milliseconds) {
     (void)set, (void)milliseconds;
     int error = enter("EventSetWait", NULL);
     if (error) return error;
-    for (int i = 0; i < count; i++)
-        if (!strcmp(lines[i].key, "xid") && !lines[i].done) {
-            lines[i].done = 1;
-            memset(event, 0, sizeof *event);
-            event->device = handles + atoi(lines[i].a);
-            event->type = 8;
-            event->data = strtoull(lines[i].b, NULL, 10);
-            return OK;
-        }
-    return TIMED_OUT;
+    if (!queued) return TIMED_OUT;
+    memset(event, 0, sizeof *event);
+    event->device = handles + queue[0].gpu;
+    event->type = 8;
+    event->data = queue[0].number;
+    memmove(queue, queue + 1, (size_t)--queued * sizeof *queue);
+    return OK;
 }

@@ -1,0 +1,323 @@
+"""Processes: whose connection it is, what they and their children have used, which containers they lie in.
+
+Reads /proc/PID/{stat,status,cgroup,task,fd,net/tcp}. Clock ticks in, seconds out. Privileges: none for one's
+own processes and for what is said about all; finding the owner of another user's connection needs root or
+CAP_SYS_PTRACE.
+
+Source: proc(5), https://docs.kernel.org/networking/proc_net_tcp.html
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from powerbench.agent.cputime import container_id
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+    from powerbench.agent.model import Host, Sender
+
+_HERTZ = os.sysconf("SC_CLK_TCK")
+_MAX_TREE = 1000  # processes of one tree that are followed
+_JUST_STARTED = 3.0  # seconds; all that so young a process has used falls into the time that is looked at
+_SLACK = 0.1  # seconds, beside the grain of start times
+WRITES = 0o3  # of an fdinfo's flags: how the file was opened
+_SAY_PID = "give it with the stream: /ingest?stream=NAME&pid=PID, or use powerbench pipe"
+
+
+class Unresolved(Exception):  # noqa: N818 - a verdict
+    """A stream whose process is not known; `remedy` says what would tell."""
+
+    def __init__(self, what: str, remedy: str = _SAY_PID) -> None:
+        super().__init__(what)
+        self.remedy = remedy
+
+
+class Stat(NamedTuple):
+    """What /proc/PID/stat says of a process."""
+
+    comm: str
+    parent: int
+    cpu_seconds: float  # its own and its threads', and its children's that have ended and were waited for
+    start: float  # seconds since boot; with the pid, who it is
+
+
+class _Connection(NamedTuple):
+    inode: str
+    uid: int
+
+
+def parse_stat(text: str) -> Stat:
+    """Return what /proc/PID/stat says. Raises: ValueError."""
+    head, parenthesis, tail = text.rpartition(")")  # a name may hold anything, parentheses too
+    fields = tail.split()
+    if not parenthesis or len(fields) < 20:
+        raise ValueError("no /proc/PID/stat")
+    ticks = sum(map(int, fields[11:15]))
+    return Stat(head.partition("(")[2], int(fields[1]), ticks / _HERTZ, int(fields[19]) / _HERTZ)
+
+
+def read_stat(host: Host, pid: int) -> Stat | None:
+    """Return a process's figures; None where it has ended."""
+    try:
+        return parse_stat(host.read(host.procfs / str(pid) / "stat").decode("utf-8", "replace"))
+    except (OSError, ValueError):
+        return None
+
+
+def container_of(host: Host, pid: int) -> str:
+    """Return the id of the container that a process lies in, "" for none or for nobody knows."""
+    try:
+        return container_id(host.read(host.procfs / str(pid) / "cgroup").decode("ascii", "replace"))
+    except OSError:
+        return ""
+
+
+def uptime(host: Host) -> float:
+    """Return the seconds since boot, on the clock of start times. Raises: OSError, ValueError."""
+    return float(host.read(host.procfs / "uptime").split()[0])
+
+
+def own_pid(host: Host) -> int | None:
+    """Return this process's id in that procfs, which may be the host's, seen from a container."""
+    try:
+        return int(os.readlink(host.procfs / "self"))  # noqa: PTH115 - of a link that is a number
+    except (OSError, ValueError):
+        return None
+
+
+def pids(host: Host) -> list[int]:
+    """Return every process there is."""
+    try:
+        return [int(name) for name in os.listdir(host.procfs) if name.isdigit()]  # noqa: PTH208 - 5x faster
+    except OSError:
+        return []
+
+
+class Tree:
+    """A process and its descendants: what they have used since it was first looked at."""
+
+    def __init__(self, host: Host, pid: int) -> None:
+        """Look at the process. Raises: Unresolved where there is none."""
+        stat = read_stat(host, pid)
+        if stat is None:
+            raise Unresolved(f"no process {pid}")
+        self._host = host
+        self.pid = pid
+        self.start = stat.start
+        self.container = container_of(host, pid)
+        self.pids: tuple[int, ...] = (pid,)
+        self.cpu_seconds = 0.0  # never decreases
+        self.alive = True
+        self._used: dict[tuple[int, float], float] = {}  # by pid and start: a number may be used again
+        try:
+            young = uptime(host) - stat.start <= _JUST_STARTED
+        except (OSError, ValueError):
+            young = False
+        self._before = 0.0 if young else stat.cpu_seconds
+
+    def look(self, others: Collection[int] = (), *, children: bool = True) -> None:
+        """Read what they have used by now; `others`: processes that belong to somebody else.
+
+        `children`: whether to look for new ones, which costs a read a thread.
+        """
+        found = list(self._descend(set(others))) if children else list(self.pids)
+        total = 0.0
+        here: list[int] = []
+        for pid in found:
+            stat = read_stat(self._host, pid)
+            if stat is None or (pid == self.pid and stat.start != self.start):
+                continue
+            here.append(pid)
+            total += stat.cpu_seconds
+        self.alive = self.pid in here
+        self.pids = tuple(here)
+        if self.alive:
+            self.cpu_seconds = max(self.cpu_seconds, total - self._before)
+
+    def _descend(self, others: set[int]) -> Iterator[int]:
+        seen = {self.pid}
+        found = [self.pid]
+        while found and len(seen) <= _MAX_TREE:
+            pid = found.pop()
+            yield pid
+            for child in _children(self._host, pid):
+                if child not in seen and child not in others:
+                    seen.add(child)
+                    found.append(child)
+
+
+def _children(host: Host, pid: int) -> Iterator[int]:
+    tasks = host.procfs / str(pid) / "task"
+    try:
+        threads = os.listdir(tasks)  # noqa: PTH208 - 5x faster
+    except OSError:
+        return
+    for thread in threads:
+        try:
+            yield from map(int, host.read(tasks / thread / "children").split())
+        except (OSError, ValueError):
+            continue
+
+
+def find_sender(host: Host, sender: Sender, now: float) -> int:
+    """Return the process that a stream comes from. Raises: Unresolved.
+
+    A given pid counts where that process's network namespace holds the connection's other end, under the
+    same user, and the process is older than the connection: so nobody elsewhere can lay claim to it.
+    """
+    if sender.pid:
+        return _find_given(host, sender, now)
+    connection = _find_connection(host.procfs / "net", sender)
+    if connection is None:
+        raise Unresolved("its connection is not in this network namespace")
+    owner = find_open_file(host, f"socket:[{connection.inode}]")
+    if not owner:
+        raise Unresolved("the owner of its connection is not visible to the agent's user")
+    pid = owner[0]
+    if pid == own_pid(host):
+        raise Unresolved("it comes from the agent's own process")
+    # A forwarder is not who uses the energy: whoever writes into its input is.
+    if (pipe := _link(host.procfs / str(pid) / "fd/0")).startswith("pipe:"):
+        writers = [writer for writer in find_open_file(host, pipe, writable=True) if writer != pid]
+        return preferred(host, writers) or pid
+    return pid
+
+
+def _find_given(host: Host, sender: Sender, now: float) -> int:
+    if not sender.pid.isascii() or not sender.pid.isdigit() or not 0 < int(sender.pid) < 2**31:
+        raise Unresolved(f"pid={sender.pid[:20]!r} is no process's number")
+    number = int(sender.pid)
+    if _namespace_pids(host, number)[-1:] == [number] and _agrees(host, number, sender, now):
+        return number
+    # In a container it is another number outside.
+    found = [
+        pid
+        for pid in pids(host)
+        if pid != number and _namespace_pids(host, pid)[-1:] == [number] and _agrees(host, pid, sender, now)
+    ]
+    if len(found) > 1:
+        raise Unresolved(f"pid={number} could be any of the processes {', '.join(map(str, found))}")
+    if not found:
+        raise Unresolved(
+            f"pid={number} is no process that this connection can come from",
+            "give the pid of a process on this machine, as its own container sees it",
+        )
+    return found[0]
+
+
+def _agrees(host: Host, pid: int, sender: Sender, now: float) -> bool:
+    stat = read_stat(host, pid)
+    connection = _find_connection(host.procfs / str(pid) / "net", sender)
+    if stat is None or connection is None:
+        return False
+    try:
+        age = uptime(host) - stat.start
+    except (OSError, ValueError):
+        return False
+    return age + _SLACK >= now - sender.connected and connection.uid in (0, _uid(host, pid))
+
+
+def _status(host: Host, pid: int, key: str) -> list[str]:
+    try:
+        text = host.read(host.procfs / str(pid) / "status").decode("ascii", "replace")
+    except OSError:
+        return []
+    return text.partition(f"\n{key}:")[2].partition("\n")[0].split()
+
+
+def _namespace_pids(host: Host, pid: int) -> list[int]:
+    """Return a process's numbers, outermost first."""
+    try:
+        return [int(word) for word in _status(host, pid, "NSpid")]
+    except ValueError:
+        return []
+
+
+def _uid(host: Host, pid: int) -> int:
+    effective = _status(host, pid, "Uid")[1:2]
+    return int(effective[0]) if effective and effective[0].isdigit() else -1
+
+
+def _find_connection(net: Path, sender: Sender) -> _Connection | None:
+    """Return the sender's end of its connection, where that network namespace holds it."""
+    for table, version in (("tcp", 4), ("tcp6", 6)):
+        wanted = _row(sender.peer, version), _row(sender.local, version)
+        try:
+            lines = _read_whole(net / table).splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            if len(fields) > 9 and (fields[1], fields[2]) == wanted and fields[7].isdigit():
+                return _Connection(fields[9], int(fields[7]))
+    return None
+
+
+def _read_whole(path: Path) -> str:
+    """Return a table of the kernel's, which may be longer than an attribute. Raises: OSError."""
+    with path.open("rb") as file:
+        return file.read(16 * 2**20).decode("ascii", "replace")
+
+
+def _row(end: tuple[str, int], version: int) -> str:
+    """Return an address and port as /proc/net/tcp and tcp6 write them: words of the host's byte order."""
+    try:
+        address = ipaddress.ip_address(end[0].partition("%")[0])
+    except ValueError:
+        return ""
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    if version == 4:
+        if mapped.version != 4:
+            return ""
+        packed = mapped.packed
+    else:
+        packed = address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
+    words = struct.unpack(f"={len(packed) // 4}I", packed)
+    return "".join(f"{word:08X}" for word in words) + f":{end[1]:04X}"
+
+
+def find_open_file(host: Host, target: str, *, writable: bool = False) -> list[int]:
+    """Return the processes that have a file open ("socket:[1234]"), as far as this process may look."""
+    found = []
+    for pid in pids(host):
+        directory = host.procfs / str(pid) / "fd"
+        try:
+            descriptors = os.listdir(directory)  # noqa: PTH208 - 5x faster
+        except OSError:
+            continue
+        for descriptor in descriptors:
+            if _link(directory / descriptor) == target and (
+                not writable or _writes(host, host.procfs / str(pid) / "fdinfo" / descriptor)
+            ):
+                found.append(pid)
+                break
+    return found
+
+
+def preferred(host: Host, candidates: Collection[int]) -> int | None:
+    """Return which writer of a pipe is the encoder: ffmpeg, else the youngest (shells are older)."""
+    stats = [(pid, stat) for pid in candidates if (stat := read_stat(host, pid)) is not None]
+    if not stats:
+        return None
+    return max(stats, key=lambda found: ("ffmpeg" in found[1].comm, found[1].start))[0]
+
+
+def _writes(host: Host, fdinfo: Path) -> bool:
+    try:
+        flags = host.read(fdinfo).decode("ascii", "replace").partition("flags:")[2].split()[:1]
+        return bool(flags) and int(flags[0], 8) & WRITES != 0
+    except (OSError, ValueError):
+        return False
+
+
+def _link(path: Path) -> str:
+    try:
+        return os.readlink(path)  # noqa: PTH115 - most of them, and a Path costs more than the call
+    except OSError:
+        return ""

@@ -1,0 +1,145 @@
+"""The processes behind the streams: found when a stream connects, followed from beat to beat.
+
+What a stream's process and its descendants use of the CPUs is the stream's claim on the node's energy. A
+process that sends several streams is shared by them evenly; a descendant that sends a stream of its own is
+that stream's. Finding a process may take long where there are many, so it has a thread of its own and no
+beat waits.
+
+Privileges: see agent/processes.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING
+
+import structlog
+
+from powerbench.agent import processes
+from powerbench.agent.model import Claim
+from powerbench.agent.processes import Tree, Unresolved
+from powerbench.agent.worker import Worker
+
+if TYPE_CHECKING:
+    from powerbench.agent.model import Host, Sender
+
+log = structlog.get_logger("ffmpeg")
+
+CHILDREN_SECONDS = 5.0  # between looks for new descendants
+_PATIENCE = 0.1  # seconds that a beat waits for a search, which is most often done by then
+
+
+class _Encoder:
+    """What is known of one stream's process."""
+
+    def __init__(self) -> None:
+        self.tree: Tree | None = None
+        self.cpu_seconds = 0.0  # over all its processes so far
+        self.said = ""
+
+
+class Encoders:
+    """The processes of all streams."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._worker = Worker("encoders")
+        self._encoders: dict[str, _Encoder] = {}  # those whose process was known once
+        self._unknown: dict[str, Sender] = {}  # those to be found
+        self._search: asyncio.Task[dict[str, Tree | Unresolved]] | None = None
+        self._searched: dict[str, Sender] = {}
+        self._said: dict[str, str] = {}  # why a stream has no process, as it was logged
+        self._children_at = 0.0
+
+    def meet(self, stream: str, sender: Sender) -> None:
+        """Note that a stream has connected: its process is looked for by the next beat."""
+        self._unknown[stream] = sender
+
+    def part(self, stream: str) -> None:
+        """Forget a stream whose series leave."""
+        self._encoders.pop(stream, None)
+        self._unknown.pop(stream, None)
+        self._said.pop(stream, None)
+
+    async def claims(self) -> list[Claim]:
+        """Return what every stream with a known process has used by now."""
+        await self._find()
+        now = self._host.clock.monotonic()
+        children = now >= self._children_at
+        if children:
+            self._children_at = now + CHILDREN_SECONDS
+        sharers: dict[int, list[_Encoder]] = {}
+        for encoder in self._encoders.values():
+            if encoder.tree is not None:
+                sharers.setdefault(id(encoder.tree), []).append(encoder)
+        trees = {id(e.tree): e.tree for e in self._encoders.values() if e.tree is not None}
+        roots = {tree.pid for tree in trees.values()}
+        if (own := processes.own_pid(self._host)) is not None:
+            roots.add(own)
+        for key, tree in trees.items():
+            before = tree.cpu_seconds
+            tree.look(roots - {tree.pid}, children=children)
+            for encoder in sharers[key]:
+                encoder.cpu_seconds += (tree.cpu_seconds - before) / len(sharers[key])
+                if not tree.alive:
+                    encoder.tree = None
+        return [
+            Claim("stream", name, encoder.cpu_seconds, *_where(encoder.tree))
+            for name, encoder in self._encoders.items()
+        ]
+
+    def close(self) -> None:
+        """Let the thread go."""
+        if self._search is not None:
+            self._search.cancel()
+        self._worker.close()
+
+    async def _find(self) -> None:
+        """Look for the processes of streams that have connected; take what was found."""
+        if self._search is None and self._unknown:
+            self._searched, self._unknown = self._unknown, {}
+            now = self._host.clock.monotonic()
+            search = functools.partial(_search, self._host, self._searched, now)
+            self._search = asyncio.ensure_future(self._worker.call(search))
+        if self._search is None:
+            return
+        await asyncio.wait([self._search], timeout=_PATIENCE)
+        if not self._search.done():
+            return
+        found, self._search = self._search.result(), None
+        trees = {(e.tree.pid, e.tree.start): e.tree for e in self._encoders.values() if e.tree is not None}
+        for stream, tree in found.items():
+            if isinstance(tree, Unresolved):
+                self._explain(stream, tree)
+                if stream in self._encoders:
+                    self._encoders[stream].tree = None  # the stream has gone elsewhere
+                continue
+            self._said.pop(stream, None)
+            encoder = self._encoders.setdefault(stream, _Encoder())
+            encoder.tree = trees.setdefault((tree.pid, tree.start), tree)
+
+    def _explain(self, stream: str, why: Unresolved) -> None:
+        if self._said.get(stream) != str(why):
+            log.info(
+                "stream without energy: its process is not known",
+                stream=stream,
+                reason=str(why),
+                remedy=why.remedy,
+            )
+        self._said[stream] = str(why)
+
+
+def _where(tree: Tree | None) -> tuple[str, tuple[int, ...]]:
+    return ("", ()) if tree is None else (tree.container, tree.pids)
+
+
+def _search(host: Host, senders: dict[str, Sender], now: float) -> dict[str, Tree | Unresolved]:
+    """Return the process tree of every sender, or why there is none."""
+    found: dict[str, Tree | Unresolved] = {}
+    for stream, sender in senders.items():
+        try:
+            found[stream] = Tree(host, processes.find_sender(host, sender, now))
+        except Unresolved as why:
+            found[stream] = why
+    return found

@@ -1,0 +1,219 @@
+"""Machines with NVIDIA GPUs that a stub of the driver's library makes up, and the collector that reads them.
+
+The binding is the real one, through the C ABI, in a process of its own: a library is loaded once in a
+process's life, and found by its environment.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+HERE = Path(__file__).parent
+SONAME = "libnvidia-ml.so.1"
+BUSES = ("3b", "5e", "86", "af")
+
+UUIDS = tuple(f"GPU-1111-{number}" for number in range(len(BUSES)))
+
+
+@functools.cache
+def library(*defines: str, hide: tuple[str, ...] = ()) -> bytes:
+    """Return a build of the stub, without these functions; built once a run."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        if os.environ.get("CI"):
+            pytest.fail("there is no C compiler to build the NVML stub with")
+        pytest.skip("NOT CHECKED: there is no C compiler (cc) to build the NVML stub with")
+    with tempfile.TemporaryDirectory() as directory:
+        script, built = Path(directory, "version-script"), Path(directory, SONAME)
+        hidden = "".join(f"{name};" for name in hide)
+        script.write_text(f"{{ global: nvml*; local: {hidden} *; }};")
+        command = [
+            compiler,
+            "-shared",
+            "-fPIC",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            *defines,
+            str(HERE / "nvml.c"),
+        ]
+        names = [f"-Wl,-soname,{SONAME}", f"-Wl,--version-script={script}"]
+        subprocess.run([*command, *names, "-o", str(built)], check=True)
+        return built.read_bytes()
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Put a file in the place of another in one step: whoever has the old one open keeps it."""
+    fresh = f"{path}.fresh"
+    with open(fresh, "wb", buffering=0) as file:  # noqa: PTH123 - thousands of times: pathlib is not cheap
+        file.write(content)
+    os.replace(fresh, path)  # noqa: PTH105 - likewise
+
+
+class Machine:
+    """A machine's PCI bus, its library and what that says; all of it may change while it is read."""
+
+    def __init__(self, root: Path, gpus: int = 1, *, traced: bool = True) -> None:
+        """`traced`: note every call, which takes longer than the call."""
+        self.sysfs, self.procfs = root / "sys", root / "proc"
+        self._library = root / "lib" / SONAME
+        self._control, self._trace = root / "control", root / "trace"
+        self._traced = traced
+        self.lines: dict[str, str] = {}
+        self._library.parent.mkdir()
+        self.install(library())
+        self.reset(gpus)
+
+    def reset(self, gpus: int) -> None:
+        """Have so many GPUs, awake and well."""
+        shutil.rmtree(self.sysfs, ignore_errors=True)
+        shutil.rmtree(self.procfs, ignore_errors=True)
+        self.sysfs.mkdir()
+        self.procfs.mkdir()
+        for number in range(gpus):
+            self.plug(BUSES[number])
+        self._trace.unlink(missing_ok=True)
+        self.lines = {}
+        self.say({"gpus": str(gpus), "driver": "570.1.2"})
+        self.say({f"uuid {number}": UUIDS[number] for number in range(gpus)})
+        self.say({f"bus {number}": f"00000000:{BUSES[number].upper()}:00.0" for number in range(gpus)})
+        self.say({f"name {number}": f"NVIDIA L{number + 4}" for number in range(gpus)})
+
+    def device(self, bus: str = BUSES[0]) -> Path:
+        """Return a device's directory."""
+        return self.sysfs / f"bus/pci/devices/0000:{bus}:00.0"
+
+    def plug(self, bus: str, *, vendor: str = "0x10de", kind: str = "0x030200") -> None:
+        """Add a device to the PCI bus."""
+        (self.device(bus) / "power").mkdir(parents=True)
+        (self.device(bus) / "vendor").write_text(f"{vendor}\n")
+        (self.device(bus) / "class").write_text(f"{kind}\n")
+        self.power(bus, "active")
+
+    def power(self, bus: str, status: str) -> None:
+        """Set a device's runtime power management status."""
+        (self.device(bus) / "power/runtime_status").write_text(f"{status}\n")
+
+    def install(self, build: bytes | None) -> None:
+        """Put another library in place, or none."""
+        if build is None:
+            self._library.unlink()
+        else:
+            replace(self._library, build)
+
+    def say(self, lines: dict[str, str | None]) -> None:
+        """Change lines of the control file, by how they begin; None takes one away."""
+        self.lines.update({key: value for key, value in lines.items() if value is not None})
+        for key, value in lines.items():
+            if value is None:
+                self.lines.pop(key, None)
+        text = "".join(f"{key} {value}\n" for key, value in self.lines.items())
+        replace(self._control, text.encode())
+
+    def calls(self) -> list[str]:
+        """Return the calls since the last time it was asked."""
+        if not self._trace.exists():
+            return []
+        found = self._trace.read_text().split()
+        self._trace.unlink()
+        return found
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes a process find all this."""
+        found = {
+            "LD_LIBRARY_PATH": str(self._library.parent),
+            "NVML_STUB_CONTROL": str(self._control),
+        }
+        return {**found, "NVML_STUB_TRACE": str(self._trace)} if self._traced else found
+
+
+class Answer:
+    """What the probe has answered."""
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        self.error: str = answer.get("error", "")
+        self.remedy: str = answer.get("remedy", "")
+        self.absent: str = answer.get("absent", "")
+        self.bug: str = answer.get("bug", "")
+        self.imported: bool = answer.get("imported", False)
+        self.log: list[dict[str, Any]] = answer["log"]
+        self.meters = {key: joules for _, _, key, joules in answer.get("meters", ())}
+        self.uses = {
+            (u["key"], u["engine"], u["pid"]): u["seconds"] for u in answer.get("uses", ()) if u["pid"]
+        }
+        self.busy = {u["key"]: u["seconds"] for u in answer.get("uses", ()) if not u["pid"]}
+        self.samples: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+        for name, labels, value in answer.get("samples", ()):
+            series = (name, frozenset(labels.items()))
+            assert series not in self.samples, f"{name}{labels} twice"
+            self.samples[series] = value
+
+    @property
+    def families(self) -> set[str]:
+        """The names of what was read."""
+        return {name for name, _ in self.samples}
+
+    def of(self, name: str, **labels: str) -> dict[frozenset[tuple[str, str]], float]:
+        """Return a family's samples that have these labels, and perhaps others."""
+        return {k: v for (n, k), v in self.samples.items() if n == name and k >= labels.items()}
+
+    def value(self, name: str, **labels: str) -> float:
+        """Return the one sample of a family that has these labels."""
+        (value,) = self.of(name, **labels).values()
+        return value
+
+
+class Probe:
+    """The collector, in a process of its own."""
+
+    def __init__(self, environment: dict[str, str], *, path: Iterable[Path] = ()) -> None:
+        """`path`: where modules are looked for first."""
+        places = [*map(str, path), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "probe.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(places)},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.communicate(timeout=20)
+
+    def ask(self, *words: object) -> Answer:
+        """Return what one line is answered with."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(" ".join(map(str, words)) + "\n")
+        stdin.flush()
+        return Answer(json.loads(stdout.readline()))
+
+    def open(self, machine: Machine) -> Answer:
+        """Open a collector of that machine, which closes the one before."""
+        return self.ask("open", machine.sysfs, machine.procfs)
+
+    def beat(self, seconds: float = 1.0) -> Answer:
+        """Let so much time pass and read."""
+        return self.ask("beat", seconds)
+
+    def refresh(self, seconds: float = 0.1) -> Answer:
+        """Let so much time pass and read what a scrape reads."""
+        return self.ask("refresh", seconds)

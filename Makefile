@@ -27,6 +27,7 @@ test-real: $(VENV)/.dev ## run the tests against real ffmpeg and Prometheus' lin
 bench: $(VENV)/.dev ## measure the agent's own cost, beside its peers
 	@$(BIN)/python benchmarks/run.py
 	@$(BIN)/python benchmarks/gpus.py
+	@$(BIN)/python benchmarks/containers.py
 
 lint: $(VENV)/.dev ## ruff, and the import rules
 	@$(BIN)/ruff check

@@ -149,9 +149,9 @@ class Encoder(_Child):
         ffmpeg: Ffmpeg,
         scenario: Scenario,
         target: str,
-        on_data: Callable[[bytes], None] = lambda _: None,
+        on_data: Callable[[int, bytes], None] = lambda *_: None,
     ) -> None:
-        """`target`: an rtmp:// URL, or "null"; `on_data` gets the raw progress."""
+        """`target`: an rtmp:// URL, or "null"; `on_data` gets its pid and the raw progress."""
         self._read_fd, self._write_fd = os.pipe()
         super().__init__(
             scenario.name, encoder_command(ffmpeg, scenario, target, self._write_fd), (self._write_fd,)
@@ -187,7 +187,8 @@ class Encoder(_Child):
     def _take(self, data: bytes) -> None:
         now = time.monotonic()
         self.points.extend(Point(now, report) for report in self._parser.feed(data))
-        self._on_data(data)
+        if self._process is not None:
+            self._on_data(self._process.pid, data)
 
 
 class _Progress(asyncio.Protocol):
@@ -230,7 +231,7 @@ def video_options(scenario: Scenario) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def streaming(
-    ffmpeg: Ffmpeg, scenario: Scenario, sink: str, on_data: Callable[[bytes], None]
+    ffmpeg: Ffmpeg, scenario: Scenario, sink: str, on_data: Callable[[int, bytes], None]
 ) -> AsyncIterator[tuple[Encoder, Sink | None]]:
     """Run one stream for as long as the context lasts; it is running when the context begins.
 
@@ -279,16 +280,22 @@ class Relay:
     """Passes raw progress on to an agent's /ingest, one connection a run; never holds the encoder up."""
 
     def __init__(self, client: AgentClient, stream: str) -> None:
+        self._client = client
+        self._stream = stream
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=256)
-        self._task = asyncio.ensure_future(client.ingest(stream, self._chunks()))
+        self._task: asyncio.Task[None] | None = None
 
-    def send(self, data: bytes) -> None:
+    def send(self, pid: int, data: bytes) -> None:
         """Queue the bytes; where the agent does not take them, they are lost, and the encoder goes on."""
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._client.ingest(self._stream, self._chunks(), pid))
         with contextlib.suppress(asyncio.QueueFull):
             self._queue.put_nowait(data)
 
     async def close(self) -> None:
         """Send what is queued, for a second at most."""
+        if self._task is None:
+            return
         with contextlib.suppress(asyncio.QueueFull):
             self._queue.put_nowait(None)
         await asyncio.wait([self._task], timeout=1.0)

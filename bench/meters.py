@@ -149,13 +149,13 @@ class AgentClient:
             what = str(error) or type(error).__name__
         return AgentFailed(f"no agent at {self.url}: {what}; start one there with: powerbench-agent")
 
-    async def ingest(self, stream: str, chunks: AsyncIterator[bytes]) -> None:
-        """Send progress until the chunks end; an agent that is away loses it, and that is all."""
+    async def ingest(self, stream: str, chunks: AsyncIterator[bytes], pid: int) -> None:
+        """Send that process's progress until the chunks end; an agent that is away loses it, no more."""
         timeout = aiohttp.ClientTimeout(total=None, connect=2.0)
         with contextlib.suppress(aiohttp.ClientError, OSError):
             async with self._session.post(
                 f"{self.url}/ingest",
-                params={"stream": stream},
+                params={"stream": stream, "pid": str(pid)},
                 data=chunks,
                 headers=self._headers,
                 timeout=timeout,

@@ -154,7 +154,8 @@ class Shares:
             if part[0] == "gpu":
                 for gain in its:
                     self._share_gpu(gain, readings)
-            elif any(gain.joules or gain.seconds for gain in its):  # else it was not read anew
+            elif part not in self._since or any(gain.joules or gain.seconds for gain in its):
+                # Else it was not read anew.
                 self._share_cpu(part, sum(gain.joules for gain in its), cpu)
         return list(self._samples(parts))
 
@@ -162,16 +163,21 @@ class Shares:
 
     def _meet(self, readings: Mapping[str, Reading], present: Collection[str], now: float) -> None:
         """Take the claims of this beat; let go of those that have left."""
-        self._claims = {}
+        before, self._claims = self._claims, {}
         for collector, reading in readings.items():
             for claim in reading.claims:
                 key: _Key = (claim.kind, claim.name, claim.container if claim.kind == "container" else "")
                 account = self._accounts.get(key)
+                known = account is not None
                 if account is None:
                     account = self._accounts[key] = _Account(collector)
                 taken = now if reading.taken is None else reading.taken
                 self._claims[key] = claim
                 self._seconds[key] = account.pace.at(claim.cpu_seconds, taken, now)
+                if known and key not in before:
+                    # What it used while its collector was down is no use of the meters' next seconds.
+                    for since in self._since.values():
+                        since.seconds[key] = self._seconds[key]
         self._containers = {
             claim.container: key for key, claim in self._claims.items() if claim.kind == "container"
         }
@@ -184,6 +190,8 @@ class Shares:
                     self._buckets[DEPARTED][part] += joules
                 del self._accounts[key]
                 self._seconds.pop(key, None)
+                for since in self._since.values():  # the same name may come back, and counts from 0 then
+                    since.seconds.pop(key, None)
 
     def _within(self, claim: Claim) -> _Key | None:
         """Return the container that a stream is a view of."""
@@ -216,24 +224,30 @@ class Shares:
     # -- GPUs ------------------------------------------------------------------------------------
 
     def _share_gpu(self, gain: Gain, readings: Mapping[str, Reading]) -> None:
+        processes = list(self._gpu_processes(gain, readings))  # in any case: the next ones start from here
         if gain.seconds <= 0:
             self._buckets[UNATTRIBUTED][gain.part] += gain.joules
             return
-        streams = {pid: key for key, claim in self._claims.items() for pid in claim.pids}
+        streams: defaultdict[int, list[_Key]] = defaultdict(list)  # a process may send several
+        for key, claim in self._claims.items():
+            for pid in claim.pids:
+                streams[pid].append(key)
         used: defaultdict[_Key, float] = defaultdict(float)
-        busy = 0.0
-        for pid, container, seconds in self._gpu_processes(gain, readings):
+        anyone = everyone = 0.0
+        for pid, container, seconds in processes:
             if pid == ANYONE:
-                busy = seconds
-            elif (stream := streams.get(pid)) is not None:
-                used[stream] += seconds
-                if (home := self._within(self._claims[stream])) is not None:
+                anyone = seconds
+                continue
+            everyone += seconds
+            homes = {self._containers.get(container)}
+            if pid in streams:
+                for stream in streams[pid]:
+                    used[stream] += seconds / len(streams[pid])
+                homes = {self._within(self._claims[stream]) for stream in streams[pid]}
+            for home in homes:
+                if home is not None:
                     used[home] += seconds
-            elif (home := self._containers.get(container)) is not None:
-                used[home] += seconds
-            else:
-                busy = max(busy, seconds)  # somebody's, and nobody's here
-        self._split(gain.part, gain.joules, used, busy, gain.seconds)
+        self._split(gain.part, gain.joules, used, max(anyone, everyone), gain.seconds)
 
     def _gpu_processes(self, gain: Gain, readings: Mapping[str, Reading]) -> Iterator[tuple[int, str, float]]:
         """Yield (pid, its container, seconds of its busiest engine since the last beat)."""

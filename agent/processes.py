@@ -10,6 +10,7 @@ Source: proc(5), https://docs.kernel.org/networking/proc_net_tcp.html
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import struct
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from powerbench.agent.cputime import container_id
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
     from powerbench.agent.model import Host, Sender
@@ -26,6 +27,7 @@ _HERTZ = os.sysconf("SC_CLK_TCK")
 _MAX_TREE = 1000  # processes of one tree that are followed
 _JUST_STARTED = 3.0  # seconds; all that so young a process has used falls into the time that is looked at
 _SLACK = 0.1  # seconds, beside the grain of start times
+_ENCODER = "ffmpeg"  # within a process's name
 WRITES = 0o3  # of an fdinfo's flags: how the file was opened
 _SAY_PID = "give it with the stream: /ingest?stream=NAME&pid=PID, or use powerbench pipe"
 
@@ -45,6 +47,9 @@ class Stat(NamedTuple):
     parent: int
     cpu_seconds: float  # its own and its threads', and its children's that have ended and were waited for
     start: float  # seconds since boot; with the pid, who it is
+
+
+_Who = tuple[int, float]  # pid and start
 
 
 class _Connection(NamedTuple):
@@ -80,7 +85,7 @@ def container_of(host: Host, pid: int) -> str:
 
 def uptime(host: Host) -> float:
     """Return the seconds since boot, on the clock of start times. Raises: OSError, ValueError."""
-    return float(host.read(host.procfs / "uptime").split()[0])
+    return float(host.read(host.procfs / "uptime").partition(b" ")[0])
 
 
 def own_pid(host: Host) -> int | None:
@@ -114,42 +119,76 @@ class Tree:
         self.pids: tuple[int, ...] = (pid,)
         self.cpu_seconds = 0.0  # never decreases
         self.alive = True
-        self._used: dict[tuple[int, float], float] = {}  # by pid and start: a number may be used again
-        try:
-            young = uptime(host) - stat.start <= _JUST_STARTED
-        except (OSError, ValueError):
-            young = False
-        self._before = 0.0 if young else stat.cpu_seconds
+        self._new = self._uptime() - _JUST_STARTED  # what started later and is met now counts from 0
+        # By pid and start, for a number may be used again: what each had used when it was last looked at.
+        self._members: dict[_Who, float] = {}
+        self._apart: dict[_Who, float] = {}  # others' processes right below
+        self._owed = 0.0
+        who = pid, stat.start
+        self._members[who] = self._first(who, stat.cpu_seconds)
 
     def look(self, others: Collection[int] = (), *, children: bool = True) -> None:
         """Read what they have used by now; `others`: processes that belong to somebody else.
 
         `children`: whether to look for new ones, which costs a read a thread.
         """
-        found = list(self._descend(set(others))) if children else list(self.pids)
-        total = 0.0
-        here: list[int] = []
-        for pid in found:
-            stat = read_stat(self._host, pid)
-            if stat is None or (pid == self.pid and stat.start != self.start):
-                continue
-            here.append(pid)
-            total += stat.cpu_seconds
-        self.alive = self.pid in here
-        self.pids = tuple(here)
+        if children:
+            begun = self._uptime()
+            below, apart = self._descend(set(others))
+        else:
+            begun = None
+            below = [pid for pid in self.pids if pid == self.pid or pid not in others]
+            apart = {pid for pid, _ in self._members.keys() | self._apart.keys()}.difference(below)
+        members = self._figures(below)
+        if not children:  # a number of theirs that is somebody else's by now
+            members = {who: used for who, used in members.items() if who in self._members}
+        self.alive = (self.pid, self.start) in members
+        self.pids = tuple(pid for pid, _ in members) if self.alive else ()
         if self.alive:
-            self.cpu_seconds = max(self.cpu_seconds, total - self._before)
+            self._advance(members, self._figures(apart))
+        if begun is not None:
+            self._new = begun - _SLACK
 
-    def _descend(self, others: set[int]) -> Iterator[int]:
+    def _figures(self, found: Iterable[int]) -> dict[_Who, float]:
+        stats = [(pid, stat) for pid in found if (stat := read_stat(self._host, pid)) is not None]
+        return {(pid, stat.start): stat.cpu_seconds for pid, stat in stats}
+
+    def _advance(self, members: dict[_Who, float], apart: dict[_Who, float]) -> None:
+        known = self._apart | self._members
+        gained = sum(used - known.get(who, self._first(who, used)) for who, used in members.items())
+        # What has ended is by now part of its parent's figure, others' too, and was counted before. The
+        # parent may have been read just before it took that over, or never take it: owed for one look.
+        gone = [who for who in known if who not in members and who not in apart]
+        gained -= sum(known[who] for who in gone if who not in self._figures([who[0]]))
+        self.cpu_seconds += max(0.0, gained - self._owed)
+        self._owed = max(0.0, -gained)
+        self._members, self._apart = members, apart
+
+    def _first(self, who: _Who, used: float) -> float:
+        return 0.0 if who[1] >= self._new else used
+
+    def _uptime(self) -> float:
+        try:
+            return uptime(self._host)
+        except (OSError, ValueError):
+            return math.inf
+
+    def _descend(self, others: set[int]) -> tuple[list[int], set[int]]:
+        """Return the tree's processes, and others' right below it."""
+        below: list[int] = []
+        apart: set[int] = set()
         seen = {self.pid}
         found = [self.pid]
-        while found and len(seen) <= _MAX_TREE:
+        while found and len(below) < _MAX_TREE:
             pid = found.pop()
-            yield pid
+            below.append(pid)
             for child in _children(self._host, pid):
-                if child not in seen and child not in others:
+                if child in others:
+                    apart.add(child)
+                elif child not in seen:
                     seen.add(child)
                     found.append(child)
+        return below, apart
 
 
 def _children(host: Host, pid: int) -> Iterator[int]:
@@ -180,26 +219,33 @@ def find_sender(host: Host, sender: Sender, now: float) -> int:
     if not owner:
         raise Unresolved("the owner of its connection is not visible to the agent's user")
     pid = owner[0]
-    if pid == own_pid(host):
+    own = own_pid(host)
+    if pid == own:
         raise Unresolved("it comes from the agent's own process")
+    stat = read_stat(host, pid)
+    if stat is not None and _ENCODER in stat.comm:
+        return pid  # its input may well be a pipe, of whoever controls it or gives it its media
     # A forwarder is not who uses the energy: whoever writes into its input is.
     if (pipe := _link(host.procfs / str(pid) / "fd/0")).startswith("pipe:"):
-        writers = [writer for writer in find_open_file(host, pipe, writable=True) if writer != pid]
+        writers = [writer for writer in find_open_file(host, pipe, writable=True) if writer not in (pid, own)]
         return preferred(host, writers) or pid
     return pid
 
 
 def _find_given(host: Host, sender: Sender, now: float) -> int:
-    if not sender.pid.isascii() or not sender.pid.isdigit() or not 0 < int(sender.pid) < 2**31:
+    # Its length first: int() refuses thousands of digits with an error of its own.
+    given = sender.pid if len(sender.pid) <= 10 and sender.pid.isascii() and sender.pid.isdigit() else "0"
+    if not 0 < int(given) < 2**31:
         raise Unresolved(f"pid={sender.pid[:20]!r} is no process's number")
-    number = int(sender.pid)
-    if _namespace_pids(host, number)[-1:] == [number] and _agrees(host, number, sender, now):
-        return number
-    # In a container it is another number outside.
+    number = int(given)
+    # In a container it is another number outside; and the same number may be another process's here.
+    candidates = [number, *(pid for pid in pids(host) if pid != number)]
     found = [
         pid
-        for pid in pids(host)
-        if pid != number and _namespace_pids(host, pid)[-1:] == [number] and _agrees(host, pid, sender, now)
+        for pid in candidates
+        if _namespace_pids(host, pid)[-1:] == [number]
+        and _agrees(host, pid, sender, now)
+        and container_of(host, pid) == _home(host, sender, pid)
     ]
     if len(found) > 1:
         raise Unresolved(f"pid={number} could be any of the processes {', '.join(map(str, found))}")
@@ -209,6 +255,16 @@ def _find_given(host: Host, sender: Sender, now: float) -> int:
             "give the pid of a process on this machine, as its own container sees it",
         )
     return found[0]
+
+
+def _home(host: Host, sender: Sender, pid: int) -> str:
+    """Return the container that has the connection, where it can be seen; else the one that `pid` lies in.
+
+    On the host's own network many containers share a network namespace.
+    """
+    connection = _find_connection(host.procfs / str(pid) / "net", sender)
+    owners = find_open_file(host, f"socket:[{connection.inode}]") if connection else []
+    return container_of(host, owners[0] if owners else pid)
 
 
 def _agrees(host: Host, pid: int, sender: Sender, now: float) -> bool:
@@ -305,7 +361,7 @@ def preferred(host: Host, candidates: Collection[int]) -> int | None:
     stats = [(pid, stat) for pid in candidates if (stat := read_stat(host, pid)) is not None]
     if not stats:
         return None
-    return max(stats, key=lambda found: ("ffmpeg" in found[1].comm, found[1].start))[0]
+    return max(stats, key=lambda found: (_ENCODER in found[1].comm, found[1].start))[0]
 
 
 def _writes(host: Host, fdinfo: Path) -> bool:

@@ -38,20 +38,24 @@ def _checked(parse: Callable[[str], T]) -> Callable[[str], T]:
     return convert
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the flags of every verb."""
+def parser(verb: str = "") -> argparse.ArgumentParser:
+    """Return the flags of this verb, or of every verb: another one's may need what is heavy."""
     top = _Parser(
         prog="powerbench",
         description="Say what video streams cost in energy.",
         epilog="examples:\n"
         "  powerbench run single --with-baseline --bitrate 2000k --duration 120\n"
+        "  ffmpeg -nostats -progress pipe:1 ... | powerbench pipe --stream cam1\n"
+        "  powerbench measure -- ffmpeg -i in.mp4 -c:v libx264 out.mp4\n"
         "  powerbench run --help\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"powerbench {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    _add_run(verbs)
+    known = {"run": _add_run, "pipe": _add_pipe, "measure": _add_measure}
+    for add in [known[verb]] if verb in known else known.values():
+        add(verbs)
     return top
 
 
@@ -160,9 +164,143 @@ def _add_single(kinds: argparse._SubParsersAction[_Parser]) -> None:
     )
 
 
+def _add_pipe(verbs: argparse._SubParsersAction[_Parser]) -> None:
+    pipe = verbs.add_parser(
+        "pipe",
+        help="pass an ffmpeg's progress on to an agent, live, at no risk for the encode",
+        description="Read ffmpeg's progress, from -progress or its stderr, and send it to an agent.\n"
+        "The encode never waits: an agent that is slow, hung or away costs old reports alone, and one that\n"
+        "comes back is found.",
+        epilog="examples:\n"
+        "  ffmpeg -nostats -progress pipe:1 -i ... -f flv rtmp://... | powerbench pipe --stream cam1\n"
+        "in bash, where standard output is taken, or stderr is to be read:\n"
+        "  ffmpeg -nostats -stats_period 1 -progress pipe:3 -i ... 3> >(powerbench pipe --stream cam1)\n"
+        "  ffmpeg -i ... 2> >(powerbench pipe --stream cam1 --tee >&2)\n"
+        "The encoder's process is found by the pipe that it writes into. Where something stands between,\n"
+        "say it; $$ is right in a script that ends in exec:\n"
+        "  exec ffmpeg -progress pipe:3 ... 3> >(tee log | powerbench pipe --stream cam1 --pid $$)\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    pipe.add_argument("--stream", metavar="NAME", required=True, help="the stream's name at the agent")
+    pipe.add_argument(
+        "--url", default="http://127.0.0.1:9510", help="the agent's (default: http://127.0.0.1:9510)"
+    )
+    pipe.add_argument(
+        "--fd",
+        metavar="N",
+        type=int,
+        default=0,
+        help="read this file descriptor (default: 0, standard input)",
+    )
+    pipe.add_argument("--tee", action="store_true", help="copy what is read to standard output, untouched")
+    pipe.add_argument(
+        "--pid", metavar="N", type=int, help="the encoder's process (default: the one that writes to us)"
+    )
+    pipe.add_argument(
+        "--token-file",
+        metavar="FILE",
+        default=os.environ.get(_TOKEN_VARIABLE, ""),
+        help=f"holds the agent's token (default: ${_TOKEN_VARIABLE}); never on the command line",
+    )
+
+
+def _add_measure(verbs: argparse._SubParsersAction[_Parser]) -> None:
+    from powerbench.bench import scenario  # noqa: PLC0415 - beside its only use
+
+    measure = verbs.add_parser(
+        "measure",
+        usage="%(prog)s [options] -- COMMAND...",
+        help="run any command, and say what energy it cost",
+        description="Run a command as it is; report on standard error the energy of the machine from right\n"
+        "before it to right after. Exits as the command does: 128+N where signal N killed it, 127 where it\n"
+        "is not found, 126 where it cannot be run; 69 where its energy cannot be had.",
+        epilog="examples:\n"
+        "  powerbench measure -- ffmpeg -i in.mp4 -c:v libx264 out.mp4\n"
+        "  powerbench measure --repeat 5 --idle 30s --json cost.json -- ffmpeg -y -i in.mp4 out.mp4\n"
+        "  powerbench measure -- sh -c 'make clean; make -j8'\n"
+        "An ffmpeg gets a -progress of its own, so that frames are counted; one that has its own is left as\n"
+        "it is, and costs no joules a frame. The command's share is by CPU time and GPU use (seen once a\n"
+        "second): a share, not a measurement.\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    measure.add_argument(
+        "--repeat",
+        metavar="N",
+        type=_checked(_parse_repeat),
+        default=1,
+        help="run it N times: the mean, and the 95 %% interval of it; ends with the first run that fails",
+    )
+    measure.add_argument(
+        "--idle",
+        metavar="TIME",
+        type=_checked(scenario.parse_wait),
+        default=0.0,
+        help="measure the idle machine first for so long (30s, 2m), and report the increase over it",
+    )
+    measure.add_argument("--json", metavar="FILE", type=Path, help="write every figure there as well")
+    _add_agents(measure)
+    measure.add_argument(
+        "--require-measured",
+        action="store_true",
+        help="refuse (exit 69) where the CPU's energy could only be estimated",
+    )
+    measure.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="say how far it is, never while the command runs (default: in a terminal)",
+    )
+    measure.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+
+def _add_agents(verb: _Parser) -> None:
+    verb.add_argument(
+        "--agent",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="read this agent instead of one in this process; may repeat",
+    )
+    verb.add_argument(
+        "--token-file",
+        metavar="FILE",
+        default=os.environ.get(_TOKEN_VARIABLE, ""),
+        help=f"holds the agents' token (default: ${_TOKEN_VARIABLE}); never on the command line",
+    )
+
+
+def _parse_repeat(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
+        raise ValueError(f"{text!r}: must be a whole number of runs from 1 to 1000")
+    return int(text)
+
+
+def _apart(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Return our words, and those after the first `--`: argparse would look for flags among them."""
+    if words[:1] != ["measure"] or "--" not in words:
+        return words, []
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code."""
-    flags = parser().parse_args(arguments)
+    words, command = _apart(sys.argv[1:] if arguments is None else arguments)
+    flags = parser(*words[:1]).parse_args(words)
+    if flags.verb == "measure":
+        from powerbench.bench import measure  # noqa: PLC0415 - each verb alone
+
+        # Without `--` before it the command has been taken for one already, and a later `--` is its own.
+        flags.command = (
+            [*flags.command, "--", *command] if flags.command and command else [*flags.command, *command]
+        )
+        return measure.main(flags)
+    if flags.verb == "pipe":
+        from powerbench.bench import pipe  # noqa: PLC0415 - each verb alone
+
+        return pipe.main(flags)
     try:
         from powerbench.bench import run  # noqa: PLC0415 - heavy
 

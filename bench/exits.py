@@ -15,3 +15,7 @@ def fail(text: str, code: int) -> int:
     """Print one line for a person, and return the code."""
     print(f"powerbench: {text}", file=sys.stderr)  # noqa: T201 - what a command line is for
     return code
+
+
+class BadFlag(Exception):  # noqa: N818 - a verdict
+    """A flag whose value argparse could not judge."""

@@ -104,7 +104,7 @@ def describe(outcome: Outcome, baseline: str | None) -> dict[str, Any]:
         "outputs": ladder if streams else [],
         "start_time": outcome.start_time,
         "end_time": outcome.end_time,
-        "energy": _describe_energy(energy) if energy else None,
+        "energy": describe_energy(energy) if energy else None,
         "warnings": list(outcome.warnings),
         "trace": dict(outcome.trace),
     }
@@ -139,7 +139,8 @@ def _per_unit(watts: float, encode: Encode) -> dict[str, float | None]:
     }
 
 
-def _describe_energy(energy: Energy) -> dict[str, Any]:
+def describe_energy(energy: Energy) -> dict[str, Any]:
+    """Return a window's energy as files hold it."""
     return {
         "source": energy.source,
         "measured": energy.measured,

@@ -75,7 +75,7 @@ class Results:
                 self._stem, number = f"{stem}_{number}", number + 1
         content = {"format": FORMAT, "test_date": self._date, "run_id": self._stem, **self._head}
         try:
-            _write(self.path, _encode({**content, "scenarios": scenarios}))
+            write_whole(self.path, encode({**content, "scenarios": scenarios}))
         except OSError:
             if not self._written:  # nothing half-written: not even the name
                 self.path.unlink(missing_ok=True)
@@ -84,11 +84,12 @@ class Results:
         self._written = True
 
 
-def _encode(content: dict[str, Any]) -> bytes:
+def encode(content: dict[str, Any]) -> bytes:
+    """Return JSON for people, too."""
     return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Put the whole file there, or leave what was. Raises: OSError."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

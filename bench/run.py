@@ -6,11 +6,11 @@ import asyncio
 import re
 import signal
 import sys
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 from powerbench.agent import log
 from powerbench.bench import exits
+from powerbench.bench.exits import BadFlag
 from powerbench.bench.scenario import Scenario, default_name, with_unique_names
 
 if TYPE_CHECKING:
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PLAIN_WIDTH = 120  # where nobody says how wide the output is
-
-
-class BadFlag(Exception):  # noqa: N818 - a verdict
-    """A flag whose value argparse could not judge."""
 
 
 def main(flags: argparse.Namespace) -> int:
@@ -69,26 +65,17 @@ def make_console() -> Console:
 
 def make_plan(flags: argparse.Namespace) -> Plan:
     """Return what the flags ask for. Raises: BadFlag."""
+    from powerbench.bench import agents  # noqa: PLC0415 - heavy
     from powerbench.bench.runner import Plan  # noqa: PLC0415 - of the extra
 
     if flags.sink not in ("embedded", "null") and not re.match(r"rtmp://[^/]+/.+", flags.sink):
         raise BadFlag(f"--sink {flags.sink!r}: must be embedded, null, or like rtmp://HOST/APP/STREAM")
-    for url in flags.agent:
-        if not url.startswith(("http://", "https://")):
-            raise BadFlag(f"--agent {url!r}: must be a URL, like http://127.0.0.1:9510")
-    token = ""
-    if name := flags.token_file:
-        try:
-            token = Path(name).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise BadFlag(f"--token-file {name}: cannot read it: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise BadFlag(f"--token-file {name}: is no text") from None
+    agents.check_urls(flags.agent)
     return Plan(
         scenarios=tuple(with_unique_names(_scenarios(flags))),
         output_dir=flags.output_dir,
         agents=tuple(flags.agent),
-        token=token,
+        token=agents.read_token(flags.token_file),
         sink=flags.sink,
         ffmpeg=flags.ffmpeg,
         require_measured=flags.require_measured,

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from powerbench.agent import config, daemon, roster
+from powerbench.bench import agents, fingerprint, load, quality
 from powerbench.bench import ffmpeg as binaries
-from powerbench.bench import fingerprint, load, quality
 from powerbench.bench.ffmpeg import NotHere
 from powerbench.bench.figures import encode_figures
 from powerbench.bench.load import Encoder, Relay, Sink, StreamFailed
-from powerbench.bench.meters import ESTIMATE, AgentClient, AgentFailed, Edge, Energy, Meters, Sources, window
+from powerbench.bench.meters import AgentFailed, Edge, Energy, Meters, window
 from powerbench.bench.outcome import Outcome, describe, judge
 from powerbench.bench.record import Results, Trace, trace_path
 
@@ -32,13 +31,7 @@ if TYPE_CHECKING:
     from powerbench.bench.ffmpeg import Ffmpeg
     from powerbench.bench.scenario import Scenario
 
-LOCAL_AGENT = f"http://127.0.0.1:{config.DEFAULT_PORT}"
 CLOCK_STEP_SECONDS = 0.5
-
-_ACCESS = (
-    "run on bare metal with access to RAPL (docs/guide.md, access to RAPL), "
-    "or name an agent that measures with --agent URL"
-)
 
 
 @dataclass(frozen=True)
@@ -105,8 +98,11 @@ async def run(plan: Plan, display: Display) -> Run:
         display.say(f"No ffmpeg on the PATH: {ffmpeg.version} of imageio-ffmpeg is used.")
     async with contextlib.AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        meters = await _meters(plan, session, stack, display)
-        await _say_sources(plan, meters, display)
+        meters = await agents.choose(plan.agents, plan.token, session, stack, display.say)
+        sources = await meters.sources()
+        agents.check(sources, require_measured=plan.require_measured)
+        for line in agents.describe(sources):
+            display.say(line)
         _check_directory(plan.output_dir)
         head = {
             "host": fingerprint.host(),
@@ -127,51 +123,6 @@ def _check_directory(directory: Path) -> None:
         raise NotHere(
             f"cannot write results to {directory}: {error.strerror}; choose another with --output-dir"
         ) from None
-
-
-async def _meters(
-    plan: Plan, session: aiohttp.ClientSession, stack: contextlib.AsyncExitStack, display: Display
-) -> Meters:
-    """Return the meters of the agents that were named, else of one in this process. Raises: AgentFailed."""
-    if plan.agents:
-        meters = Meters([AgentClient(session, url, plan.token) for url in plan.agents])
-        await meters.ready()
-        return meters
-    modules = roster.load_modules()
-    settings = config.load(None, roster.options_of(modules))
-    inside = await stack.enter_async_context(daemon.embedded(settings, modules))
-    meters = Meters([AgentClient(session, inside.url, inside.token, label="embedded")])
-    await meters.ready()
-    if _estimates(await meters.sources()):
-        local = Meters([AgentClient(session, LOCAL_AGENT, plan.token)])
-        with contextlib.suppress(AgentFailed):
-            if not _estimates(await local.sources()):
-                display.say(
-                    f"This process could only estimate; the agent at {LOCAL_AGENT} measures: it is used."
-                )
-                return local
-    return meters
-
-
-def _estimates(sources: Sources) -> bool:
-    """Return whether nothing measures the CPU."""
-    return sources.found.get("cpu", {ESTIMATE}) == {ESTIMATE}
-
-
-async def _say_sources(plan: Plan, meters: Meters, display: Display) -> None:
-    """Say where the joules will come from. Raises: NotHere where they must be measured and are not."""
-    sources = await meters.sources()
-    missing = "; ".join(sources.missing)
-    if _estimates(sources) and plan.require_measured:
-        raise NotHere(f"nothing measures the CPU's energy here ({missing or 'no source'}): {_ACCESS}")
-    if not sources.found:
-        raise NotHere(f"the agent has no energy source ({missing or 'see its /health'}): {_ACCESS}")
-    parts = sorted(sources.found.items())
-    listed = ", ".join(f"{component}: {' + '.join(sorted(names))}" for component, names in parts)
-    display.say(f"Joules come from {listed}.")
-    if _estimates(sources):
-        why = next((reason for reason in sources.missing if reason.startswith("rapl")), "no source")
-        display.say(f"Nothing measures the CPU here ({why}): its energy is an estimate, a model of CPU time.")
 
 
 class _Runner:

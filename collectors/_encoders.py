@@ -35,8 +35,12 @@ class _Encoder:
 
     def __init__(self) -> None:
         self.tree: Tree | None = None
+        self.container = ""  # of its latest process
         self.cpu_seconds = 0.0  # over all its processes so far
-        self.said = ""
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return () if self.tree is None else self.tree.pids
 
 
 class Encoders:
@@ -48,7 +52,7 @@ class Encoders:
         self._encoders: dict[str, _Encoder] = {}  # those whose process was known once
         self._unknown: dict[str, Sender] = {}  # those to be found
         self._search: asyncio.Task[dict[str, Tree | Unresolved]] | None = None
-        self._searched: dict[str, Sender] = {}
+        self._searched: set[str] = set()  # those that the search is for
         self._said: dict[str, str] = {}  # why a stream has no process, as it was logged
         self._children_at = 0.0
 
@@ -60,6 +64,7 @@ class Encoders:
         """Forget a stream whose series leave."""
         self._encoders.pop(stream, None)
         self._unknown.pop(stream, None)
+        self._searched.discard(stream)
         self._said.pop(stream, None)
 
     async def claims(self) -> list[Claim]:
@@ -85,7 +90,7 @@ class Encoders:
                 if not tree.alive:
                     encoder.tree = None
         return [
-            Claim("stream", name, encoder.cpu_seconds, *_where(encoder.tree))
+            Claim("stream", name, encoder.cpu_seconds, encoder.container, encoder.pids)
             for name, encoder in self._encoders.items()
         ]
 
@@ -98,18 +103,22 @@ class Encoders:
     async def _find(self) -> None:
         """Look for the processes of streams that have connected; take what was found."""
         if self._search is None and self._unknown:
-            self._searched, self._unknown = self._unknown, {}
+            senders, self._unknown = self._unknown, {}
+            self._searched = set(senders)
             now = self._host.clock.monotonic()
-            search = functools.partial(_search, self._host, self._searched, now)
+            search = functools.partial(_search, self._host, senders, now)
             self._search = asyncio.ensure_future(self._worker.call(search))
         if self._search is None:
             return
         await asyncio.wait([self._search], timeout=_PATIENCE)
         if not self._search.done():
             return
-        found, self._search = self._search.result(), None
+        done, self._search = self._search, None
+        found = done.result()
         trees = {(e.tree.pid, e.tree.start): e.tree for e in self._encoders.values() if e.tree is not None}
         for stream, tree in found.items():
+            if stream not in self._searched:
+                continue  # it has left meanwhile
             if isinstance(tree, Unresolved):
                 self._explain(stream, tree)
                 if stream in self._encoders:
@@ -118,6 +127,7 @@ class Encoders:
             self._said.pop(stream, None)
             encoder = self._encoders.setdefault(stream, _Encoder())
             encoder.tree = trees.setdefault((tree.pid, tree.start), tree)
+            encoder.container = tree.container
 
     def _explain(self, stream: str, why: Unresolved) -> None:
         if self._said.get(stream) != str(why):
@@ -128,10 +138,6 @@ class Encoders:
                 remedy=why.remedy,
             )
         self._said[stream] = str(why)
-
-
-def _where(tree: Tree | None) -> tuple[str, tuple[int, ...]]:
-    return ("", ()) if tree is None else (tree.container, tree.pids)
 
 
 def _search(host: Host, senders: dict[str, Sender], now: float) -> dict[str, Tree | Unresolved]:

@@ -134,6 +134,7 @@ class _Stream:
         self.runs = 0
         self.run_id = ""
         self.sender: Sender | None = None  # whose process is known, or looked for
+        self.new_run = True
         self.run_ended = True
         self.last_report = 0.0  # monotonic seconds
         self.last_advance = 0.0
@@ -144,7 +145,9 @@ class _Stream:
         went_back = (report.frames is not None and report.frames < self.run.frames) or (
             report.size is not None and report.size + _SIZE_ROUNDING < self.run.size
         )
-        if self.run_ended or went_back:
+        # What goes on with a run may send its last report again, after its end too: that is no other run.
+        if self.new_run or went_back or (self.run_ended and not self.run_id):
+            self.new_run = False
             self.before = self.totals
             self.run = _Figures()
             self.runs += 1
@@ -263,7 +266,7 @@ class FFmpeg:
         if not feed.run or feed.run != stream.run_id:
             if stream.feed is not None:
                 self.count_rejected("superseded")
-            stream.run_ended = True
+            stream.new_run = stream.run_ended = True
         stream.feed, stream.run_id = feed, feed.run
         return stream
 

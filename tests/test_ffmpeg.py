@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from proc_trees import Connection, Processes
 from trees import FakeClock, value, values
 
 from powerbench.agent.config import Seconds
 from powerbench.agent.model import Feed, Host, IngestRejected, Ingests, Metric, Reading
-from powerbench.collectors import ffmpeg
+from powerbench.collectors import _encoders, ffmpeg
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -572,3 +573,79 @@ async def test_a_connection_that_reports_nothing_takes_nobodys_name(streams: Str
     reading = await streams.read()
     assert value(reading, ffmpeg.FRAMES, "cam1") == 60
     assert value(reading, ffmpeg.RESTARTS, "cam1") == 0
+
+
+# -- who sends ---------------------------------------------------------------------------------------
+
+
+async def test_a_run_goes_on_over_connections(streams: Streams) -> None:
+    """A connection that gives its predecessor's run is no restart, supersedes nothing, doubles nothing."""
+    first = streams.collector.open_feed("cam1", run="1f")
+    await streams.live(first, at_30_fps(4))
+    streams.clock.advance(0.5)
+    second = streams.collector.open_feed("cam1", run="1f")  # before the agent knows that the first is dead
+    reading = await streams.live(second, at_30_fps(6)[4:])
+    assert value(reading, ffmpeg.FRAMES, "cam1") == value(reading, ffmpeg.RUN_FRAMES, "cam1") == 75
+    assert value(reading, ffmpeg.FPS, "cam1") == pytest.approx(30)
+    assert value(reading, ffmpeg.RESTARTS, "cam1") == 0
+    assert value(reading, ffmpeg.REJECTED, "superseded") == 0
+    first.feed(report(9000))
+    assert first.close() == 5
+    streams.clock.advance(0.5)
+    reading = await streams.live(second, at_30_fps(7)[6:])
+    assert value(reading, ffmpeg.FRAMES, "cam1") == 90
+
+
+async def test_a_run_goes_on_after_a_pause(streams: Streams) -> None:
+    """The same, where the first connection was closed and nothing came for a while."""
+    first = streams.collector.open_feed("cam1", run="1f")
+    await streams.live(first, at_30_fps(4))
+    first.close()
+    streams.clock.advance(20.0)
+    reading = await streams.live(streams.collector.open_feed("cam1", run="1f"), [report(600, 10**6, 20.0)])
+    assert value(reading, ffmpeg.FRAMES, "cam1") == 600
+    assert value(reading, ffmpeg.RESTARTS, "cam1") == 0
+
+
+@pytest.mark.parametrize(("one", "other"), [("1f", "2e"), ("1f", ""), ("", "1f"), ("", "")])
+async def test_another_run_starts_anew(streams: Streams, one: str, other: str) -> None:
+    """A connection of another run, or of none, counts from 0 on top of what was: a restart."""
+    await streams.live(streams.collector.open_feed("cam1", run=one), at_30_fps(4))
+    streams.clock.advance(0.5)
+    reading = await streams.live(streams.collector.open_feed("cam1", run=other), [report(60, 300_000, 2.0)])
+    assert value(reading, ffmpeg.FRAMES, "cam1") == 45 + 60
+    assert value(reading, ffmpeg.RUN_FRAMES, "cam1") == 60
+    assert value(reading, ffmpeg.RESTARTS, "cam1") == 1
+    assert value(reading, ffmpeg.REJECTED, "superseded") == 1
+
+
+async def test_a_streams_process_is_its_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pid that a connection gave is followed from its first report on, until the stream expires."""
+    monkeypatch.setattr(_encoders, "_PATIENCE", 20.0)
+    proc = Processes(tmp_path / "proc", FakeClock())
+    collector = ffmpeg.FFmpeg(ffmpeg.Options(), proc.host)
+    proc.start(50)
+    proc.connections(proc.procfs / "50/net", Connection())
+    feed = collector.open_feed("cam1", Connection().sender("50"))
+    assert (await collector.read()).claims == []
+    feed.feed(report(1))
+    assert (await collector.read()).claims == [("stream", "cam1", 0.0, "", (50,))]
+    proc.work(50, 2.0)
+    feed.feed(report(2, end=True))
+    feed.close()
+    assert (await collector.read()).claims == [("stream", "cam1", 2.0, "", (50,))]
+    proc.advance(301.0)
+    assert (await collector.read()).claims == []
+    await collector.aclose()
+
+
+async def test_a_last_report_sent_again_is_no_other_run(streams: Streams) -> None:
+    """A forwarder whose connection broke after the end sends its last report again: nothing is counted twice."""
+    first = streams.collector.open_feed("cam1", None, "a1")
+    await streams.live(first, [report(100, 1000, 3), report(200, 2000, 6, end=True)])
+    first.close()
+    again = streams.collector.open_feed("cam1", None, "a1")
+    reading = await streams.live(again, [report(200, 2000, 6, end=True)])
+    assert value(reading, ffmpeg.FRAMES, "cam1") == 200
+    assert value(reading, ffmpeg.RESTARTS, "cam1") == 0
+    assert value(reading, ffmpeg.ACTIVE, "cam1") == 0

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from powerbench.agent.access import Access
-from powerbench.agent.model import Absent, Host, Meter, Metric, ReadFailed, Reading
+from powerbench.agent.model import Absent, Host, Meter, Metric, ReadFailed, Reading, Sender
 from powerbench.collectors import ffmpeg
 
 if TYPE_CHECKING:
@@ -703,3 +703,40 @@ async def test_a_stranger_is_not_told_what_a_port_serves(serve: Serve, scripted:
     served = await serve({"fake": scripted(GOOD)})
     response: ClientResponse = await served.client.post("/ingest", data=progress(1), headers=FOREIGN)
     assert response.status == 403
+
+
+class Introduced(Overheard):
+    """A collector that takes feeds and keeps what it was told of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, Sender | None, str]] = []
+
+    def open_feed(self, stream: str, sender: Any = None, run: str = "") -> Any:
+        self.told.append((stream, sender, run))
+        return super().open_feed(stream)
+
+
+@pytest.mark.parametrize(
+    ("path", "pid", "run"),
+    [
+        ("/ingest?stream=cam1", "", ""),
+        ("/ingest?stream=cam1&pid=4242&run=1f", "4242", "1f"),
+        ("/ingest/cam1?pid=4242", "4242", ""),
+        ("/ingest/cam1?run=a+b&pid=%D9%A5", "\u0665", "a b"),
+    ],
+)
+async def test_who_sends_is_passed_on(serve: Serve, clock: FakeClock, path: str, pid: str, run: str) -> None:
+    """A feed is told both ends of its connection, when it came, and the pid and run that it gave, unread."""
+    introduced = Introduced()
+    served = await serve({"ffmpeg": introduced})
+    await served.scheduler.beat()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 8\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.client.port)
+    mine, its = writer.get_extra_info("sockname"), writer.get_extra_info("peername")
+    writer.write(head.encode() + b"frame=1\n")
+    async with asyncio.timeout(10):
+        assert (await reader.read()).startswith(b"HTTP/1.1 204 ")
+    writer.close()
+    await writer.wait_closed()
+    assert introduced.told == [("cam1", Sender(mine, its, pid, clock.monotonic()), run)]

@@ -640,7 +640,7 @@ async def test_a_streams_process_is_its_claim(tmp_path: Path, monkeypatch: pytes
 
 
 async def test_a_last_report_sent_again_is_no_other_run(streams: Streams) -> None:
-    """A forwarder whose connection broke after the end sends its last report again: nothing is counted twice."""
+    """A forwarder that sends its last report again, after the end, is no other run: nothing counts twice."""
     first = streams.collector.open_feed("cam1", None, "a1")
     await streams.live(first, [report(100, 1000, 3), report(200, 2000, 6, end=True)])
     first.close()

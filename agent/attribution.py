@@ -35,11 +35,14 @@ CONTAINER = Metric(
 STREAM = Metric(
     "ffmpeg_stream_energy_joules_total",
     "counter",
-    f"Energy of the stream's processes; within a container, a view of the container's. {_SHARE}",
-    ("stream", *_PART),
+    f"Energy of the stream's processes; with a container, a view of that container's. {_SHARE}",
+    ("stream", "container", *_PART),
 )
 IDLE = Metric(
-    "powerbench_idle_energy_joules_total", "counter", f"Energy while nothing was running. {_SHARE}", _PART
+    "powerbench_idle_energy_joules_total",
+    "counter",
+    f"Energy of the idle part of CPU and GPU time. {_SHARE}",
+    _PART,
 )
 AGENT = Metric(
     "powerbench_agent_energy_joules_total", "counter", f"Energy of the agent itself. {_SHARE}", _PART
@@ -60,9 +63,9 @@ METRICS = (CONTAINER, STREAM, IDLE, AGENT, DEPARTED, UNATTRIBUTED)
 
 Idle = Literal["apart", "share"]
 Part = tuple[str, str]  # component, source
-_Key = tuple[str, str, str]  # a claim's kind, name and container
+_Key = tuple[str, str]  # a claim's kind, and a stream's name or a container's id
 
-_AGENT: _Key = ("agent", "", "")
+_AGENT: _Key = ("agent", "")
 
 
 class Gain(NamedTuple):
@@ -106,9 +109,11 @@ class _Account:
 
     def __init__(self, collector: str) -> None:
         self.collector = collector
+        self.name = ""
         self.pace = _Pace()
         self.joules: defaultdict[Part, float] = defaultdict(float)
-        self.viewed: defaultdict[Part, float] = defaultdict(float)  # those within a container's
+        # Those within a container's, by part and that container's name.
+        self.viewed: defaultdict[tuple[Part, str], float] = defaultdict(float)
 
 
 class _Since(NamedTuple):
@@ -166,11 +171,13 @@ class Shares:
         before, self._claims = self._claims, {}
         for collector, reading in readings.items():
             for claim in reading.claims:
-                key: _Key = (claim.kind, claim.name, claim.container if claim.kind == "container" else "")
+                # A container may be renamed; a stream is its name.
+                key: _Key = (claim.kind, claim.container if claim.kind == "container" else claim.name)
                 account = self._accounts.get(key)
                 known = account is not None
                 if account is None:
                     account = self._accounts[key] = _Account(collector)
+                account.name = claim.name
                 taken = now if reading.taken is None else reading.taken
                 self._claims[key] = claim
                 self._seconds[key] = account.pace.at(claim.cpu_seconds, taken, now)
@@ -233,7 +240,8 @@ class Shares:
             for pid in claim.pids:
                 streams[pid].append(key)
         used: defaultdict[_Key, float] = defaultdict(float)
-        anyone = everyone = 0.0
+        anyone: float | None = None
+        everyone = 0.0
         for pid, container, seconds in processes:
             if pid == ANYONE:
                 anyone = seconds
@@ -247,7 +255,9 @@ class Shares:
             for home in homes:
                 if home is not None:
                     used[home] += seconds
-        self._split(gain.part, gain.joules, used, max(anyone, everyone), gain.seconds)
+        # Where nobody knows how busy it was, what its processes do not account for is nobody's, not idle.
+        busy = gain.seconds if anyone is None else max(anyone, everyone)
+        self._split(gain.part, gain.joules, used, max(busy, everyone), gain.seconds)
 
     def _gpu_processes(self, gain: Gain, readings: Mapping[str, Reading]) -> Iterator[tuple[int, str, float]]:
         """Yield (pid, its container, seconds of its busiest engine since the last beat)."""
@@ -291,19 +301,39 @@ class Shares:
             if key == _AGENT:
                 self._buckets[AGENT][part] += share
             elif self._within(self._claims[key]) is not None:
-                self._accounts[key].viewed[part] += share
+                self._view(key, part, share)
                 continue
             else:
                 self._accounts[key].joules[part] += share
             left -= share
         self._buckets[UNATTRIBUTED][part] += max(0.0, left)
 
+    def _view(self, key: _Key, part: Part, share: float) -> None:
+        home = self._within(self._claims[key])
+        container = self._claims[home].name if home is not None else ""
+        self._accounts[key].viewed[part, container] += share
+
     def _samples(self, parts: Iterable[Part]) -> Iterator[Sample]:
         ordered = sorted(parts)
         for metric, bucket in self._buckets.items():
             for part in ordered:
                 yield metric.sample(bucket[part], *part)
-        for (kind, name, _), account in self._accounts.items():
-            metric = CONTAINER if kind == "container" else STREAM
-            for part in ordered:
-                yield Sample(metric, (name, *part), account.joules[part] + account.viewed[part])
+        for key, account in self._accounts.items():
+            if key[0] == "container":
+                for part in ordered:
+                    yield Sample(CONTAINER, (account.name, *part), account.joules[part])
+            else:
+                yield from self._stream_samples(key, account, ordered)
+
+    def _stream_samples(self, key: _Key, account: _Account, parts: list[Part]) -> Iterator[Sample]:
+        """Yield a stream's own joules, and, by container, those that are a view of a container's."""
+        claim = self._claims.get(key)
+        home = self._within(claim) if claim is not None else None
+        for part in parts:
+            if home is not None:
+                account.viewed[part, self._claims[home].name] += 0.0  # a series begins at 0
+            viewed = [(inside, joules) for (of, inside), joules in account.viewed.items() if of == part]
+            if account.joules[part] or not viewed or (claim is not None and home is None):
+                yield Sample(STREAM, (account.name, "", *part), account.joules[part])
+            for inside, joules in viewed:
+                yield Sample(STREAM, (account.name, inside, *part), joules)

@@ -31,11 +31,27 @@ def read_cpu_time(host: Host) -> CpuTime | None:
 
 
 def own_container(host: Host) -> str:
-    """Return the id of the container that this process lies in, "" for none."""
-    try:
-        return container_id(host.read(host.procfs / "self/cgroup").decode("ascii", "replace"))
-    except OSError:
-        return ""
+    """Return the id of the container that this process lies in, "" for none.
+
+    In a cgroup namespace of its own the cgroup is "/"; then the engine's mounts say the id.
+    """
+    for name, find in (("cgroup", container_id), ("mountinfo", _mounted_container)):
+        try:
+            if found := find(host.read(host.procfs / "self" / name).decode("ascii", "replace")):
+                return found
+        except OSError:
+            continue
+    return ""
+
+
+def _mounted_container(mountinfo: str) -> str:
+    """Return the id in the source of /etc/hostname or /etc/resolv.conf, which engines mount."""
+    for line in mountinfo.splitlines():
+        fields = line.split()
+        ours = len(fields) > 4 and fields[4] in ("/etc/hostname", "/etc/resolv.conf", "/etc/hosts")
+        if ours and (found := container_id(fields[3])):
+            return found
+    return ""
 
 
 def container_id(cgroup: str) -> str:

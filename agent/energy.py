@@ -101,14 +101,14 @@ class Integral:
     def __init__(self, max_gap: float) -> None:
         """`max_gap`: seconds between readings that are bridged; beyond, nothing is known and 0 is added."""
         self.joules = 0.0
-        self._max_gap = max_gap
+        self.max_gap = max_gap
         self._last: tuple[float, float] | None = None
 
     def advance(self, watts: float, now: float) -> float:
         """Take the power read at monotonic second `now`; return joules since the first reading."""
         if self._last is not None:
             before, then = self._last
-            if now - then <= self._max_gap:
+            if now - then <= self.max_gap:
                 self.joules += (before + watts) / 2 * (now - then)
         self._last = (watts, now)
         return self.joules

@@ -83,12 +83,13 @@ class Use(NamedTuple):
     source: str
     key: str
     engine: str  # "sm", "encoder", "decoder", "render": what of it was used
-    pid: int  # ANYONE: all processes together, seen or not
+    pid: int  # ANYONE: all processes together, seen or not; left out where nobody knows
     seconds: float  # of that engine's time, since the process was first seen; never decreases
     container: str = ""  # the id of the container that the process lies in
 
 
 ANYONE = 0  # no process's id
+UNTOLD = "any"  # ANYONE's engine, where the driver does not tell one process's use from another's
 
 
 class Claim(NamedTuple):

@@ -15,7 +15,7 @@ import os
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from powerbench.agent.cputime import container_id
+from powerbench.agent.cputime import container_id, own_container
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -78,9 +78,11 @@ def read_stat(host: Host, pid: int) -> Stat | None:
 def container_of(host: Host, pid: int) -> str:
     """Return the id of the container that a process lies in, "" for none or for nobody knows."""
     try:
-        return container_id(host.read(host.procfs / str(pid) / "cgroup").decode("ascii", "replace"))
+        text = host.read(host.procfs / str(pid) / "cgroup").decode("ascii", "replace")
     except OSError:
         return ""
+    # In a cgroup namespace "/" is where we are ourselves.
+    return container_id(text) or (own_container(host) if text.strip() == "0::/" else "")
 
 
 def uptime(host: Host) -> float:
@@ -102,6 +104,42 @@ def pids(host: Host) -> list[int]:
         return [int(name) for name in os.listdir(host.procfs) if name.isdigit()]  # noqa: PTH208 - 5x faster
     except OSError:
         return []
+
+
+class Index:
+    """Every process's inner pid and open sockets and pipes, looked up once for many streams."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._pids = pids(host)
+        self._inner: dict[int, list[int]] | None = None
+        self._files: dict[str, list[tuple[int, str]]] | None = None
+
+    def numbered(self, number: int) -> list[int]:
+        """Return the processes that have this number in their own pid namespace."""
+        if self._inner is None:
+            self._inner = {}
+            for pid in self._pids:
+                for inner in _namespace_pids(self._host, pid)[-1:]:
+                    self._inner.setdefault(inner, []).append(pid)
+        return self._inner.get(number, [])
+
+    def having(self, target: str, *, writable: bool = False) -> list[int]:
+        """Return the processes that have a file open ("socket:[1234]"), as far as this process may look."""
+        if self._files is None:
+            self._files = {}
+            for pid in self._pids:
+                for descriptor, link in _open_files(self._host, pid):
+                    if link.startswith(("socket:", "pipe:")):
+                        self._files.setdefault(link, []).append((pid, descriptor))
+        found = self._files.get(target, [])
+        return list(
+            dict.fromkeys(
+                pid
+                for pid, descriptor in found
+                if not writable or _writes(self._host, self._host.procfs / str(pid) / "fdinfo" / descriptor)
+            )
+        )
 
 
 class Tree:
@@ -204,18 +242,18 @@ def _children(host: Host, pid: int) -> Iterator[int]:
             continue
 
 
-def find_sender(host: Host, sender: Sender, now: float) -> int:
+def find_sender(host: Host, sender: Sender, index: Index) -> int:
     """Return the process that a stream comes from. Raises: Unresolved.
 
     A given pid counts where that process's network namespace holds the connection's other end, under the
     same user, and the process is older than the connection: so nobody elsewhere can lay claim to it.
     """
     if sender.pid:
-        return _find_given(host, sender, now)
+        return _find_given(host, sender, index)
     connection = _find_connection(host.procfs / "net", sender)
     if connection is None:
         raise Unresolved("its connection is not in this network namespace")
-    owner = find_open_file(host, f"socket:[{connection.inode}]")
+    owner = index.having(f"socket:[{connection.inode}]")
     if not owner:
         raise Unresolved("the owner of its connection is not visible to the agent's user")
     pid = owner[0]
@@ -227,25 +265,22 @@ def find_sender(host: Host, sender: Sender, now: float) -> int:
         return pid  # its input may well be a pipe, of whoever controls it or gives it its media
     # A forwarder is not who uses the energy: whoever writes into its input is.
     if (pipe := _link(host.procfs / str(pid) / "fd/0")).startswith("pipe:"):
-        writers = [writer for writer in find_open_file(host, pipe, writable=True) if writer not in (pid, own)]
+        writers = [writer for writer in index.having(pipe, writable=True) if writer not in (pid, own)]
         return preferred(host, writers) or pid
     return pid
 
 
-def _find_given(host: Host, sender: Sender, now: float) -> int:
+def _find_given(host: Host, sender: Sender, index: Index) -> int:
     # Its length first: int() refuses thousands of digits with an error of its own.
     given = sender.pid if len(sender.pid) <= 10 and sender.pid.isascii() and sender.pid.isdigit() else "0"
     if not 0 < int(given) < 2**31:
         raise Unresolved(f"pid={sender.pid[:20]!r} is no process's number")
     number = int(given)
     # In a container it is another number outside; and the same number may be another process's here.
-    candidates = [number, *(pid for pid in pids(host) if pid != number)]
     found = [
         pid
-        for pid in candidates
-        if _namespace_pids(host, pid)[-1:] == [number]
-        and _agrees(host, pid, sender, now)
-        and container_of(host, pid) == _home(host, sender, pid)
+        for pid in index.numbered(number)
+        if _agrees(host, pid, sender) and container_of(host, pid) == _home(host, sender, pid, index)
     ]
     if len(found) > 1:
         raise Unresolved(f"pid={number} could be any of the processes {', '.join(map(str, found))}")
@@ -257,26 +292,26 @@ def _find_given(host: Host, sender: Sender, now: float) -> int:
     return found[0]
 
 
-def _home(host: Host, sender: Sender, pid: int) -> str:
+def _home(host: Host, sender: Sender, pid: int, index: Index) -> str:
     """Return the container that has the connection, where it can be seen; else the one that `pid` lies in.
 
     On the host's own network many containers share a network namespace.
     """
     connection = _find_connection(host.procfs / str(pid) / "net", sender)
-    owners = find_open_file(host, f"socket:[{connection.inode}]") if connection else []
+    owners = index.having(f"socket:[{connection.inode}]") if connection else []
     return container_of(host, owners[0] if owners else pid)
 
 
-def _agrees(host: Host, pid: int, sender: Sender, now: float) -> bool:
+def _agrees(host: Host, pid: int, sender: Sender) -> bool:
     stat = read_stat(host, pid)
     connection = _find_connection(host.procfs / str(pid) / "net", sender)
     if stat is None or connection is None:
         return False
     try:
-        age = uptime(host) - stat.start
+        age, connected = uptime(host) - stat.start, host.clock.monotonic() - sender.connected
     except (OSError, ValueError):
         return False
-    return age + _SLACK >= now - sender.connected and connection.uid in (0, _uid(host, pid))
+    return age + _SLACK >= connected and connection.uid in (0, _uid(host, pid))
 
 
 def _status(host: Host, pid: int, key: str) -> list[str]:
@@ -338,22 +373,15 @@ def _row(end: tuple[str, int], version: int) -> str:
     return "".join(f"{word:08X}" for word in words) + f":{end[1]:04X}"
 
 
-def find_open_file(host: Host, target: str, *, writable: bool = False) -> list[int]:
-    """Return the processes that have a file open ("socket:[1234]"), as far as this process may look."""
-    found = []
-    for pid in pids(host):
-        directory = host.procfs / str(pid) / "fd"
-        try:
-            descriptors = os.listdir(directory)  # noqa: PTH208 - 5x faster
-        except OSError:
-            continue
-        for descriptor in descriptors:
-            if _link(directory / descriptor) == target and (
-                not writable or _writes(host, host.procfs / str(pid) / "fdinfo" / descriptor)
-            ):
-                found.append(pid)
-                break
-    return found
+def _open_files(host: Host, pid: int) -> Iterator[tuple[str, str]]:
+    """Yield (descriptor, what it leads to) of a process; nothing where this process may not look."""
+    directory = host.procfs / str(pid) / "fd"
+    try:
+        descriptors = os.listdir(directory)  # noqa: PTH208 - 5x faster
+    except OSError:
+        return
+    for descriptor in descriptors:
+        yield descriptor, _link(directory / descriptor)
 
 
 def preferred(host: Host, candidates: Collection[int]) -> int | None:

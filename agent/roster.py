@@ -28,6 +28,7 @@ BUILT_IN: Mapping[str, Entry] = {
     "drm": Entry("powerbench.collectors.drm"),
     "ffmpeg": Entry("powerbench.collectors.ffmpeg", 9506, "FFMPEG_EXPORTER_PORT"),
     "docker": Entry("powerbench.collectors.docker", 9501, "DOCKER_STATS_PORT"),
+    "results": Entry("powerbench.collectors.results", 9502, "RESULTS_EXPORTER_PORT"),
     "host": Entry("powerbench.collectors.host"),
     "estimate": Entry("powerbench.collectors.estimate"),
     # After all that is ours: where two share a family, the first has its type and its series.

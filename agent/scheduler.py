@@ -100,6 +100,7 @@ class _Slot:
         self.refreshes: Refreshes | None = None  # the same collector, where it can do that
         self.measures: set[str] = set()  # components that it has measured since it was opened
         self.state: State | None = None
+        self.beaten: Reading | None = None  # the last beat's, which scrapes do not move
         self.absent = ""
         self.tried = False
         self.failures = 0  # these two go on while the source is absent
@@ -197,11 +198,13 @@ class Scheduler:
                 slot.task = asyncio.ensure_future(self._attempt(slot))
                 slot.task.add_done_callback(functools.partial(self._attempted, slot))
                 started.append(slot.task)
+        # What the CPUs have done, at the moment that the collectors read who did it.
+        cpu = self._cpu_time()
         if started:
             # A slow collector does not hold the others up: it is published when it answers.
             await asyncio.wait(started, timeout=BEAT_SECONDS / 2)
         self._beating = False
-        self._add_up(now)
+        self._add_up(now, cpu)
         self._publish()
         self._on_beat()
 
@@ -258,7 +261,7 @@ class Scheduler:
             except Exception as bug:  # noqa: BLE001 - the one place where a collector's bug ends
                 self._bug(slot, started, bug)
             else:
-                self._up(slot, started, reading)
+                self._up(slot, started, reading, refresh=refresh)
         slot.tried = True
 
     def _attempted(self, slot: _Slot, task: asyncio.Task[None]) -> None:
@@ -285,7 +288,7 @@ class Scheduler:
         if not task.cancelled():
             self._failure = self._failure or task.exception()
 
-    def _up(self, slot: _Slot, started: float, reading: Reading) -> None:
+    def _up(self, slot: _Slot, started: float, reading: Reading, *, refresh: bool) -> None:
         was = slot.state
         slot.absent = ""
         if was is None:
@@ -298,8 +301,11 @@ class Scheduler:
         slot.last_success = now
         ended = self._clock.monotonic()
         taken = started if reading.taken is None else reading.taken
+        reading = reading if reading.taken is not None else reading._replace(taken=started)
+        if not refresh:
+            slot.beaten = reading
         slot.state = State(
-            reading=reading if reading.taken is not None else reading._replace(taken=started),
+            reading=reading,
             time=now - (ended - taken),
             monotonic=taken,
             duration=ended - started,
@@ -309,6 +315,7 @@ class Scheduler:
 
     def _down(self, slot: _Slot, started: float, what: str, remedy: str) -> None:
         was = slot.state
+        slot.beaten = None
         slot.failures += 1
         error = f"{what}; {remedy}" if remedy else what
         if was is None or was.error != error:
@@ -336,7 +343,7 @@ class Scheduler:
             log.info("collector absent", collector=slot.name, reason=why)
         slot.measures.clear()
         slot.absent = why
-        slot.state = None
+        slot.state = slot.beaten = None
         # On the grid, and never later than promised: half a search away is no reason to wait for the next.
         slot.due = (math.floor(self._clock.monotonic() / SEARCH_SECONDS) + 1) * SEARCH_SECONDS
 
@@ -356,14 +363,14 @@ class Scheduler:
 
     # -- publishing ------------------------------------------------------------------------------
 
-    def _add_up(self, started: float) -> None:
-        present = {name: slot.state for name, slot in self._slots.items() if slot.state}
-        readings = {name: state.reading for name, state in present.items() if state.reading}
+    def _add_up(self, started: float, cpu: CpuTime | None) -> None:
+        present = [name for name, slot in self._slots.items() if slot.state]
+        readings = {name: slot.beaten for name, slot in self._slots.items() if slot.beaten}
         measured = {component for slot in self._slots.values() for component in slot.measures}
         ended = self._clock.monotonic()
         now = self._clock.time()
         self._node_state = State(
-            reading=self._node.beat(readings, measured, present, self._cpu_time(), started),
+            reading=self._node.beat(readings, measured, present, cpu, started),
             time=now,
             monotonic=started,
             duration=self._clock.monotonic() - ended,

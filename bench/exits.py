@@ -8,6 +8,7 @@ OK = 0
 FAILED = 1  # a scenario failed; the others' results are kept
 USAGE = 2
 UNAVAILABLE = 69  # what was asked for is not on this machine
+BAD_FILE = 78  # a file that was given cannot be used
 INTERRUPTED = 130
 
 

@@ -42,6 +42,26 @@ class Encode(NamedTuple):
         return None if self.frames is None else self.frames / self.seconds
 
 
+def combine(encodes: Sequence[Encode]) -> Encode:
+    """Return what streams of one window did together; what one of them does not say is not known of all."""
+
+    def total(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) if len(known) == len(values) else None
+
+    dropped = total([encode.dropped for encode in encodes])
+    duplicated = total([encode.duplicated for encode in encodes])
+    return Encode(
+        frames=total([encode.frames for encode in encodes]),
+        media_seconds=total([encode.media_seconds for encode in encodes]),
+        megabits=total([encode.megabits for encode in encodes]),
+        seconds=encodes[0].seconds,
+        min_speed=min((e.min_speed for e in encodes if e.min_speed is not None), default=None),
+        dropped=None if dropped is None else round(dropped),
+        duplicated=None if duplicated is None else round(duplicated),
+    )
+
+
 class Difference(NamedTuple):
     """A stream's window against an idle one."""
 

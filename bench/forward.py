@@ -110,11 +110,6 @@ class _Link:
         self.sock = sock
         self._busy: tuple[type[OSError], ...] = (BlockingIOError,)
 
-    @property
-    def is_local(self) -> bool:
-        """Whether the other end is on this machine, as far as addresses tell."""
-        return bool(self.sock.getsockname()[0] == self.sock.getpeername()[0])
-
     def send(self, data: memoryview) -> int:
         """Return how many bytes there was room for."""
         try:
@@ -334,7 +329,7 @@ class Forwarder:
     def _converse(self, link: _Link) -> None:
         """Send reports until the input's end, and take the answer. Raises: OSError, _Refused, _TimeUp."""
         first = self._backlog.take(_BATCH) or self._backlog.newest
-        out = memoryview(request_head(self._destination, self._encoder(link)) + _chunk(first))
+        out = memoryview(request_head(self._destination, self._encoder()) + _chunk(first))
         received, finished = b"", False
         settled_at = time.monotonic() + _SETTLED_SECONDS
         while True:
@@ -378,12 +373,10 @@ class Forwarder:
     def _is_back(self) -> None:
         self._enter("up", f"the agent at {self._url} is there now; sending")
 
-    def _encoder(self, link: _Link) -> int | None:
-        """Return the pid to tell: an agent on another machine would take it for one of its own."""
+    def _encoder(self) -> int | None:
+        """Return the pid to tell; the agent takes it only from where that process is."""
         if self._destination.pid is not None:
             return self._destination.pid
-        if not link.is_local:
-            return None
         if not self._is_ending:
             self._pid = self._find_pid() or self._pid
         return self._pid

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from powerbench.bench.scenario import Scenario
 
 STOP_SECONDS = 5.0  # for an encoder to write its last packet after SIGINT
-_CONNECT_SECONDS = 10.0  # for the embedded sink to come up
-_START_SECONDS = 20.0  # for an encoder to send its first frame
 _LISTEN_SECONDS = 60  # that a sink waits for its publisher
 _STDERR_LINES = 40
 
@@ -200,13 +198,21 @@ class _Progress(asyncio.Protocol):
 
 
 def encoder_command(ffmpeg: Ffmpeg, scenario: Scenario, target: str, progress_fd: int) -> list[str]:
-    """Return the command line of a stream: generated video and tone, in real time, at a constant bitrate."""
+    """Return the command line of a stream: picture and tone, in real time, at a constant bitrate."""
     planned = scenario.stabilization + scenario.duration
     command = [ffmpeg.path, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "warning"]
     command += ["-stats_period", "0.5", "-progress", f"pipe:{progress_fd}"]
-    # testsrc2, as plain testsrc does not fill 2 Mbps and every rate above it would be the same stream.
-    command += ["-re", "-f", "lavfi", "-i", f"testsrc2=size={scenario.resolution}:rate={scenario.fps}"]
+    if scenario.input:
+        command += ["-stream_loop", "-1", "-re", "-i", f"file:{scenario.input}"]
+    else:
+        # testsrc2, as plain testsrc does not fill 2 Mbps and every rate above it would be the same stream.
+        command += ["-re", "-f", "lavfi", "-i", f"testsrc2=size={scenario.resolution}:rate={scenario.fps}"]
+    # A file's own sound may be missing, or end before the picture: the tone is the same for all.
     command += ["-re", "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"]
+    command += ["-map", "0:v:0", "-map", "1:a:0"]
+    if scenario.input:
+        size = scenario.resolution
+        command += ["-vf", f"scale={size.width}:{size.height},fps={scenario.fps}"]
     command += video_options(scenario)
     command += ["-c:a", "aac", "-b:a", format_bitrate(AUDIO_KBPS)]
     # Windows are wall clock and end by a signal; this is for an encoder that nobody is left to end.
@@ -227,53 +233,6 @@ def video_options(scenario: Scenario) -> list[str]:
     if scenario.encoder == "h265":
         options += ["-x265-params", "log-level=warning"]
     return options
-
-
-@contextlib.asynccontextmanager
-async def streaming(
-    ffmpeg: Ffmpeg, scenario: Scenario, sink: str, on_data: Callable[[int, bytes], None]
-) -> AsyncIterator[tuple[Encoder, Sink | None]]:
-    """Run one stream for as long as the context lasts; it is running when the context begins.
-
-    Raises: StreamFailed where it does not start.
-    """
-    receiver: Sink | None = None
-    encoder: Encoder | None = None
-    try:
-        if sink == "embedded":
-            receiver = Sink(ffmpeg, scenario.name)
-            await receiver.start()
-        patience = time.monotonic() + _CONNECT_SECONDS
-        while True:
-            encoder = Encoder(ffmpeg, scenario, receiver.url if receiver else sink, on_data)
-            encoder.sink = receiver
-            await encoder.start()
-            started = time.monotonic()
-            while encoder.exit_code is None and not any((p.report.frames or 0) > 0 for p in encoder.points):
-                if time.monotonic() > started + _START_SECONDS:
-                    raise StreamFailed(f"{encoder.name} sent no frame within {_START_SECONDS:g} s to {sink}")
-                await asyncio.sleep(0.05)
-            if encoder.exit_code is None:
-                break
-            # A listening ffmpeg takes one connection and must not be probed: so the encoder tries again.
-            await encoder.stop()
-            if receiver is None or receiver.exit_code is not None or time.monotonic() > patience:
-                who = receiver if receiver and receiver.exit_code is not None else encoder
-                raise StreamFailed(f"{who.name} did not start: {_explain(who, sink)}")
-            await asyncio.sleep(0.1)
-        yield encoder, receiver
-    finally:
-        if encoder is not None:
-            await encoder.stop()
-        if receiver is not None:
-            await receiver.stop()
-
-
-def _explain(child: _Child, sink: str) -> str:
-    words = child.last_words()
-    if "Connection refused" in words and sink.startswith("rtmp"):
-        return f"nobody listens at {sink}; start an RTMP server there, or leave --sink out ({words})"
-    return words
 
 
 class Relay:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from powerbench.bench.meters import Edge, Meters, Sources
 
+_BEAT_SECONDS = 2.5  # in which an agent's beat comes
 _REFILL_SECONDS = 1.0  # in which an agent that does not know us has two fresh readings again
 _JUST_TICKS = 0.1  # seconds; the machine's CPU time is counted in hundredths
 
@@ -244,6 +245,23 @@ class _Runner:
         self._came.idle = Window(begin.time, end.time, energy)
         self._show.progress(f"idle: {energy.seconds:.1f} s, {energy.watts:.2f} W ({energy.source})")
 
+    async def _has_beaten(self, end: Edge) -> bool:
+        """Wait until the agents have read who used their GPUs after this reading of the counters."""
+        patience = asyncio.get_running_loop().time() + _BEAT_SECONDS
+        gpus = {(key.agent, key.collector): mark for key, mark in end.marks.items() if key.component == GPU}
+        while asyncio.get_running_loop().time() < patience:
+            with contextlib.suppress(AgentFailed):
+                beaten = set()
+                for client in self._meters.clients:
+                    for name, state in (await client.snapshot())["collectors"].items():
+                        mark = gpus.get((client.label, name))
+                        if mark is not None and state["monotonic"] > mark.monotonic:
+                            beaten.add((client.label, name))
+                if beaten == gpus.keys():
+                    return True
+            await asyncio.sleep(0.1)
+        return False
+
     async def _run(self, begin: Edge) -> Run:
         """Run the command between two readings. Raises: CannotStart."""
         uses = GpuUse()
@@ -265,8 +283,10 @@ class _Runner:
         except AgentFailed as failed:
             return Run(used, None, problems=(str(failed),))
         after = read_cpu_time(Host())
-        await look(of_command)
         warnings, capacity, its_share = [], None, None
+        if has_gpu and not await self._has_beaten(end):
+            warnings.append("the GPU's processes were not read after the command: its share lacks its end")
+        await look(of_command)
         if used.seconds < _JUST_TICKS:
             warnings.append(f"a command of less than {_JUST_TICKS:g} s has no share: let it do more")
         else:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from powerbench.bench.figures import Difference, difference, per, warnings_of
-from powerbench.bench.scenario import AUDIO_KBPS, format_bitrate
+from powerbench.bench.meters import Energy, Part
+from powerbench.bench.scenario import AUDIO_KBPS, format_bitrate, format_bitrates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from powerbench.bench.figures import Encode
-    from powerbench.bench.meters import Energy
     from powerbench.bench.scenario import Scenario
 
 _MAX_WINDOW_MISS = 0.02  # of the asked length, by the meters' own clock
@@ -32,14 +32,18 @@ class Outcome:
     start_time: float | None = None  # Unix seconds of the window
     end_time: float | None = None
     trace: Mapping[str, Any] = field(default_factory=dict)
-    cpu_seconds: Mapping[str, float] = field(default_factory=dict)  # encoder and sink
+    cpu_seconds: Mapping[str, float] = field(default_factory=dict)  # encoders and sinks
+    per_stream: Mapping[str, Encode] = field(default_factory=dict)
+    settle: Mapping[str, Any] | None = None
+    conditions: Mapping[str, Any] | None = None
     quality: Mapping[str, Any] | None = None
 
 
-def judge(outcome: Outcome, idle: Energy | None) -> Outcome:
+def judge(outcome: Outcome, idle: Energy | None, *, strict: bool = False) -> Outcome:
     """Return the outcome with its verdict: what it drew beyond idle, what to be warned of, whether it holds.
 
-    A window with part of its energy missing fails: its figures would pass for the whole.
+    A window with part of its energy missing fails: its figures would pass for the whole. So does, where
+    `strict`, one that there is anything to be warned of.
     """
     energy, encode, status, error = outcome.energy, outcome.encode, outcome.status, outcome.error
     warnings = list(outcome.warnings)
@@ -58,12 +62,24 @@ def judge(outcome: Outcome, idle: Energy | None) -> Outcome:
         elif idle is not None:
             warnings.append("the baseline's joules come from other sources: they are not compared")
     if encode is not None:
-        warnings += warnings_of(encode, outcome.scenario.asked_kbps)
+        warnings += _stream_warnings(outcome)
     if outcome.scenario.type == "baseline":
         versus = None
+    if strict and status == "ok" and warnings:
+        status, error = "failed", f"--strict: {'; '.join(warnings)}"
     return replace(
         outcome, status=status, error=error, encode=encode, versus=versus, warnings=tuple(warnings)
     )
+
+
+def _stream_warnings(outcome: Outcome) -> list[str]:
+    """Return what makes streams other than they were asked to be, by name where there are several."""
+    found = []
+    for stream in outcome.scenario.streams:
+        of = f"{stream.name}: " if len(outcome.per_stream) > 1 else ""
+        if (one := outcome.per_stream.get(stream.name)) is not None:
+            found += [of + warning for warning in warnings_of(one, stream.asked_kbps)]
+    return found
 
 
 def energy_warnings(energy: Energy, asked_seconds: float | None) -> list[str]:
@@ -85,12 +101,15 @@ def describe(outcome: Outcome, baseline: str | None) -> dict[str, Any]:
     """Return the scenario as the results file holds it; `baseline` names what it is compared with."""
     scenario, energy, encode, versus = outcome.scenario, outcome.energy, outcome.encode, outcome.versus
     streams = scenario.type != "baseline"
-    bitrate = format_bitrate(scenario.video_kbps) if streams else "0k"
+    bitrate = format_bitrates(scenario)
     resolution = str(scenario.resolution) if streams else "N/A"
-    ladder = [{"bitrate": bitrate, "resolution": resolution, "fps": scenario.fps}]
+    rates = [format_bitrate(stream.video_kbps) for stream in scenario.streams]
+    ladder = [{"bitrate": rate, "resolution": resolution, "fps": scenario.fps} for rate in rates]
     described: dict[str, Any] = {
         "name": scenario.name,
         "type": scenario.type,
+        "group": scenario.group or scenario.name,
+        "block": scenario.block,
         "status": outcome.status,
         **({"error": outcome.error} if outcome.error else {}),
         "bitrate": bitrate,
@@ -101,22 +120,31 @@ def describe(outcome: Outcome, baseline: str | None) -> dict[str, Any]:
         "cooldown": scenario.cooldown,
         "encoder": scenario.encoder,
         "preset": scenario.preset,
-        "outputs": ladder if streams else [],
+        "streams": len(scenario.streams),
+        "bitrates": rates,
+        **({"input": scenario.input} if scenario.input else {}),
+        "outputs": list(scenario.outputs) or ladder,
         "start_time": outcome.start_time,
         "end_time": outcome.end_time,
         "energy": describe_energy(energy) if energy else None,
         "warnings": list(outcome.warnings),
         "trace": dict(outcome.trace),
+        "settle": outcome.settle,
+        "conditions": outcome.conditions,
     }
     if encode is not None and energy is not None:
         described["encode"] = {
             **encode._asdict(),
             "achieved_kbps": encode.kbps,
             "asked_kbps": scenario.asked_kbps,
-            "asked_audio_kbps": AUDIO_KBPS,
+            "asked_audio_kbps": AUDIO_KBPS * len(scenario.streams),
             "achieved_fps": encode.fps,
             **_per_unit(energy.watts, encode),
             "cpu_seconds": dict(outcome.cpu_seconds),
+            "per_stream": [
+                {"name": name, **one._asdict(), "achieved_kbps": one.kbps, "achieved_fps": one.fps}
+                for name, one in outcome.per_stream.items()
+            ],
             "source": energy.source,
             **({"quality": dict(outcome.quality)} if outcome.quality is not None else {}),
         }
@@ -130,6 +158,14 @@ def describe(outcome: Outcome, baseline: str | None) -> dict[str, Any]:
             "source": energy.source,
         }
     return described
+
+
+def energy_of(entry: Mapping[str, Any]) -> Energy | None:
+    """Return the energy of a scenario that a results file holds."""
+    said = entry.get("energy")
+    if not said:
+        return None
+    return Energy(tuple(Part(**part) for part in said["parts"]), said["seconds"])
 
 
 def _per_unit(watts: float, encode: Encode) -> dict[str, float | None]:

@@ -219,7 +219,7 @@ def find_writer(procfs: Path, fd: int) -> int | None:
     if not pipe.startswith("pipe:["):
         return None
     own = processes.own_pid(host)
-    writers = processes.find_open_file(host, pipe, writable=True)
+    writers = processes.Index(host).having(pipe, writable=True)
     return processes.preferred(host, [pid for pid in writers if pid != own])
 
 

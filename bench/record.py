@@ -6,6 +6,11 @@ History of `format`:
    that files without `format` have (`name bitrate resolution fps duration encoder preset start_time
    end_time outputs`) and `type`, `status`, `energy`, `encode`, `versus_baseline`, `warnings`, `trace`.
 
+2. Scenarios of several streams, and repeats. The head has `settings` (`repeat order seed strict`) and `rates`
+   (`price_per_kwh currency gco2e_per_kwh gco2e_source`, null where nobody said). A scenario has `group` (the
+   name that its repeats share), `block` (which repeat, from 0), `streams`, `bitrates`, `settle` and
+   `conditions`; `encode` is of all streams together, `encode.per_stream` of each.
+
 Times are Unix seconds, durations seconds, energy joules.
 """
 
@@ -20,12 +25,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from powerbench.bench.ffmpeg import NotHere
 from powerbench.bench.meters import counted
 
 if TYPE_CHECKING:
     from powerbench.bench.meters import Edge
 
-FORMAT = 1
+FORMAT = 2
 
 # The trace, a row a counter and reading: `time` in Unix seconds here, `monotonic` in the agent's own.
 _COLUMNS = {
@@ -44,14 +50,38 @@ _COLUMNS = {
 class Results:
     """One run's files."""
 
-    def __init__(self, directory: Path, head: dict[str, Any]) -> None:
-        """`head`: what the file says beside its scenarios."""
+    def __init__(self, directory: Path, head: dict[str, Any], suffix: str = "") -> None:
+        """`head`: what the file says beside its scenarios; `suffix`: of its name, like "_s1of3"."""
         self._directory = directory
         self._head = head
         now = datetime.now().astimezone()
         self._date = now.isoformat(timespec="seconds")
-        self._stem = f"test_results_{now:%Y%m%d_%H%M%S}"
+        self._stem = f"test_results_{now:%Y%m%d_%H%M%S}{suffix}"
         self._reserved = self._written = False
+        self.earlier: list[dict[str, Any]] = []  # scenarios that the file holds already
+
+    @classmethod
+    def resumed(cls, path: Path, head: dict[str, Any]) -> Results:
+        """Return the files of an earlier run, to go on in. Raises: NotHere where that cannot be."""
+        try:
+            document = msgspec.json.decode(path.read_bytes())
+        except OSError as error:
+            raise NotHere(f"--resume {path}: cannot read it: {error.strerror}") from None
+        except msgspec.DecodeError as error:
+            raise NotHere(f"--resume {path}: is no results file: {error}") from None
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise NotHere(f"--resume {path}: is no results file of this version of powerbench")
+        for what in ("host", "ffmpeg", "sink", "agents"):
+            if what != "host" and document.get(what) != head[what]:
+                raise NotHere(f"--resume {path}: it was made with another {what}; start a run of its own")
+        moved = [k for k in ("cpu_model", "cpus", "kernel") if document["host"].get(k) != head["host"].get(k)]
+        if moved:
+            raise NotHere(f"--resume {path}: it was made on a machine with another {', '.join(moved)}")
+        results = cls(path.parent, head)
+        results._date, results._stem = document["test_date"], path.stem
+        results._reserved = results._written = True
+        results.earlier = list(document["scenarios"])
+        return results
 
     @property
     def run_id(self) -> str:
@@ -150,6 +180,8 @@ class Trace:
                 dialect = "delim = ',', quote = '\"', escape = '\"', header = false"
                 read = f"read_csv($csv, {dialect}, columns = {{{columns}}})"
                 rows = f"SELECT $run_id AS run_id, * FROM {read}"  # noqa: S608 - constants and parameters
+                if path.exists():  # of the run that is gone on with
+                    rows = f"SELECT * FROM read_parquet({_quoted(str(path))}) UNION ALL BY NAME {rows}"  # noqa: S608 - likewise
                 # COPY takes no parameter for its file: the name is quoted.
                 copy = f"COPY ({rows}) TO {_quoted(str(temporary))} (FORMAT parquet, COMPRESSION zstd)"
                 database.execute(copy, {"run_id": run_id, "csv": self._file.name})

@@ -10,17 +10,22 @@ from typing import IO, TYPE_CHECKING, cast
 
 from powerbench.agent import log
 from powerbench.bench import exits
+from powerbench.bench import plan as plans
+from powerbench.bench.batch import BadBatch, parse_batch
 from powerbench.bench.exits import BadFlag
-from powerbench.bench.scenario import Scenario, default_name, with_unique_names
+from powerbench.bench.scenario import Scenario, default_name
 
 if TYPE_CHECKING:
     import argparse
 
     from rich.console import Console
 
+    from powerbench.bench.outcome import Outcome
     from powerbench.bench.runner import Plan, Run
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENOUGH = 5  # repeats for conclusions
+_FEW = 2  # streams whose tables are shown one by one
 _PLAIN_WIDTH = 120  # where nobody says how wide the output is
 
 
@@ -40,6 +45,8 @@ def main(flags: argparse.Namespace) -> int:
     console = make_console()
     try:
         done = _execute(make_plan(flags), console, progress=flags.progress)
+    except BadBatch as bad:
+        return exits.fail(str(bad), exits.BAD_FILE)
     except (BadFlag, NotHere, AgentFailed) as refused:
         return exits.fail(str(refused), exits.USAGE if isinstance(refused, BadFlag) else exits.UNAVAILABLE)
     report(done, console)
@@ -65,41 +72,88 @@ def make_console() -> Console:
 
 def make_plan(flags: argparse.Namespace) -> Plan:
     """Return what the flags ask for. Raises: BadFlag."""
-    from powerbench.bench import agents  # noqa: PLC0415 - heavy
+    from powerbench.bench import agents, rates  # noqa: PLC0415 - heavy
     from powerbench.bench.runner import Plan  # noqa: PLC0415 - of the extra
 
-    if flags.sink not in ("embedded", "null") and not re.match(r"rtmp://[^/]+/.+", flags.sink):
-        raise BadFlag(f"--sink {flags.sink!r}: must be embedded, null, or like rtmp://HOST/APP/STREAM")
+    if flags.sink not in ("embedded", "null", "nginx") and not re.match(r"rtmp://[^/]+/.+", flags.sink):
+        raise BadFlag(f"--sink {flags.sink!r}: must be embedded, null, nginx, or like rtmp://HOST/APP/STREAM")
     agents.check_urls(flags.agent)
+    scenarios = plans.in_blocks(_scenarios(flags), flags.repeat, flags.order, flags.seed)
+    suffix = ""
+    if part := getattr(flags, "shard", None):
+        scenarios = plans.shard(scenarios, *part)
+        suffix = "_s{}of{}".format(*part)
     return Plan(
-        scenarios=tuple(with_unique_names(_scenarios(flags))),
+        scenarios=tuple(scenarios),
         output_dir=flags.output_dir,
         agents=tuple(flags.agent),
         token=agents.read_token(flags.token_file),
         sink=flags.sink,
         ffmpeg=flags.ffmpeg,
         require_measured=flags.require_measured,
-        compute_quality=flags.compute_quality,
+        compute_quality=getattr(flags, "compute_quality", False),
+        strict=flags.strict,
+        settings={
+            "kind": flags.kind or "suite",
+            "repeat": flags.repeat,
+            "order": flags.order,
+            "seed": flags.seed if flags.order == "random" else None,
+            "strict": flags.strict,
+        },
+        rates=rates.load(flags.rates),
+        suffix=suffix,
+        resume=getattr(flags, "resume", None),
     )
 
 
 def _scenarios(flags: argparse.Namespace) -> list[Scenario]:
-    single = Scenario(
-        name=flags.name or default_name(flags.bitrate, flags.resolution, flags.fps, flags.encoder),
-        type="single",
+    """Return what is measured once. Raises: BadFlag, BadBatch."""
+    if flags.kind == "batch":
+        try:
+            content = flags.file.read_bytes()
+        except OSError as error:
+            raise BadBatch(f"{flags.file}: cannot read it: {error.strerror}") from None
+        return parse_batch(content, str(flags.file))
+    times = plans.Times(
+        duration=getattr(flags, "duration", 120.0),
+        stabilization=getattr(flags, "stabilization", 10.0),
+        cooldown=getattr(flags, "cooldown", 10.0),
+        baseline=getattr(flags, "baseline_duration", 60.0),
+    )
+    if flags.kind in (None, "suite"):
+        return plans.suite(times, getattr(flags, "encoder", "h264"), getattr(flags, "preset", "veryfast"))
+    idle = [plans.baseline(times)] if flags.with_baseline else []
+    return [*idle, _stream(flags)]
+
+
+def _stream(flags: argparse.Namespace) -> Scenario:
+    """Return the scenario of `single` or `multi`. Raises: BadFlag."""
+    bitrates: tuple[float, ...] = ()
+    if flags.kind == "multi":
+        bitrates = flags.bitrates or (flags.bitrate,) * (flags.count or 0)
+        if not bitrates:
+            raise BadFlag("multi: say how many streams with --count, or their --bitrates")
+        if flags.bitrates and flags.count not in (None, len(bitrates)):
+            what = f"--count {flags.count}, but {len(bitrates)} --bitrates"
+            raise BadFlag(f"multi: {what}: make them agree, or leave --count out")
+    if flags.input is not None and not flags.input.is_file():
+        raise BadFlag(f"--input {flags.input}: is no file")
+    settings = (flags.resolution, flags.fps, flags.encoder)
+    name = plans.multi_name(bitrates, *settings) if bitrates else default_name(flags.bitrate, *settings)
+    return Scenario(
+        name=flags.name or name,
+        type="multi" if bitrates else "single",
         duration=flags.duration,
         stabilization=flags.stabilization,
         cooldown=flags.cooldown,
-        video_kbps=flags.bitrate,
+        video_kbps=0.0 if bitrates else flags.bitrate,
+        bitrates=bitrates,
         resolution=flags.resolution,
         fps=flags.fps,
         encoder=flags.encoder,
         preset=flags.preset,
+        input=str(flags.input.resolve()) if flags.input else "",
     )
-    if not flags.with_baseline:
-        return [single]
-    duration, settle = flags.baseline_duration, flags.stabilization
-    return [Scenario(name="baseline", type="baseline", duration=duration, stabilization=settle), single]
 
 
 def _execute(plan: Plan, console: Console, *, progress: bool | None) -> Run:
@@ -129,6 +183,16 @@ def _execute(plan: Plan, console: Console, *, progress: bool | None) -> Run:
             signal.signal(number, signal.SIG_IGN)
 
 
+def _show_tables(done: Run, tests: list[Outcome], console: Console) -> None:
+    from powerbench.bench import summary  # noqa: PLC0415 - of the extra
+
+    if len(tests) > _FEW:
+        summary.show_all(console, tests)
+        return
+    for outcome in tests:
+        summary.show(console, outcome, done.baselines.get(outcome.scenario.name))
+
+
 def report(done: Run, console: Console) -> None:
     """Print each stream's table, the warnings, what failed, and where the files are."""
     from powerbench.bench import summary  # noqa: PLC0415 - of the extra
@@ -138,19 +202,20 @@ def report(done: Run, console: Console) -> None:
         unwrapped = whole or not console.is_terminal
         console.print(text, highlight=False, markup=False, soft_wrap=unwrapped)
 
-    idle = next((o.energy for o in done.outcomes if o.scenario.type == "baseline"), None)
-    for outcome in done.outcomes:
-        if outcome.encode is not None:
-            summary.show(console, outcome, idle)
+    tests = [outcome for outcome in done.outcomes if outcome.encode is not None]
+    _show_tables(done, tests, console)
     for outcome in done.outcomes:
         for warning in outcome.warnings:
             say(f"Warning, {outcome.scenario.name}: {warning}.")
         if outcome.status != "ok":
             print(f"powerbench: {outcome.scenario.name} {outcome.status}: {outcome.error}", file=sys.stderr)  # noqa: T201
-    say(summary.ILLUSTRATION)
+    if len({outcome.scenario.block for outcome in tests}) < _ENOUGH:
+        say(summary.ILLUSTRATION)
     if done.unsaved:
         print(f"powerbench: {done.unsaved}; the figures above are all there is of it", file=sys.stderr)  # noqa: T201
     if done.path is not None:
         say(f"Results: {done.path}", whole=True)
+        if len(tests) > 1:
+            say(f"Next: powerbench analyze {done.path}", whole=True)
     if done.trace is not None:
         say(f"Power trace: {done.trace}", whole=True)

@@ -14,24 +14,35 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from powerbench.bench import agents, fingerprint, load, quality
+from powerbench.agent.model import Host
+from powerbench.bench import agents, fingerprint, quality
 from powerbench.bench import ffmpeg as binaries
+from powerbench.bench.conditions import describe as describe_conditions
+from powerbench.bench.conditions import read_conditions, warnings_of
 from powerbench.bench.ffmpeg import NotHere
-from powerbench.bench.figures import encode_figures
-from powerbench.bench.load import Encoder, Relay, Sink, StreamFailed
-from powerbench.bench.meters import AgentFailed, Edge, Energy, Meters, window
-from powerbench.bench.outcome import Outcome, describe, judge
+from powerbench.bench.figures import combine, encode_figures
+from powerbench.bench.load import StreamFailed
+from powerbench.bench.meters import AgentFailed
+from powerbench.bench.nginx import private_nginx
+from powerbench.bench.outcome import Outcome, describe, energy_of, judge
 from powerbench.bench.record import Results, Trace, trace_path
+from powerbench.bench.streams import streaming
+from powerbench.bench.windows import Phases, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from powerbench.bench.conditions import Conditions
     from powerbench.bench.display import Display
     from powerbench.bench.ffmpeg import Ffmpeg
+    from powerbench.bench.load import Point
+    from powerbench.bench.meters import Energy, Meters
     from powerbench.bench.scenario import Scenario
+    from powerbench.bench.windows import Settling
 
 CLOCK_STEP_SECONDS = 0.5
+MAX_BASELINE_AGE = 3600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,11 @@ class Plan:
     ffmpeg: str = ""
     require_measured: bool = False
     compute_quality: bool = False
+    strict: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)  # as the results file has them
+    rates: Mapping[str, Any] = field(default_factory=dict)  # likewise
+    suffix: str = ""  # of the results file's name
+    resume: Path | None = None  # the results file to go on in
 
 
 @dataclass
@@ -57,34 +73,9 @@ class Run:
     trace: Path | None = None
     interrupted: bool = False
     unsaved: str = ""  # why something of it could not be written
-
-
-class _Window:
-    """A window while it is open: its edges so far."""
-
-    def __init__(self) -> None:
-        self.begin: Edge | None = None
-        self.end: Edge | None = None
-        self.began = self.ended = 0.0  # monotonic seconds here
-        self.readings = 0
-
-    def open(self, edge: Edge) -> None:
-        self.begin, self.began = edge, time.monotonic()
-
-    def move(self, edge: Edge) -> None:
-        self.end, self.ended = edge, time.monotonic()
-
-    @property
-    def hertz(self) -> float | None:
-        seconds = self.ended - self.began
-        return round(self.readings / seconds, 2) if seconds > 0 else None
-
-    def energy(self) -> Energy | None:
-        if self.begin is None or self.end is None or self.ended <= self.began:
-            return None
-        with contextlib.suppress(AgentFailed):
-            return window(self.begin, self.end)
-        return None
+    baselines: dict[str, Energy] = field(
+        default_factory=dict
+    )  # what each test was compared with, by its name
 
 
 async def run(plan: Plan, display: Display) -> Run:
@@ -109,8 +100,16 @@ async def run(plan: Plan, display: Display) -> Run:
             "ffmpeg": {"path": ffmpeg.path, "version": ffmpeg.version, "sha256": ffmpeg.sha256},
             "sink": plan.sink,
             "agents": [client.label for client in meters.clients],
+            "settings": dict(plan.settings),
+            "rates": dict(plan.rates),
         }
-        return await _Runner(plan, ffmpeg, meters, display, Results(plan.output_dir, head)).run()
+        if plan.resume is not None:
+            results = Results.resumed(plan.resume, head)
+        else:
+            results = Results(plan.output_dir, head, plan.suffix)
+        if plan.sink == "nginx":
+            plan = replace(plan, sink=await stack.enter_async_context(private_nginx()))
+        return await _Runner(plan, ffmpeg, meters, display, results).run()
 
 
 def _check_directory(directory: Path) -> None:
@@ -125,6 +124,18 @@ def _check_directory(directory: Path) -> None:
         ) from None
 
 
+class _Running:
+    """What is known of a scenario while it runs, whatever ends it."""
+
+    def __init__(self) -> None:
+        self.window = Window()
+        self.points: dict[str, list[Point]] = {}  # by stream
+        self.cpu: dict[str, float] = {}  # seconds of encoders and sinks
+        self.settling: Settling | None = None
+        self.before: Conditions | None = None
+        self.after: Conditions | None = None
+
+
 class _Runner:
     """One run's moving parts."""
 
@@ -137,18 +148,33 @@ class _Runner:
         self._display = display
         self._results = results
         self._trace = Trace()
-        self._baseline: Outcome | None = None
-        self._notes: list[str] = []  # of the scenario that is running
+        self._sink = plan.sink
+        self._host = Host()
+        self._phases = Phases(meters, self._trace, display, self._host)
+        self._first = read_conditions(self._host)
+        self._baselines: dict[int, Outcome] = {}  # by block
+        self._latest: Outcome | None = None  # baseline of any block
+        # What an earlier run of the same file has finished, as it stands there.
+        self._kept = {entry["name"]: entry for entry in results.earlier if entry.get("status") == "ok"}
+        for scenario in plan.scenarios:
+            if scenario.type == "baseline" and (entry := self._kept.get(scenario.name)):
+                before = Outcome(scenario, "ok", energy=energy_of(entry), end_time=entry.get("end_time"))
+                self._baselines[scenario.block] = self._latest = before
 
     async def run(self) -> Run:
         done = Run()
         try:
             for scenario in self._plan.scenarios:
+                if scenario.name in self._kept:
+                    continue
                 outcome = await self._scenario(scenario)
                 done.outcomes.append(outcome)
+                baseline = self._baseline(scenario)
+                if scenario.type != "baseline" and baseline is not None and baseline.energy is not None:
+                    done.baselines[scenario.name] = baseline.energy
                 self._save(done)
                 if outcome.status == "ok" and scenario.type == "baseline":
-                    self._baseline = outcome
+                    self._baselines[scenario.block] = self._latest = outcome
                 if outcome.status != "interrupted":
                     outcome = done.outcomes[-1] = await self._after(outcome)
                     self._save(done)
@@ -162,13 +188,23 @@ class _Runner:
 
     def _save(self, done: Run) -> None:
         """Write the results file anew. A full disk is no reason to lose the table."""
-        baseline = self._baseline.scenario.name if self._baseline else None
         try:
-            self._results.save([describe(outcome, baseline) for outcome in done.outcomes])
+            new = {o.scenario.name: describe(o, self._baseline_name(o.scenario)) for o in done.outcomes}
+            described = self._kept | new
+            order = [scenario.name for scenario in self._plan.scenarios]
+            self._results.save([described[name] for name in order if name in described])
         except OSError as error:
             done.unsaved = f"cannot write {self._results.path}: {error.strerror or error}"
         else:
             done.path = self._results.path
+
+    def _baseline(self, scenario: Scenario) -> Outcome | None:
+        """Return the idle window that a scenario is compared with: its block's, else the latest."""
+        return self._baselines.get(scenario.block) or self._latest
+
+    def _baseline_name(self, scenario: Scenario) -> str | None:
+        baseline = self._baseline(scenario)
+        return baseline.scenario.name if baseline else None
 
     def _save_trace(self, done: Run) -> None:
         if not self._trace.rows:
@@ -183,18 +219,16 @@ class _Runner:
 
     async def _scenario(self, scenario: Scenario) -> Outcome:
         """Run one scenario, whatever happens in it."""
-        opened = _Window()
+        running = _Running()
         status, error = "ok", ""
-        points: list[load.Point] = []
-        cpu: dict[str, float] = {}
-        self._notes.clear()
+        notes = self._phases.notes
+        notes.clear()
         began = time.time(), time.monotonic()
         try:
             if scenario.type == "baseline":
-                await self._wait("settling", scenario.stabilization)
-                await self._measure("idle baseline", scenario, opened)
+                await self._idle(scenario, running)
             else:
-                await self._stream(scenario, opened, points, cpu)
+                await self._stream(scenario, running)
         except (StreamFailed, AgentFailed) as failure:
             status, error = "failed", str(failure)
         except asyncio.CancelledError:
@@ -202,24 +236,50 @@ class _Runner:
             _uncancel()
         stepped = (time.time() - began[0]) - (time.monotonic() - began[1])
         if abs(stepped) > CLOCK_STEP_SECONDS:
-            self._notes.append(f"the clock was set by {stepped:+.1f} s: the start and end times are off")
+            notes.append(f"the clock was set by {stepped:+.1f} s: the start and end times are off")
+        opened = running.window
         energy = opened.energy()
-        encode = None
-        if scenario.type != "baseline" and energy is not None:
-            encode = encode_figures(points, opened.began, opened.ended)
+        per_stream = {}
+        if energy is not None:
+            per_stream = {
+                name: encode_figures(points, opened.began, opened.ended)
+                for name, points in running.points.items()
+            }
+        around = None
+        if running.before is not None and running.after is not None:
+            ours = sum(running.cpu.values())
+            around = describe_conditions(running.before, running.after, ours)
+            notes += warnings_of(running.before, running.after, self._first, ours)
+        baseline = self._baseline(scenario)
+        if scenario.type != "baseline" and baseline is not None and baseline.end_time is not None:
+            age = (opened.begin.time if opened.begin else time.time()) - baseline.end_time
+            if age > MAX_BASELINE_AGE:
+                notes.append(f"its baseline is {age / 60:.0f} minutes old: measure one in every block")
         outcome = Outcome(
             scenario,
             status,
             error,
             energy,
-            encode,
-            warnings=tuple(self._notes),
+            combine(list(per_stream.values())) if per_stream else None,
+            warnings=tuple(notes),
             start_time=opened.begin.time if opened.begin else None,
             end_time=opened.end.time if opened.end else None,
             trace={"asked_hz": self._meters.hertz, "readings": opened.readings, "hz": opened.hertz},
-            cpu_seconds=cpu,
+            cpu_seconds=running.cpu,
+            per_stream=per_stream,
+            settle=running.settling._asdict() if running.settling else None,
+            conditions=around,
         )
-        return judge(outcome, self._baseline.energy if self._baseline else None)
+        return judge(outcome, baseline.energy if baseline else None, strict=self._plan.strict)
+
+    async def _idle(self, scenario: Scenario, running: _Running) -> None:
+        await self._phases.wait("resting", scenario.stabilization)
+        running.settling = await self._phases.settle(scenario.stabilization)
+        running.before = read_conditions(self._host)
+        try:
+            await self._phases.measure("idle baseline", scenario.name, scenario.duration, running.window)
+        finally:
+            running.after = read_conditions(self._host)
 
     async def _after(self, outcome: Outcome) -> Outcome:
         """Do what comes after a window, when its figures are safe: score the picture, cool down."""
@@ -228,87 +288,33 @@ class _Runner:
             if self._plan.compute_quality and outcome.encode is not None and outcome.status == "ok":
                 self._display.say("Scoring the picture, after the window.")
                 outcome = replace(outcome, quality=await self._scores(scenario))
-            await self._wait("cooling down", scenario.cooldown)
+            await self._phases.wait("cooling down", scenario.cooldown)
         except asyncio.CancelledError:
             _uncancel()
             return replace(outcome, status="interrupted", error="after its window, whose figures hold")
         return outcome
 
-    async def _stream(
-        self, scenario: Scenario, opened: _Window, points: list[load.Point], cpu: dict[str, float]
-    ) -> None:
-        relay = Relay(self._meters.clients[0], scenario.name)
-        try:
-            async with load.streaming(self._ffmpeg, scenario, self._plan.sink, relay.send) as (
-                encoder,
-                receiver,
-            ):
-                encoder.points, already = points, encoder.points
-                points.extend(already)
-                await self._wait("warming up", scenario.stabilization, encoder)
-                before = _cpu(encoder, receiver)
-                try:
-                    await self._measure(scenario.name, scenario, opened, encoder)
-                finally:
-                    after = _cpu(encoder, receiver)
-                    cpu.update(
-                        {name: after[name] - before[name] for name in after if after[name] >= before[name]}
-                    )
-        finally:
-            await relay.close()
-
-    async def _wait(self, title: str, seconds: float, encoder: Encoder | None = None) -> None:
-        if seconds > 0:
-            await self._poll(title, seconds, encoder, lambda _: None)
-
-    async def _measure(
-        self, title: str, scenario: Scenario, opened: _Window, encoder: Encoder | None = None
-    ) -> None:
-        """Open the window, keep the trace, close it: exact readings at both edges."""
-        opened.open(await self._meters.edge())
-        assert opened.begin is not None  # noqa: S101 - opened
-        self._trace.take(scenario.name, "window", opened.begin)
-
-        def keep(edge: Edge) -> None:
-            opened.move(edge)
-            opened.readings += self._trace.take(scenario.name, "window", edge)
-
-        await self._poll(title, scenario.duration, encoder, keep)
-        keep(await self._meters.edge(opened.begin))
-
-    async def _poll(
-        self, title: str, seconds: float, encoder: Encoder | None, keep: Callable[[Edge], None]
-    ) -> None:
-        """Look at the meters, and after the encoder, until the time is up."""
-        self._display.begin(title, seconds)
-        begun = last_shown = time.monotonic()
-        hertz = self._meters.hertz
-        before: Edge | None = None
-        ticks = 0
-        while (elapsed := time.monotonic() - begun) < seconds:
-            ticks = max(ticks + 1, int(elapsed * hertz) + 1)
-            await asyncio.sleep(min(ticks / hertz, seconds) - elapsed)
-            if encoder is not None:
-                encoder.check_alive()
-            if time.monotonic() - begun >= seconds:
-                break
+    async def _stream(self, scenario: Scenario, running: _Running) -> None:
+        async with streaming(self._ffmpeg, scenario, self._sink, self._meters.clients[0]) as streams:
+            encoders = [stream.encoder for stream in streams]
+            running.points = {stream.scenario.name: stream.encoder.points for stream in streams}
+            await self._phases.wait("warming up", scenario.stabilization, encoders)
+            running.settling = await self._phases.settle(scenario.stabilization, encoders)
+            before = [stream.cpu_seconds() for stream in streams]
+            running.before = read_conditions(self._host)
             try:
-                edge = await self._meters.glance()
-            except AgentFailed as failed:  # the counters make up for it at the edge; the trace has a gap
-                if (note := f"the trace has a gap: {failed}") not in self._notes:
-                    self._notes.append(note)
-                continue
-            keep(edge)
-            if before is None:
-                before = edge
-            elif time.monotonic() - last_shown >= 1:
-                self._display.update(time.monotonic() - begun, _news(before, edge, encoder))
-                before, last_shown = edge, time.monotonic()
-        self._display.end()
+                title = scenario.name
+                await self._phases.measure(title, scenario.name, scenario.duration, running.window, encoders)
+            finally:
+                running.after = read_conditions(self._host)
+                for stream, earlier in zip(streams, before, strict=True):
+                    for end, seconds in stream.cpu_seconds().items():
+                        used = max(0.0, seconds - earlier[end])
+                        running.cpu[end] = running.cpu.get(end, 0.0) + used
 
     async def _scores(self, scenario: Scenario) -> dict[str, Any]:
         try:
-            return dict(await quality.score(self._ffmpeg, scenario))
+            return dict(await quality.score(self._ffmpeg, scenario.streams[0]))
         except (StreamFailed, OSError) as failed:
             return {"missing": str(failed)}
 
@@ -317,28 +323,3 @@ def _uncancel() -> None:
     """Take the interruption: from here on the run goes on to its end in order."""
     if task := asyncio.current_task():
         task.uncancel()
-
-
-def _cpu(encoder: Encoder, receiver: Sink | None) -> dict[str, float]:
-    used = {"encoder": encoder.cpu_seconds()}
-    if receiver is not None:
-        used["sink"] = receiver.cpu_seconds()
-    return used
-
-
-def _news(before: Edge, now: Edge, encoder: Encoder | None) -> str:
-    """Return one line of live figures."""
-    parts = []
-    with contextlib.suppress(AgentFailed):
-        energy = window(before, now)
-        parts.append(f"{energy.watts:.2f} W ({energy.source})")
-    if encoder is not None and len(encoder.points) > 1:
-        end = encoder.points[-1].at
-        begin = max(encoder.points[0].at, end - 5)
-        if end > begin:
-            lately = encode_figures(encoder.points, begin, end)
-            if lately.fps is not None:
-                parts.append(f"{lately.fps:.1f} fps")
-            if lately.kbps is not None:
-                parts.append(f"{lately.kbps:.0f} kbps")
-    return ", ".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAX_NAME = 100
+MAX_STREAMS = 200
 AUDIO_KBPS = 96.0  # beside the video, in every stream
 
 # The names that people ask for, and FFmpeg's.
@@ -46,10 +47,10 @@ class Resolution(NamedTuple):
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """One window to measure: an idle one, or a stream's. Durations in seconds, bitrates in kbps."""
+    """One window to measure: an idle one, a stream's, or several streams'. Seconds and kbps."""
 
     name: str
-    type: Literal["baseline", "single"]
+    type: Literal["baseline", "single", "multi"]
     duration: float
     stabilization: float = 0.0
     cooldown: float = 0.0
@@ -58,11 +59,30 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     fps: int = 0
     encoder: str = ""
     preset: str = ""
+    bitrates: tuple[float, ...] = ()  # of the streams of a multi, instead of video_kbps
+    input: str = ""  # a file that is streamed in a loop, instead of the test picture
+    outputs: tuple[Any, ...] = ()  # as the batch file has it; kept, and not used yet
+    group: str = ""  # the name that repeats share
+    block: int = 0  # which repeat
+
+    @property
+    def streams(self) -> tuple[Scenario, ...]:
+        """Each stream as a scenario of its own; none of an idle window."""
+        if self.type == "baseline":
+            return ()
+        if self.type == "single":
+            return (self,)
+        return tuple(
+            msgspec.structs.replace(
+                self, name=f"{self.name}-{number}", type="single", video_kbps=kbps, bitrates=()
+            )
+            for number, kbps in enumerate(self.bitrates, 1)
+        )
 
     @property
     def asked_kbps(self) -> float:
-        """Everything that the stream should come to: video and audio."""
-        return self.video_kbps + AUDIO_KBPS
+        """Everything that the streams should come to: video and audio."""
+        return sum(stream.video_kbps + AUDIO_KBPS for stream in self.streams)
 
 
 def parse_bitrate(text: str) -> float:
@@ -73,6 +93,24 @@ def parse_bitrate(text: str) -> float:
         what = "write like 2500k, 5M, or 2500 for kbps, from 10k to 1000M"
         raise ValueError(f"{text!r} is no bitrate; {what}")
     return kbps
+
+
+def parse_bitrates(text: str) -> tuple[float, ...]:
+    """Return kbps from `1000k,2500k,5M`. Raises: ValueError."""
+    return tuple(parse_bitrate(part) for part in text.split(","))
+
+
+def parse_count(text: str) -> int:
+    """Return a number of streams. Raises: ValueError."""
+    if not re.fullmatch(r"[0-9]{1,3}", text.strip()) or not 1 <= int(text) <= MAX_STREAMS:
+        raise ValueError(f"{text!r}: write a whole number of streams from 1 to {MAX_STREAMS}")
+    return int(text)
+
+
+def format_bitrates(scenario: Scenario) -> str:
+    """Return a scenario's video bitrate as tables and labels have it: `2500k`, `1000k+2500k`, `0k` idle."""
+    rates = [format_bitrate(stream.video_kbps) for stream in scenario.streams]
+    return "+".join(rates) if len(set(rates)) > 1 else (rates or ["0k"])[0]
 
 
 def format_bitrate(kbps: float) -> str:
@@ -133,7 +171,8 @@ def with_unique_names(scenarios: Iterable[Scenario]) -> list[Scenario]:
         while name in taken:
             name, number = f"{scenario.name}#{number}", number + 1
         taken.add(name)
-        unique.append(msgspec.structs.replace(scenario, name=name))
+        group = scenario.group or scenario.name
+        unique.append(msgspec.structs.replace(scenario, name=name, group=group))
     return unique
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from powerbench.agent.model import UNTOLD
 from powerbench.bench.meters import Part, counted
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ class GpuUse:
                 if use["component"] != GPU:
                     continue
                 gpu = (agent, use["source"], use["key"])
-                self.told.add(gpu)
+                if use["engine"] != UNTOLD:
+                    self.told.add(gpu)
                 if use["pid"] in pids:
                     its = engines[gpu, use["pid"]]
                     its[use["engine"]] = its.get(use["engine"], 0.0) + use["seconds"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from powerbench.bench.figures import SPEED_SPAN, per
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rich.console import Console
 
@@ -84,6 +84,40 @@ def quality_rows(quality: Mapping[str, Any]) -> Iterator[Row]:
             yield Row(f"{name.upper()} of 10 s more", unit, "", f"{score:.3f}")
         elif why := quality.get(f"{name}_missing"):
             yield Row(name.upper(), str(why), "", "-")
+
+
+def show_all(console: Console, outcomes: Sequence[Outcome]) -> None:
+    """Print a line a scenario, in the order that they were measured."""
+    from rich import box  # noqa: PLC0415 - heavy
+    from rich.table import Table  # noqa: PLC0415 - heavy
+    from rich.text import Text  # noqa: PLC0415 - heavy
+
+    terminal = console.is_terminal
+    sources = sorted({outcome.energy.source for outcome in outcomes if outcome.energy})
+    title = f"joules come from {', '.join(sources)}"
+    table = Table(
+        title=Text(title) if terminal else None, box=box.ROUNDED if terminal else None, pad_edge=terminal
+    )
+    if not terminal:
+        console.print(title, highlight=False, markup=False)
+    table.add_column("scenario", overflow="fold")
+    for heading in ("streams", "W", "Δ W", "J/frame", "kbps", "speed"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for outcome in outcomes:
+        energy, encode, versus = outcome.energy, outcome.encode, outcome.versus
+        if energy is None or encode is None:
+            continue
+        cost = per(energy.watts, encode.frames, encode.seconds)
+        table.add_row(
+            Text(outcome.scenario.name),
+            str(len(outcome.scenario.streams)),
+            f"{energy.watts:.2f}",
+            f"{versus.watts:+.2f}" if versus else "",
+            "" if cost is None else f"{cost:.4f}",
+            "" if encode.kbps is None else f"{encode.kbps:.0f}",
+            "" if encode.min_speed is None else f"{encode.min_speed:.3f}",
+        )
+    console.print(table)
 
 
 def show(console: Console, outcome: Outcome, idle: Energy | None) -> None:

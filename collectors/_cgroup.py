@@ -10,6 +10,7 @@ Source: https://docs.kernel.org/admin-guide/cgroup-v2.html, https://docs.kernel.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _LAYOUTS = (
     "machine.slice/libpod-{}.scope",
     "libpod_parent/libpod-{}",
 )
+_WAY_UP = re.compile(r"^(/|\.\./)*")
 _UNLIMITED = 2**60  # version 1 writes a number near 2^63 for no limit
 
 
@@ -200,4 +202,9 @@ class Layout:
                 if container in path and (
                     controllers == "" if self.unified else "cpuacct" in controllers.split(",")
                 ):
-                    yield path.strip("/").removeprefix("../")
+                    # From within a cgroup namespace, a way up to the root comes first; what the container has
+                    # made below its own cgroup (systemd, an engine within) comes last.
+                    above, _, below = _WAY_UP.sub("", path).partition(container)
+                    own = above + container + below.partition("/")[0]
+                    yield f"{own}/container"
+                    yield own

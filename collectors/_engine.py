@@ -29,6 +29,7 @@ MIN_API = (1, 24)
 RELIST_SECONDS = 60.0  # events are followed; this is for those that were lost
 _BACKOFF_SECONDS = (0.5, 5.0)
 _TIMEOUT_SECONDS = 5.0
+_PATIENCE_SECONDS = 1.0  # a stream of events that ends sooner is a refusal
 _ONE_SHOT_API = (1, 41)
 # What an event makes of a container's state; Docker's words and Podman's.
 _STATES = {
@@ -54,7 +55,7 @@ class Container:
     state: str
     project: str = ""  # of compose
     service: str = ""
-    host_network: bool = False
+    host_network: bool = False  # or not known yet: its figures would be the machine's
     started_here: bool = False  # its start was seen: all that it uses falls into our time
 
 
@@ -73,6 +74,8 @@ class Engine:
     too_old: bool = False
     _docker: aiodocker.Docker | None = None
     _api: tuple[int, ...] = (0,)
+    _blind: bool = False  # said that there are no figures to be had
+    _left_out: set[str] = field(default_factory=set)  # ids of those past the cap, each counted once
 
     async def follow(self) -> None:
         """Keep the containers up to date until cancelled."""
@@ -82,7 +85,10 @@ class Engine:
             try:
                 async with self._open() as docker:
                     await self._follow(docker)
-                self.error = "the engine ended the connection"
+                if time.monotonic() - begun > _PATIENCE_SECONDS:
+                    wait = _BACKOFF_SECONDS[0]
+                    continue  # a proxy ends what is quiet: the list that comes now makes up for it
+                self.error = "it ends the stream of events at once"
             except Exception as error:  # noqa: BLE001 - a foreign daemon's answers: all are the same verdict
                 self._fail(error)
             self.connected.clear()
@@ -106,12 +112,15 @@ class Engine:
         import aiohttp  # noqa: PLC0415 - likewise
 
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
-        async with aiodocker.Docker(url=self.url, timeout=timeout) as docker:
-            self._docker = docker
+        docker = self._docker = aiodocker.Docker(url=self.url, timeout=timeout)
+        try:
+            yield docker
+        finally:
+            self._docker = None
             try:
-                yield docker
-            finally:
-                self._docker = None
+                await docker.close()
+            finally:  # which leaves its session open where the stream of events has failed
+                await docker.session.close()
 
     async def _follow(self, docker: aiodocker.Docker) -> None:
         version = await docker.version()  # the first call negotiates
@@ -139,6 +148,8 @@ class Engine:
                 relist = time.monotonic() + RELIST_SECONDS
                 continue
             if event is None:
+                await asyncio.wait([stream.task], timeout=_TIMEOUT_SECONDS)
+                stream.task.result()  # raises what ended it, if anything did
                 return
             self.take(event)
 
@@ -146,6 +157,7 @@ class Engine:
         found = await _get(docker, "containers/json", {"all": "1"})
         before = self.containers
         self.containers = {}
+        self._left_out.intersection_update(str(entry["Id"]) for entry in found)
         for entry in found:
             container = parse_listed(entry)
             if (known := before.get(container.id)) is not None:
@@ -156,10 +168,21 @@ class Engine:
 
     def _keep(self, container: Container) -> None:
         if container.id not in self.containers and len(self.containers) >= self.max_containers:
-            self.ignored += 1
-            return
-        container.name = container.name[: self.max_name_length]
+            ended = (other for other in self.containers.values() if other.state not in LIVE)
+            out = next(ended, container) if container.state in LIVE else container
+            self.ignored += out.id not in self._left_out
+            self._left_out.add(out.id)
+            if out is container:
+                return
+            del self.containers[out.id]
+        container.name = self._short(container.name, container.id)
         self.containers[container.id] = container
+
+    def _short(self, name: str, identity: str) -> str:
+        """Return a name of bounded length that is still no other container's."""
+        if len(name) <= self.max_name_length:
+            return name
+        return f"{name[: max(0, self.max_name_length - 9)]}~{identity[:8]}"
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Take one event of the engine."""
@@ -171,10 +194,11 @@ class Engine:
             return
         if action in _GONE:
             self.containers.pop(identity, None)
+            self._left_out.discard(identity)
             return
         container = self.containers.get(identity)
         if action == "rename" and container is not None:
-            container.name = str(labels.get("name", container.name))[: self.max_name_length]
+            container.name = self._short(str(labels.get("name", container.name)), identity)
             return
         state = _STATES.get(action)
         if state is None:
@@ -187,6 +211,7 @@ class Engine:
                 state,
                 str(labels.get("com.docker.compose.project", "")),
                 str(labels.get("com.docker.compose.service", "")),
+                host_network=True,  # until the engine is asked
             )
             self._keep(container)
         container.state = state
@@ -196,25 +221,35 @@ class Engine:
     async def inspect(self, container: Container) -> int | None:
         """Learn what lists and events do not say; return its first process, None where there is none."""
         content = await self._ask(f"containers/{container.id}/json")
-        config = content.get("HostConfig") or {}
-        container.host_network = config.get("NetworkMode") == "host"
+        if config := content.get("HostConfig"):
+            container.host_network = config.get("NetworkMode") == "host"
         pid = (content.get("State") or {}).get("Pid")
         return pid if isinstance(pid, int) and pid > 0 else None
 
     async def one_shot(self, container: Container) -> Mapping[str, Any]:
         """Return the engine's own figures of a container: for where its cgroup is out of reach."""
-        params = {"stream": "false", "one-shot": "true"} if self._api >= _ONE_SHOT_API else None
-        return {} if params is None else await self._ask(f"containers/{container.id}/stats", params)
+        if self._api < _ONE_SHOT_API:
+            if not self._blind:
+                self._blind = True
+                log.warning(
+                    "containers without figures: no cgroup, and an engine without one-shot statistics",
+                    api=".".join(map(str, self._api)),
+                    remedy="give the agent the host's /sys (--sysfs), or update the engine to API 1.41",
+                )
+            return {}
+        params = {"stream": "false", "one-shot": "true"}
+        return await self._ask(f"containers/{container.id}/stats", params)
 
     async def _ask(self, path: str, params: Mapping[str, str] | None = None) -> Mapping[str, Any]:
         """Return an answer; empty where the container or the engine has gone meanwhile."""
         import aiodocker  # noqa: PLC0415 - it is loaded by now
+        import aiohttp  # noqa: PLC0415 - likewise
 
         if self._docker is None:
             return {}
         try:
             content = await _get(self._docker, path, params)
-        except (aiodocker.DockerError, OSError, TimeoutError, ValueError):
+        except (aiodocker.DockerError, aiohttp.ClientError, OSError, RuntimeError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
 

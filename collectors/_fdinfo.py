@@ -50,23 +50,22 @@ class _Client:
         self.pid = pid
         self.container = container  # its id
         self.bus_id = bus_id
-        self.seconds: dict[str, float] = {}
         self.last_ns: dict[str, int] = {}
         self.last_cycles: dict[str, tuple[int, int]] = {}
         self.read_at = 0.0
         self.known = False  # it has been read before
 
-    def advance(self, found: Engines, now: float) -> None:
-        """Add what the engines have done for it since the last time."""
+    def advance(self, found: Engines, now: float, seconds: dict[str, float]) -> None:
+        """Add what the engines have done for it since the last time to its process's `seconds`."""
         for engine, total_ns in found.nanoseconds.items():
             before = self.last_ns.get(engine, 0 if self.known else total_ns)
-            self.seconds[engine] = self.seconds.get(engine, 0.0) + max(0, total_ns - before) / 1e9
+            seconds[engine] = seconds.get(engine, 0.0) + max(0, total_ns - before) / 1e9
             self.last_ns[engine] = max(before, total_ns)  # a driver may step back and catch up later
         for engine, (own, total) in found.cycles.items():
             own_before, total_before = self.last_cycles.get(engine, (own, total))
             if total > total_before and own >= own_before:
                 share = min(1.0, (own - own_before) / (total - total_before))
-                self.seconds[engine] = self.seconds.get(engine, 0.0) + share * (now - self.read_at)
+                seconds[engine] = seconds.get(engine, 0.0) + share * (now - self.read_at)
             self.last_cycles[engine] = (max(own_before, own), max(total_before, total))
         self.read_at, self.known = now, True
 
@@ -79,6 +78,8 @@ class Clients:
         self._looks: dict[int, _Look] = {}
         self._files: dict[Path, None] = {}  # fdinfo files of /dev/dri files, in their order
         self._clients: dict[tuple[str, str], _Client] = {}  # by PCI address and client id
+        # By PCI address, process and its container: of all its clients, those that have closed too.
+        self._seconds: dict[tuple[str, int, str], dict[str, float]] = {}
         self._scan_at = 0.0
 
     def read(self, source: str, bus_ids: Collection[str], now: float) -> Iterator[Use]:
@@ -102,16 +103,20 @@ class Clients:
             client = self._clients.get(key)
             if client is None or client.pid != pid:  # new, or its first process has ended
                 client = self._clients[key] = _Client(pid, found.bus_id, container_of(self._host, pid))
-            client.advance(found, now)
+            process = (client.bus_id, client.pid, client.container)
+            client.advance(found, now, self._seconds.setdefault(process, {}))
         for key in self._clients.keys() - seen:
             del self._clients[key]
+        here = {(client.bus_id, client.pid, client.container) for client in self._clients.values()}
+        for process in self._seconds.keys() - here:
+            del self._seconds[process]
         return self.uses(source)
 
     def uses(self, source: str) -> Iterator[Use]:
         """Return what `read` found last."""
-        for client in self._clients.values():
-            for engine, seconds in client.seconds.items():
-                yield Use("gpu", source, client.bus_id, engine, client.pid, seconds, client.container)
+        for (bus_id, pid, container), engines in self._seconds.items():
+            for engine, seconds in engines.items():
+                yield Use("gpu", source, bus_id, engine, pid, seconds, container)
 
     def _scan(self, now: float) -> None:
         """Look through processes that are new, or were looked through long ago."""

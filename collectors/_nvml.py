@@ -99,6 +99,18 @@ class Session:
         handle = self._nvml.nvmlDeviceGetHandleByPciBusId(place)
         return Gpu(self._nvml, handle, self._nvml.nvmlDeviceGetIndex(handle), refused)
 
+    def try_again(self, refused: Callable[[Gpu, str, str, str], None]) -> bool:
+        """Try to open the GPUs that could not be opened; return whether all of them could."""
+        for which in list(self.unopened):
+            try:
+                gpu = self._open_gpu(which if ":" in which else int(which), refused)
+            except (self._nvml.NVMLError, Ended, ValueError):
+                continue
+            del self.unopened[which]
+            self.gpus.append(gpu)
+            self._watch(gpu)
+        return not self.unopened
+
     def _register(self) -> Any:
         """Return the set that Xid events arrive in; None where there is no such thing."""
         nvml = self._nvml
@@ -106,12 +118,18 @@ class Session:
             events = nvml.nvmlEventSetCreate()
         except nvml.NVMLError:
             return None
+        self._events = events
         for gpu in self.gpus:
-            try:
-                nvml.nvmlDeviceRegisterEvents(gpu.handle, _XID, events)
-            except nvml.NVMLError as error:
-                log.debug("no Xid events of this GPU", gpu=gpu.index, error=name_of(error.value))
+            self._watch(gpu)
         return events
+
+    def _watch(self, gpu: Gpu) -> None:
+        if self._events is None:
+            return
+        try:
+            self._nvml.nvmlDeviceRegisterEvents(gpu.handle, _XID, self._events)
+        except self._nvml.NVMLError as error:
+            log.debug("no Xid events of this GPU", gpu=gpu.index, error=name_of(error.value))
 
     def xids(self) -> Iterator[tuple[str, int]]:
         """Yield (uuid, Xid) of the errors since the last time."""

@@ -6,7 +6,7 @@ from collections import Counter as Tally
 from typing import TYPE_CHECKING
 
 from powerbench.agent.energy import Counter, Integral
-from powerbench.agent.model import ANYONE, Use
+from powerbench.agent.model import ANYONE, UNTOLD, Use
 from powerbench.agent.processes import container_of
 from powerbench.collectors import _sysfs
 
@@ -45,15 +45,19 @@ class Board:
         self.processes: dict[int, Process] = {}
         self.used_until_us = 0
         self.used_at: float | None = None
-        self.busy_seconds = 0.0  # of its busiest engine, whoever used it
+        self.busy_seconds: float | None = None  # of its busiest engine, whoever used it; None: nobody knows
+        self.watts: float | None = None  # of the last beat
         self.seen_at: float | None = None
         self.gauges: list[Sample] = []  # the last beat's
         self.slow: list[Sample] = []  # of the last slow beat
 
-    def note_busy(self, percent: float, now: float) -> None:
+    def note_busy(self, percent: float | None, now: float) -> None:
         """Add the time since the last beat that the busiest engine was in use, whoever used it."""
-        if self.seen_at is not None:
-            self.busy_seconds += min(100.0, percent) / 100 * (now - self.seen_at)
+        if percent is None:
+            self.busy_seconds = self.seen_at = None
+            return
+        span = 0.0 if self.seen_at is None else now - self.seen_at
+        self.busy_seconds = (self.busy_seconds or 0.0) + min(100.0, percent) / 100 * span
         self.seen_at = now
 
     def note_processes(self, used: list[ProcessUse] | None, now: float, host: Host) -> None:
@@ -76,7 +80,9 @@ class Board:
         for pid, process in self.processes.items():
             for engine, seconds in process.seconds.items():
                 yield Use("gpu", "nvml", key, engine, pid, seconds, process.container)
-        yield Use("gpu", "nvml", key, "busiest", ANYONE, self.busy_seconds)
+        if self.busy_seconds is not None:
+            engine = UNTOLD if self.used_at is None else "busiest"
+            yield Use("gpu", "nvml", key, engine, ANYONE, self.busy_seconds)
 
 
 def find_gpus(host: Host) -> list[Path]:

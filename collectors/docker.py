@@ -20,6 +20,7 @@ import stat
 from collections import Counter as Tally
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -61,29 +62,19 @@ INFO = Metric(
     "1; what the container is.",
     ("container", "id", "image", "compose_project", "compose_service"),
 )
-ENGINE_CPU = Metric("docker_engine_cpu_percent", "gauge", "CPU of dockerd and containerd; 100 is one core.")
-ENGINE_MEMORY = Metric("docker_engine_memory_bytes", "gauge", "Resident memory of dockerd and containerd.")
+ENGINE_CPU = Metric(
+    "docker_engine_cpu_percent", "gauge", "CPU of dockerd, containerd, podman; 100 is one core."
+)
+ENGINE_MEMORY = Metric(
+    "docker_engine_memory_bytes", "gauge", "Resident memory of dockerd, containerd, podman."
+)
 ENGINE_MEMORY_PERCENT = Metric("docker_engine_memory_percent", "gauge", "The same, of the machine's memory.")
 TOTAL_CPU = Metric("docker_containers_total_cpu_percent", "gauge", "CPU of all containers; 100 is one core.")
 CONTAINERS = Metric("docker_containers", "gauge", "Containers by state.", ("state",))
 IGNORED = Metric("docker_containers_ignored_total", "counter", "Containers beyond max_containers.")
 METRICS = (
-    *(
-        CPU,
-        MEMORY,
-        MEMORY_PERCENT,
-        MEMORY_LIMIT,
-        PIDS,
-        RX_OLD,
-        TX_OLD,
-        CPU_SECONDS,
-        RX,
-        TX,
-        READ,
-        WRITTEN,
-        INFO,
-    ),
-    *(ENGINE_CPU, ENGINE_MEMORY, ENGINE_MEMORY_PERCENT, TOTAL_CPU, CONTAINERS, IGNORED),
+    *(CPU, MEMORY, MEMORY_PERCENT, MEMORY_LIMIT, PIDS, RX_OLD, TX_OLD, CPU_SECONDS, RX, TX, READ, WRITTEN),
+    *(INFO, ENGINE_CPU, ENGINE_MEMORY, ENGINE_MEMORY_PERCENT, TOTAL_CPU, CONTAINERS, IGNORED),
 )
 
 _SOCKETS = ("/var/run/docker.sock", "/run/docker.sock", "/run/podman/podman.sock")
@@ -119,12 +110,15 @@ class _Watched:
     __slots__ = (
         "before",
         "cgroup",
+        "claimed",
         "container",
         "cpu_seconds",
         "last",
         "named",
+        "percent",
         "pid",
         "shot",
+        "shown",
         "slice",
         "slow",
     )
@@ -140,7 +134,10 @@ class _Watched:
             None if not container.started_here else 0.0
         )  # the cgroup's, when last read
         self.last: tuple[float, float] | None = None  # monotonic second and CPU seconds of the last beat
+        self.percent: float | None = None  # at that beat
+        self.claimed = 0.0  # of its CPU seconds
         self.shot: Mapping[str, Any] | None = None  # the engine's own figures, where there is no cgroup
+        self.shown: Mapping[str, Any] | None = None  # those of the last beat
         self.slow: list[Sample] = []
 
     def advance(self, used: float) -> None:
@@ -149,6 +146,22 @@ class _Watched:
             self.cpu_seconds += used - self.before if used >= self.before else used
         self.before = used
 
+    def beat(self, used: float, now: float) -> None:
+        """Take what it has used by now; the engine's own figures come more rarely than beats."""
+        if self.cgroup is not None or self.shot is not self.shown or self.last is None:
+            self.shown = self.shot
+            self.advance(used)
+            self.percent = None
+            if self.last is not None and now > self.last[0] and used >= self.last[1]:
+                self.percent = (used - self.last[1]) / (now - self.last[0]) * 100
+            self.last = (now, used)
+        ahead = min(now - self.last[0], SLICES) * (self.percent or 0.0) / 100
+        self.claimed = max(self.claimed, self.cpu_seconds + ahead)
+
+    def start_anew(self) -> None:
+        """Forget what has been claimed: whoever comes back begins at 0."""
+        self.cpu_seconds = self.claimed = 0.0
+
 
 class Docker:
     """The containers of one engine."""
@@ -156,8 +169,10 @@ class Docker:
     def __init__(self, options: Options, host: Host, url: str) -> None:
         self._host = host
         self._socket = Path(url.removeprefix("unix://")) if url.startswith("unix://") else None
+        self._here = self._socket is not None or urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
         self._engine = Engine(url, options.max_containers, options.max_name_length)
         self._following: asyncio.Task[None] | None = None
+        self._patience = min(_CONNECT_SECONDS, 0.8 * options.interval)
         self._layout = Layout(host)
         self._processes = EngineProcesses(host)
         self._watched: dict[str, _Watched] = {}
@@ -170,12 +185,12 @@ class Docker:
     async def read(self) -> Reading:
         """Read every live container. Raises: ReadFailed, Absent."""
         engine = self._engine
-        now = self._host.clock.monotonic()
         if self._following is None:
             self._following = asyncio.ensure_future(engine.follow())
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_CONNECT_SECONDS):
+                async with asyncio.timeout(self._patience):
                     await engine.connected.wait()
+        now = self._host.clock.monotonic()
         if not engine.connected.is_set():
             self._watched.clear()
             self._raise_lost(now)
@@ -257,17 +272,17 @@ class Docker:
         name = watched.container.name
         used = self._used(watched)
         if used is None:
+            watched.start_anew()
+        if used is None:
             watched.last = None
             return None
-        watched.advance(used)
-        percent = None
-        if watched.last is not None and now > watched.last[0] and used >= watched.last[1]:
-            percent = (used - watched.last[1]) / (now - watched.last[0]) * 100
-            samples.append(CPU.sample(percent, name))
-        watched.last = (now, used)
+        watched.beat(used, now)
+        if watched.percent is not None:
+            samples.append(CPU.sample(watched.percent, name))
         samples.append(CPU_SECONDS.sample(used, name))
-        claims.append(Claim("container", name, watched.cpu_seconds, watched.container.id))
-        return percent
+        if self._here:  # another machine's containers have no part in this one's joules
+            claims.append(Claim("container", name, watched.claimed, watched.container.id))
+        return watched.percent
 
     def _used(self, watched: _Watched) -> float | None:
         if watched.cgroup is not None:

@@ -26,7 +26,7 @@ import structlog
 
 from powerbench.agent.config import CollectorOptions
 from powerbench.agent.energy import PLAUSIBLE_WATTS, Counter, Integral, Rate
-from powerbench.agent.model import Absent, Host, Meter, Metric, ReadFailed, Reading, Sample
+from powerbench.agent.model import ANYONE, Absent, Host, Meter, Metric, ReadFailed, Reading, Sample, Use
 from powerbench.agent.worker import Worker
 from powerbench.collectors import _drm, _sysfs
 from powerbench.collectors._fdinfo import Clients
@@ -41,7 +41,7 @@ _GPU = ("gpu", "vendor", "pci_bus_id")
 POWER = Metric(
     "drm_gpu_power_watts",
     "gauge",
-    "Power: AMD, the sensor's own mean; Intel, the mean over the last beat.",
+    "Power: AMD, what its sensor says (most often a mean); Intel, the mean over the last beat.",
     _GPU,
 )
 ENERGY = Metric(
@@ -135,6 +135,8 @@ class _Card:
         self.rate = Rate()
         self.watts: float | None = None
         self.gauges: list[Sample] = []
+        self.busy_seconds: float | None = None  # of its busier engine, whoever used it; None: nobody knows
+        self.busy_at: float | None = None
         self.errors: Tally[tuple[str, str]] = Tally()  # by sensor and reason
         self.said: dict[str, str] = {}  # what was logged, by sensor
         # Where it is now:
@@ -168,11 +170,17 @@ class Drm:
     def __init__(self, options: Options, host: Host) -> None:
         self._host = host
         self._worker = Worker("drm")
-        self._max_gap = 3 * options.interval
+        self._max_gap = max_gap(options)
         self._known: dict[str, _Card] = {}  # by PCI address
         self._cards: list[_Card] = []
         self._clients = Clients(host)
         self._rescan_at = 0.0
+
+    def configure(self, options: Options) -> None:
+        """Take a reload's interval; the cards and their counters stay."""
+        self._max_gap = max_gap(options)
+        for card in self._known.values():
+            card.integral.max_gap = self._max_gap
 
     async def read(self) -> Reading:
         """Read every card that is awake, and close the power gauges' window. Raises: ReadFailed, Absent."""
@@ -215,14 +223,28 @@ class Drm:
             raise ReadFailed("GPUs come and go", "see the kernel log")
         counting = {card.bus_id: card.bus_id for card in self._cards if card.counts}
         uses = self._clients.read("drm", set(counting), now)
-        return reading._replace(uses=tuple(uses))
+        self._note_busy(now)
+        return reading._replace(uses=(*uses, *self._busy()))
+
+    def _note_busy(self, now: float) -> None:
+        """Add the time since the last beat that each card's busier engine was in use."""
+        for card in self._cards:
+            busy = [sample.value for sample in card.gauges if sample.metric in (BUSY, ENCODER_BUSY)]
+            span = 0.0 if card.busy_at is None else now - card.busy_at
+            card.busy_at = now if busy else None
+            card.busy_seconds = (card.busy_seconds or 0.0) + max(busy) / 100 * span if busy else None
+
+    def _busy(self) -> Iterator[Use]:
+        for card in self._cards:
+            if card.counts and card.busy_seconds is not None:
+                yield Use("gpu", "drm", card.bus_id, "busiest", ANYONE, card.busy_seconds)
 
     def _refresh(self) -> Reading:
         try:
             reading = self._reading(self._host.clock.monotonic(), beat=False)
         except _Vanished:
             raise ReadFailed("a GPU has vanished", "it is looked for at the next beat") from None
-        return reading._replace(uses=tuple(self._clients.uses("drm")))
+        return reading._replace(uses=(*self._clients.uses("drm"), *self._busy()))
 
     def scan(self) -> None:
         """Find the cards and their sensors. Raises: Absent where there is nothing to read."""
@@ -382,6 +404,11 @@ class Drm:
             what = "; ".join(f"{why.path}: {why.reason}" for why in unreadable)
             raise ReadFailed(f"no energy: {what}", _REMEDIES.get(unreadable[0].reason, "see the kernel log"))
         return Reading(samples, meters, taken=now)
+
+
+def max_gap(options: Options) -> float:
+    """Return how far apart power readings may be to be bridged, in seconds."""
+    return max(5.0, 3 * options.interval)
 
 
 async def open_collector(options: Options, host: Host) -> Drm:

@@ -240,7 +240,7 @@ class FFmpeg:
     def __init__(self, options: Options, host: Host) -> None:
         self._options = options
         self._clock = host.clock
-        self._encoders = Encoders(host)
+        self._encoders = Encoders(host, options.interval)
         self._streams: dict[str, _Stream] = {}
         self._rejected = dict.fromkeys(REASONS, 0)
 

@@ -126,6 +126,7 @@ METRICS = (
 
 SLOW_SECONDS = 10.0
 RETRY_SECONDS = 5.0  # between attempts to open NVML
+MAX_REOPEN_SECONDS = 600.0  # between openings anew for the sake of one lost GPU
 MAX_INTERVAL = 60.0
 _ABSENT = "no NVIDIA GPU on the PCI bus, and no driver"
 
@@ -146,7 +147,7 @@ class Nvml:
     def __init__(self, options: Options, host: Host) -> None:
         self._host = host
         self._worker = Worker("nvml")
-        self._max_gap = 3 * options.interval
+        self._max_gap = max_gap(options)
         self._session: _nvml.Session | None = None
         self._opened_for: set[str] = set()  # the GPUs that were awake then
         self._left_out: dict[str, str] = {}  # what was logged of those that could not be opened
@@ -155,9 +156,17 @@ class Nvml:
         self._failure: Ended | None = None
         self._retry_at = -math.inf
         self._slow_at = -math.inf
+        self._reopen_at = -math.inf
+        self._reopen_after = SLOW_SECONDS
         self._boards: dict[str, Board] = {}  # by uuid
         self._errors: Tally[tuple[str, str, str, str]] = Tally()  # by gpu, uuid, question, error
         self._said: dict[tuple[str, str], str] = {}  # what was logged, by uuid and question
+
+    def configure(self, options: Options) -> None:
+        """Take a reload's interval; sessions and counters stay."""
+        self._max_gap = max_gap(options)
+        for board in self._boards.values():
+            board.integral.max_gap = self._max_gap
 
     async def read(self) -> Reading:
         """Read every GPU that is awake. Raises: ReadFailed, Absent."""
@@ -195,19 +204,19 @@ class Nvml:
                     continue
                 board.gauges = list(self._gauges(gpu))
                 busy = [s.value for s in board.gauges if s.metric in (UTILIZATION, ENCODER, DECODER)]
-                board.note_busy(max(busy, default=0.0), now)
+                board.note_busy(max(busy, default=None), now)
                 board.note_processes(gpu.process_use(board.used_until_us), now, self._host)
                 if slow:
                     gpu.ask_again()
                     board.slow = list(self._slow(gpu, board))
-            return self._reading(now, asleep)
+            return self._reading(now, asleep, beat=True)
         except Ended as ended:
             raise self._end(ended, now) from None
 
     def _refresh(self) -> Reading:
         now = self._host.clock.monotonic()
         try:
-            return self._reading(now, self._asleep())
+            return self._reading(now, self._asleep(), beat=False)
         except Ended as ended:
             raise self._end(ended, now) from None
 
@@ -218,8 +227,18 @@ class Nvml:
         """Return the session, opened now if need be; None while every GPU sleeps. Raises: Ended, Absent."""
         awake = {device.name for device in self._devices} - asleep
         if self._session is not None:
-            if now < self._slow_at or not (awake - self._opened_for or self._session.unopened):
+            if now < self._slow_at:
                 return self._session
+            if self._session.unopened and not self._session.try_again(self._refused):
+                # It may take NVML itself to be opened anew; that holds others up, so ever more rarely.
+                again = now >= self._reopen_at
+                self._reopen_at = self._reopen_at if not again else now + self._reopen_after
+            else:
+                again, self._reopen_after = False, SLOW_SECONDS
+            if not again and not awake - self._opened_for:
+                self._note_boards()
+                return self._session
+            self._reopen_after = min(MAX_REOPEN_SECONDS, 2 * self._reopen_after)
             self._close()  # a GPU has woken up, was plugged in, or may have been reset
         if not is_present(self._host, self._devices):
             raise Absent(_ABSENT)
@@ -231,14 +250,17 @@ class Nvml:
         self._failure = None
         self._opened_for = awake
         self._slow_at = -math.inf
-        for gpu in self._session.gpus:
-            board = self._board(gpu.uuid)
-            board.labels, board.pci_bus_id, board.name = (str(gpu.index), gpu.uuid), gpu.pci_bus_id, gpu.name
+        self._note_boards()
         for which, why in (self._session.unopened | self._session.denied).items():
             if self._left_out.get(which) != why.error:
                 log.warning("GPU left out", gpu=which, error=why.error, remedy=why.remedy)
             self._left_out[which] = why.error
         return self._session
+
+    def _note_boards(self) -> None:
+        for gpu in self._session.gpus if self._session else ():
+            board = self._board(gpu.uuid)
+            board.labels, board.pci_bus_id, board.name = (str(gpu.index), gpu.uuid), gpu.pci_bus_id, gpu.name
 
     def _end(self, ended: Ended, now: float) -> ReadFailed:
         """Close the session after an error that ends it."""
@@ -280,31 +302,37 @@ class Nvml:
         else:
             self._said.pop(key, None)
 
-    def _energy(self, gpu: Gpu) -> tuple[float | None, float | None]:
-        """Return (joules since the start, watts); None for what is not known now."""
-        board = self._boards[gpu.uuid]
-        watts = None
-        if (power_mw := gpu.power_mw()) is not None:
-            watts = power_mw / 1000
-            if watts > PLAUSIBLE_WATTS:
-                gpu.implausible("power")
-                watts = None
-            else:
-                gpu.plausible("power")
+    def _energy(self, gpu: Gpu, board: Board, *, beat: bool) -> float | None:
+        """Return joules since the start, None where they are not known now; the power gauge is the beat's."""
+        watts = board.watts
+        if beat or not gpu.counts_energy:
+            watts = self._watts(gpu)
+        if beat:
+            board.watts = watts
         now = self._host.clock.monotonic()  # the driver may have taken its time
         if gpu.counts_energy:
             board.integral.forget()
             energy_mj = gpu.energy_mj()
             if energy_mj is None:
-                return None, watts
+                return None
             board.counter.advance(energy_mj * 1000, now)
         elif watts is None:
             board.integral.forget()
-            return None, None
+            return None
         else:
             board.counter.forget()
             board.integral.advance(watts, now)
-        return board.counter.joules + board.integral.joules, watts
+        return board.counter.joules + board.integral.joules
+
+    def _watts(self, gpu: Gpu) -> float | None:
+        """Return the board's power; None for what is not known, or cannot be true."""
+        if (power_mw := gpu.power_mw()) is None:
+            return None
+        if power_mw / 1000 > PLAUSIBLE_WATTS:
+            gpu.implausible("power")
+            return None
+        gpu.plausible("power")
+        return power_mw / 1000
 
     def _gauges(self, gpu: Gpu) -> Iterator[Sample]:
         labels = self._boards[gpu.uuid].labels
@@ -338,7 +366,7 @@ class Nvml:
                 which = (str(session.pid), str(session.session), session.codec, session.resolution)
                 yield SESSION_FPS.sample(session.fps, *labels, *which)
 
-    def _reading(self, now: float, asleep: set[str]) -> Reading:
+    def _reading(self, now: float, asleep: set[str], *, beat: bool) -> Reading:
         samples: list[Sample] = []
         meters: list[Meter] = []
         uses: list[Use] = []
@@ -354,7 +382,8 @@ class Nvml:
             samples.extend(XIDS.sample(count, *labels, xid) for xid, count in board.xids.items())
             if gpu.pci_bus_id in asleep:
                 continue
-            joules, watts = self._energy(gpu)
+            joules = self._energy(gpu, board, beat=beat)
+            watts = board.watts
             if watts is not None:
                 samples.append(POWER.sample(watts, *labels))
             if joules is not None:
@@ -378,18 +407,23 @@ class Nvml:
         if self._session is None:
             return
         here = {gpu.uuid for gpu in self._session.gpus}
-        gone = {
-            board.labels[0]: board
+        gone = [
+            board
             for uuid, board in self._boards.items()
             if uuid not in here and board.labels[0] and board.pci_bus_id not in asleep
-        }
-        for board in gone.values():
+        ]
+        for board in gone:
             yield LOST.sample(1, *board.labels, board.pci_bus_id)
             for xid, count in board.xids.items():
                 yield XIDS.sample(count, *board.labels, xid)
         for which in self._session.unopened:
-            if which not in gone and which not in {board.pci_bus_id for board in gone.values()}:
+            if all(which not in (board.labels[0], board.pci_bus_id) for board in gone):
                 yield LOST.sample(1, "" if ":" in which else which, "", which if ":" in which else "")
+
+
+def max_gap(options: Options) -> float:
+    """Return how far apart power readings may be to be bridged, in seconds."""
+    return max(5.0, 3 * options.interval)
 
 
 async def open_collector(options: Options, host: Host) -> Nvml:

@@ -36,8 +36,10 @@ def shown(reading: Reading, part: tuple[str, str] = CPU) -> Shown:
     for what, metric in {"node": NODE_ENERGY, **buckets}.items():
         if part in values(reading, metric):
             found[what] = values(reading, metric)[part]
-    for metric in (CONTAINER, STREAM):
-        found.update({name: v for (name, *its), v in values(reading, metric).items() if (*its,) == part})
+    found.update({name: v for (name, *its), v in values(reading, CONTAINER).items() if (*its,) == part})
+    for (name, _, *its), v in values(reading, STREAM).items():  # of its own, and as a view of a container's
+        if (*its,) == part:
+            found[name] = found.get(name, 0.0) + v
     return found
 
 
@@ -362,38 +364,55 @@ def test_a_gpus_joules_go_by_engine_time() -> None:
 
 def test_the_busiest_engine_counts() -> None:
     """A process that uses several engines at once counts with the busiest, not with their sum."""
-    uses = {(7, "encoder", ""): 0.5, (7, "sm", ""): 0.3, (7, "decoder", ""): 0.4}
+    uses = {(7, "encoder", ""): 0.5, (7, "sm", ""): 0.3, (7, "decoder", ""): 0.4, (ANYONE, "any", ""): 0.5}
     found = Gpu().share([stream("cam1", 0, "", 7)], uses)
     assert found == approx(node=100, idle=50, cam1=50)
 
 
 def test_a_process_in_a_stream_in_a_container_counts_once() -> None:
     """The stream's figure is a view: the container has the part."""
-    found = Gpu().share([stream("cam1", 0, ID, 7), container("web", 0)], {(7, "encoder", ID): 0.5})
+    uses = {(7, "encoder", ID): 0.5, (ANYONE, "any", ""): 0.5}
+    found = Gpu().share([stream("cam1", 0, ID, 7), container("web", 0)], uses)
     assert found == approx(node=100, idle=50, cam1=50, web=50)
 
 
 def test_streams_of_one_process_share_its_engine_time() -> None:
     """A process that sends two streams is neither's alone."""
-    found = Gpu().share([stream("cam1", 0, "", 7), stream("cam2", 0, "", 7)], {(7, "encoder", ""): 0.5})
+    uses = {(7, "encoder", ""): 0.5, (ANYONE, "any", ""): 0.5}
+    found = Gpu().share([stream("cam1", 0, "", 7), stream("cam2", 0, "", 7)], uses)
     assert found == approx(node=100, idle=50, cam1=25, cam2=25)
 
 
 def test_unknown_processes_have_their_part() -> None:
-    """Where no figure for all is given, processes that belong to nobody shown are busy beside the others."""
+    """Where nobody knows how busy a GPU was, what its streams do not account for is nobody's, not idle."""
     uses = {(7, "render", ""): 0.25, (8, "render", ""): 0.25, (9, "render", OTHER_ID): 0.25}
     found = Gpu().share([stream("cam1", 0, "", 7)], uses)
-    assert found == approx(node=100, idle=25, cam1=25, unattributed=50)
+    assert found == approx(node=100, idle=0, cam1=25, unattributed=75)
 
 
 def test_a_gap_of_a_gpu_charges_no_second_twice() -> None:
     """What was used in a gap goes with the gap's joules, which are unattributed, with no other."""
     claims = [stream("cam1", 0, "", 7)]
+    uses = {(7, "encoder", ""): 0.5, (ANYONE, "any", ""): 0.5}
     gpu = Gpu()
     gpu.beat(claims)
     for _ in range(5):
-        gpu.beat(claims, {(7, "encoder", ""): 0.5}, metered=False)
-    back = gpu.beat(claims, {(7, "encoder", ""): 0.5})
+        gpu.beat(claims, uses, metered=False)
+    back = gpu.beat(claims, uses)
     assert back == approx(node=700, idle=0, cam1=0, unattributed=700)
-    found = gpu.beat(claims, {(7, "encoder", ""): 0.5})
+    found = gpu.beat(claims, uses)
     assert found == approx(node=800, idle=50, cam1=50, unattributed=700)
+
+
+def test_a_renamed_container_goes_on() -> None:
+    """Another name for the same id takes the joules along: none depart, none are counted twice."""
+    machine = begun()
+    machine.beat([container("web", 0.5)])
+    found = machine.beat([container("old_web", 1.0)])
+    assert shown(found) == approx(node=200, idle=150, old_web=25, unattributed=25)
+
+
+def test_streams_outside_containers_have_no_container_label() -> None:
+    """What adds up to the node can be asked for: a view has the container's name, a part has none."""
+    found = begun().beat([container("web", 0.4), stream("inside", 0.2, ID), stream("outside", 0.2)])
+    assert set(values(found, STREAM)) == {("inside", "web", *CPU), ("outside", "", *CPU)}

@@ -35,6 +35,7 @@ def test_the_per_port_configuration_has_the_classic_ports_alone() -> None:
         9511: {"nvml"},
         9506: {"ffmpeg"},
         9501: {"docker"},
+        9502: {"results"},
     }
     assert not any(site.aggregated for site in shown.values())
     assert Address("::", 9510) in sites

@@ -128,3 +128,17 @@ def test_this_machines_own() -> None:
 def test_a_containers_id(path: str, found: str) -> None:
     """Sixty-four hexadecimal digits in whatever dress the engine gives them; the innermost; nothing else."""
     assert container_id(path) == found
+
+
+def test_ones_own_container_in_a_cgroup_namespace(tmp_path: Path) -> None:
+    """Where the cgroup says "/" the engine's mounts tell the id; without them there is none."""
+    own = tmp_path / "self"
+    own.mkdir()
+    (own / "cgroup").write_text("0::/\n")
+    host = Host(procfs=tmp_path)
+    assert own_container(host) == ""
+    (own / "mountinfo").write_text(
+        "600 500 0:50 / / rw - overlay overlay rw,lowerdir=/x\n"
+        f"612 600 8:1 /var/lib/docker/containers/{ID}/hostname /etc/hostname rw - ext4 /dev/sda1 rw\n"
+    )
+    assert own_container(host) == ID

@@ -12,7 +12,7 @@ from trees import add_up, open_paths, value, values
 
 from powerbench.agent.config import Seconds
 from powerbench.agent.energy import NODE_ENERGY, NODE_POWER, Node
-from powerbench.agent.model import Absent, Meter, ReadFailed, Refreshes, Use
+from powerbench.agent.model import ANYONE, Absent, Meter, ReadFailed, Reconfigures, Refreshes, Use
 from powerbench.collectors import drm
 
 if TYPE_CHECKING:
@@ -352,7 +352,7 @@ async def test_uses_are_of_metered_gpus(machine: GpuMachine) -> None:
     machine.clients.open(43, 5, cycles_fdinfo(SECOND, 7, vcs=(350, 2000)))
     machine.clients.open(44, 5, engines_fdinfo(APU, 9, gfx=2.0))
     for reading in (await machine.beat(collector), await collector.refresh()):
-        assert set(reading.uses) == {
+        assert {use for use in reading.uses if use.pid != ANYONE} == {
             Use("gpu", "drm", DGPU, "enc", 42, 0.75),
             Use("gpu", "drm", SECOND, "vcs", 43, 0.25),
         }
@@ -374,3 +374,25 @@ async def test_nothing_but_sysfs_and_procfs_is_opened(machine: GpuMachine) -> No
     assert all(any(map(path.is_relative_to, roots)) for path in machine.reader.asked)
     assert not [path for path in open_paths() - before if path.is_relative_to(roots[0].parent)]
     assert not any(str(path).startswith("/dev/dri") for path in open_paths())
+
+
+async def test_a_longer_interval_is_bridged_after_a_reload(machine: GpuMachine) -> None:
+    """A reload that reads a GPU more rarely goes on integrating its power."""
+    machine.gpus.amd(0, watts=100)
+    collector = await machine.open()
+    await collector.read()
+    assert isinstance(collector, Reconfigures)
+    collector.configure(drm.Options(interval=Seconds(10)))
+    for beats in range(1, 4):
+        reading = await machine.beat(collector, 10.0)
+        assert value(reading, drm.ENERGY, *AMD) == 1000 * beats
+
+
+async def test_how_busy_a_gpu_was_is_told_of_anyone(machine: GpuMachine) -> None:
+    """The busier engine's share of the time is there for all processes together; without one, nothing is."""
+    machine.gpus.amd(0, watts=100)
+    collector = await machine.open()
+    await collector.read()
+    reading = await machine.beat(collector, 2.0)
+    busy = max(values(reading, drm.BUSY)[AMD], values(reading, drm.ENCODER_BUSY)[AMD])
+    assert [(u.pid, u.seconds) for u in reading.uses] == [(ANYONE, pytest.approx(busy / 100 * 2))]

@@ -11,7 +11,7 @@ from trees import FakeClock
 
 from powerbench.agent import processes
 from powerbench.collectors import _encoders
-from powerbench.collectors._encoders import CHILDREN_SECONDS, Encoders
+from powerbench.collectors._encoders import CHILDREN_BEATS, Encoders
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ class Streams:
 
     def __init__(self, proc: Processes) -> None:
         self.proc = proc
-        self.encoders = Encoders(proc.host)
+        self.encoders = Encoders(proc.host, 80.0)
 
     def meet(self, stream: str, pid: int | str, port: int = 40000) -> None:
         """Let a stream connect that gives this pid."""
@@ -38,7 +38,9 @@ class Streams:
 
     async def claims(self) -> dict[str, Claim]:
         """Return the claims of the next beat, by which new children are looked for."""
-        self.proc.advance(CHILDREN_SECONDS)
+        self.proc.advance(CHILDREN_BEATS)
+        for _ in range(CHILDREN_BEATS - 1):
+            await self.encoders.claims()
         return {claim.name: claim for claim in await self.encoders.claims()}
 
     async def seconds(self) -> dict[str, float]:
@@ -180,10 +182,10 @@ async def test_a_stream_that_has_left_stays_forgotten(
     """A stream that leaves while its process is looked for is not found any more."""
     streams.proc.start(50)
     streams.meet("cam1", 50)
-    monkeypatch.setattr(_encoders, "_PATIENCE", 0.0)
-    await streams.claims()
+    monkeypatch.setattr(streams.encoders, "_patience", 0.0)
+    await streams.encoders.claims()
     streams.encoders.part("cam1")
-    monkeypatch.setattr(_encoders, "_PATIENCE", 20.0)
+    monkeypatch.setattr(streams.encoders, "_patience", 20.0)
     assert await streams.claims() == {}
     assert await streams.claims() == {}
 

@@ -279,9 +279,22 @@ def test_no_procfs(tmp_path: Path) -> None:
 
 
 def test_the_number_of_files_is_bounded(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that opens the GPU over and over does not make every beat slower without end."""
+    """Processes that open the GPU over and over do not make every beat slower without end."""
     assert MAX_CLIENTS <= 10_000
     monkeypatch.setattr("powerbench.collectors._fdinfo.MAX_CLIENTS", 3)
     for fd in range(5, 15):
-        watched.processes.open(42, fd, engines_fdinfo(DGPU, fd, gfx=1.0))
+        watched.processes.open(fd, 3, engines_fdinfo(DGPU, fd, gfx=1.0))
     assert sum(1 for _ in watched.clients.read("drm", [DGPU], 0.0)) == 3
+
+
+def test_a_client_that_closes_takes_nothing_back(watched: Watched) -> None:
+    """What a process used stays its own when one of its clients goes."""
+    for fd in (5, 6):
+        watched.processes.open(42, fd, engines_fdinfo(DGPU, fd, gfx=1.0))
+    list(watched.clients.read("drm", [DGPU], 0.0))
+    for fd in (5, 6):
+        watched.processes.open(42, fd, engines_fdinfo(DGPU, fd, gfx=2.0))
+    (both,) = watched.clients.read("drm", [DGPU], 1.0)
+    watched.processes.close(42, 5)
+    (left,) = watched.clients.read("drm", [DGPU], 2.0)
+    assert both.seconds == left.seconds == 2.0

@@ -623,7 +623,7 @@ async def test_a_streams_process_is_its_claim(tmp_path: Path, monkeypatch: pytes
     """The pid that a connection gave is followed from its first report on, until the stream expires."""
     monkeypatch.setattr(_encoders, "_PATIENCE", 20.0)
     proc = Processes(tmp_path / "proc", FakeClock())
-    collector = ffmpeg.FFmpeg(ffmpeg.Options(), proc.host)
+    collector = ffmpeg.FFmpeg(ffmpeg.Options(interval=Seconds(80)), proc.host)
     proc.start(50)
     proc.connections(proc.procfs / "50/net", Connection())
     feed = collector.open_feed("cam1", Connection().sender("50"))

@@ -121,17 +121,17 @@ def test_an_implausible_power_is_no_sample(start: Start) -> None:
 
 
 def test_a_scrape_has_fresh_energy_and_the_beats_gauges(start: Start) -> None:
-    """`refresh()` reads energy and power anew; the rest stays the beat's and takes no question."""
+    """`refresh()` reads energy anew; the rest stays the beat's and takes no question."""
     machine, probe = start()
     probe.beat()
     machine.calls()
     truth.tell(machine, 5)
     shown = truth.rounded(probe.refresh())
-    fresh = (ENERGY, POWER)
+    fresh = (ENERGY,)
     beats = {series: value for series, value in truth.whole(0, 0).items() if series[0] not in fresh}
     now = {series: value for series, value in truth.fast(0, 5).items() if series[0] in fresh}
     assert shown == beats | now
-    assert set(machine.calls()) == {"GetTotalEnergyConsumption", "GetPowerUsage"}
+    assert set(machine.calls()) == {"GetTotalEnergyConsumption"}
 
 
 # -- who used it -------------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ async def test_the_scrape_that_meets_the_hang_waits_for_the_deadline(
 ) -> None:
     """The scrape that itself asks as the driver begins to hang is answered soon after the deadline, 1 s."""
     await page_with(agent, 'powerbench_collector_up{collector="nvml"} 1.0')
-    machine.say({"delay GetPowerUsage": "60"})
+    machine.say({"delay GetTotalEnergyConsumption": "60"})
     page = await scrape(agent, within=2.0)
     assert HANGS in page
     assert "nvidia_gpu_" not in page

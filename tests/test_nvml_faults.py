@@ -233,11 +233,11 @@ def test_a_gpu_that_is_lost_at_a_scrape_ends_the_session(machine: Machine, probe
     """What a scrape finds out counts as what a beat finds out: a remedy, no figures, and a new session."""
     life = Life(machine, probe)
     life.beat()
-    machine.say({"error GetPowerUsage": "15"})
+    machine.say({"error GetTotalEnergyConsumption": "15"})
     failed = probe.refresh(0.5)
-    assert (failed.error, failed.samples) == ("GPU 0, power: gpu_is_lost", {})
+    assert (failed.error, failed.samples) == ("GPU 0, energy: gpu_is_lost", {})
     assert "reset" in failed.remedy
-    life.fault("GetPowerUsage", None)
+    life.fault("GetTotalEnergyConsumption", None)
     assert life.beat(0.5).error == failed.error, "not opened anew before some seconds have passed"
     life.complete(life.beat(5.0))
     assert not life.problems

@@ -14,7 +14,7 @@ from trees import FakeClock
 
 from powerbench.agent import processes
 from powerbench.agent.model import Host, Sender
-from powerbench.agent.processes import Tree, Unresolved, find_sender, parse_stat
+from powerbench.agent.processes import Index, Tree, Unresolved, find_sender, parse_stat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -214,7 +214,7 @@ def test_a_given_pid_in_the_agents_namespace(proc: Processes) -> None:
     """It counts where that process's network namespace holds the sender's end of the connection."""
     proc.start(50)
     proc.connections(proc.procfs / "50/net", Connection())
-    assert find_sender(proc.host, Connection().sender("50"), 1000.0) == 50
+    assert find_sender(proc.host, Connection().sender("50"), Index(proc.host)) == 50
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_what_is_no_pid_is_said(proc: Processes, text: str) -> None:
     proc.start(50)
     proc.connections(proc.procfs / "50/net", Connection())
     with pytest.raises(Unresolved, match=r"^pid='.{0,60}' is no process's number$") as refused:
-        find_sender(proc.host, Connection().sender(text), 1000.0)
+        find_sender(proc.host, Connection().sender(text), Index(proc.host))
     assert "&pid=PID" in refused.value.remedy
 
 
@@ -250,14 +250,14 @@ def test_a_pid_that_cannot_be_the_senders(proc: Processes, spoil: Callable[[Proc
     proc.start(50)
     spoil(proc)
     with pytest.raises(Unresolved, match=r"^pid=50 is no process that this connection can come from$"):
-        find_sender(proc.host, Connection().sender("50"), proc.clock.now)
+        find_sender(proc.host, Connection().sender("50"), Index(proc.host))
 
 
 def test_roots_connection_may_be_any_users(proc: Processes) -> None:
     """A forwarder that runs as root may speak for a process of another user."""
     proc.start(50, uid=1000)
     proc.connections(proc.procfs / "50/net", Connection(uid=0))
-    assert find_sender(proc.host, Connection().sender("50"), 1000.0) == 50
+    assert find_sender(proc.host, Connection().sender("50"), Index(proc.host)) == 50
 
 
 def test_a_pid_of_a_containers_namespace(proc: Processes) -> None:
@@ -269,10 +269,10 @@ def test_a_pid_of_a_containers_namespace(proc: Processes) -> None:
     proc.start(601, inner=8)
     for pid in (600, 601):
         proc.connections(proc.procfs / f"{pid}/net", connection)
-    assert find_sender(proc.host, connection.sender("7"), 1000.0) == 600
+    assert find_sender(proc.host, connection.sender("7"), Index(proc.host)) == 600
     proc.connections(proc.procfs / "500/net", connection)
     with pytest.raises(Unresolved, match="pid=7 could be any of the processes "):
-        find_sender(proc.host, connection.sender("7"), 1000.0)
+        find_sender(proc.host, connection.sender("7"), Index(proc.host))
 
 
 # -- without a pid -----------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ def test_the_owner_of_a_connection(proc: Processes, peer: str, local: str, versi
     proc.start(49)
     proc.start(50)
     proc.connects(50, plain, version)
-    assert find_sender(proc.host, Sender((peer, 40000), (local, 9101)), 1000.0) == 50
+    assert find_sender(proc.host, Sender((peer, 40000), (local, 9101)), Index(proc.host)) == 50
 
 
 def test_the_agents_end_is_not_the_senders(proc: Processes) -> None:
@@ -306,7 +306,7 @@ def test_the_agents_end_is_not_the_senders(proc: Processes) -> None:
     proc.start(50)
     proc.connects(50, Connection())
     with pytest.raises(Unresolved, match="not in this network namespace") as refused:
-        find_sender(proc.host, Sender(Connection().local, Connection().peer), 1000.0)
+        find_sender(proc.host, Sender(Connection().local, Connection().peer), Index(proc.host))
     assert "powerbench pipe" in refused.value.remedy
 
 
@@ -317,7 +317,7 @@ def test_without_an_uptime_no_pid_is_taken(proc: Processes, content: str) -> Non
     proc.connections(proc.procfs / "50/net", Connection())
     (proc.procfs / "uptime").write_text(content)
     with pytest.raises(Unresolved, match="no process that this connection can come from"):
-        find_sender(proc.host, Connection().sender("50"), 1000.0)
+        find_sender(proc.host, Connection().sender("50"), Index(proc.host))
 
 
 def test_an_owner_that_is_not_visible(proc: Processes) -> None:
@@ -325,21 +325,23 @@ def test_an_owner_that_is_not_visible(proc: Processes) -> None:
     proc.start(50)
     proc.connections(proc.listing, Connection())
     with pytest.raises(Unresolved, match="not visible to the agent's user"):
-        find_sender(proc.host, Connection().sender(), 1000.0)
+        find_sender(proc.host, Connection().sender(), Index(proc.host))
 
 
 def test_the_agents_own_connection(proc: Processes) -> None:
     """The agent's energy is shown already, and is no stream's."""
     proc.connects(AGENT_PID, Connection())
     with pytest.raises(Unresolved, match="the agent's own process"):
-        find_sender(proc.host, Connection().sender(), 1000.0)
+        find_sender(proc.host, Connection().sender(), Index(proc.host))
 
 
 def test_a_forwarders_writer_is_the_sender(proc: Processes) -> None:
     """Behind curl it is ffmpeg that counts, the shell that made the pipe notwithstanding."""
     assert (
         find_sender(
-            proc.host, forwarded(proc, (60, "bash", 1.0), (61, "ffmpeg", 20.0), (62, "tee", 2.0)), 1000.0
+            proc.host,
+            forwarded(proc, (60, "bash", 1.0), (61, "ffmpeg", 20.0), (62, "tee", 2.0)),
+            Index(proc.host),
         )
         == 61
     )
@@ -348,14 +350,16 @@ def test_a_forwarders_writer_is_the_sender(proc: Processes) -> None:
 def test_a_forwarders_youngest_writer(proc: Processes) -> None:
     """Where none is called ffmpeg it is the youngest, for shells are older than what they start."""
     assert (
-        find_sender(proc.host, forwarded(proc, (60, "bash", 50.0), (61, "gst-launch-1.0", 20.0)), 1000.0)
+        find_sender(
+            proc.host, forwarded(proc, (60, "bash", 50.0), (61, "gst-launch-1.0", 20.0)), Index(proc.host)
+        )
         == 61
     )
 
 
 def test_a_forwarder_without_writers(proc: Processes) -> None:
     """Where nobody's end of the pipe can be seen the forwarder itself is all that is known."""
-    assert find_sender(proc.host, forwarded(proc), 1000.0) == 50
+    assert find_sender(proc.host, forwarded(proc), Index(proc.host)) == 50
 
 
 def test_an_encoder_is_no_forwarder(proc: Processes) -> None:
@@ -365,7 +369,7 @@ def test_an_encoder_is_no_forwarder(proc: Processes) -> None:
     proc.opens(50, 0, "pipe:[1234]", flags=0o0)
     proc.start(60, comm="python3")
     proc.opens(60, 3, "pipe:[1234]", flags=0o1)
-    assert find_sender(proc.host, Connection().sender(), 1000.0) == 50
+    assert find_sender(proc.host, Connection().sender(), Index(proc.host)) == 50
 
 
 # -- this machine ------------------------------------------------------------------------------------
@@ -375,7 +379,7 @@ def test_an_encoder_is_no_forwarder(proc: Processes) -> None:
 def test_a_real_childs_connection(family: str, address: str) -> None:
     """A child's pid is taken for its connection, and what it and its own child used is in its tree."""
     with connected(family, address) as (child, sender, connection):
-        assert find_sender(Host(), sender._replace(pid=str(child.pid)), time.monotonic()) == child.pid
+        assert find_sender(Host(), sender._replace(pid=str(child.pid)), Index(Host())) == child.pid
         tree = Tree(Host(), child.pid)
         assert connection.recv(4) == b"done"
         tree.look()
@@ -387,8 +391,8 @@ def test_a_real_childs_connection(family: str, address: str) -> None:
 def test_a_real_connection_without_a_pid() -> None:
     """The socket's owner is found, and not the writer of its input, which is this process, the agent."""
     with connected("AF_INET", "127.0.0.1") as (child, sender, _):
-        assert processes.find_open_file(Host(), socket_of(child.pid)) == [child.pid]
-        assert find_sender(Host(), sender, time.monotonic()) == child.pid
+        assert Index(Host()).having(socket_of(child.pid)) == [child.pid]
+        assert find_sender(Host(), sender, Index(Host())) == child.pid
 
 
 def test_a_real_process_that_started_after_the_connection() -> None:
@@ -396,4 +400,4 @@ def test_a_real_process_that_started_after_the_connection() -> None:
     with connected("AF_INET", "127.0.0.1") as (child, sender, _):
         old = sender._replace(pid=str(child.pid), connected=time.monotonic() - 3600)
         with pytest.raises(Unresolved, match=f"pid={child.pid} is no process"):
-            find_sender(Host(), old, time.monotonic())
+            find_sender(Host(), old, Index(Host()))

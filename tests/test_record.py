@@ -30,7 +30,7 @@ def test_the_file_is_there_after_the_first_scenario_and_grows_with_each(tmp_path
     results.save([{"name": "a"}, {"name": "b"}])
     content = json.loads(results.path.read_text())
     assert [scenario["name"] for scenario in content["scenarios"]] == ["a", "b"]
-    assert (content["format"], content["run_id"], content["sink"]) == (1, results.path.stem, "null")
+    assert (content["format"], content["run_id"], content["sink"]) == (2, results.path.stem, "null")
     assert names(tmp_path / "new") == [results.path.name]
 
 

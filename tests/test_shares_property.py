@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -176,39 +175,28 @@ class World:
 class Books:
     """What is known of the shares from the pages alone, so that their sum can be made from outside.
 
-    A stream's series holds joules of its own and joules that are a view of a container's. What it gained in
-    a beat is the one or the other, as the stream lay in a known container or not.
+    A stream's series without a container is a part; one with a container is a view of that container's.
     """
 
     def __init__(self) -> None:
         self._last: dict[tuple[Metric, tuple[str, ...]], float] = {}
-        self._own: defaultdict[tuple[str, ...], float] = defaultdict(float)  # of streams, by labels
         self._known: set[tuple[str, str]] = set()  # kind and name
 
     def check(self, reading: Reading, readings: Mapping[str, Reading], present: set[str]) -> None:
         self._meet(readings, present)
-        containers = {c.container for r in readings.values() for c in r.claims if c.kind == "container"}
-        within = {
-            claim.name
-            for reading_ in readings.values()
-            for claim in reading_.claims
-            if claim.kind == "stream" and claim.container in containers
-        }
         for sample in reading.samples:
             if sample.metric.kind != "counter":
                 continue
             series = sample.metric, sample.labels
             before = self._last.get(series, 0.0)
             assert sample.value >= before >= 0, f"{series} fell from {before} to {sample.value}"
-            if sample.metric is STREAM and sample.labels[0] not in within:
-                self._own[sample.labels] += sample.value - before
             self._last[series] = sample.value
         for part, joules in values(reading, NODE_ENERGY).items():
             assert self._sum(reading, part) == pytest.approx(joules, rel=1e-9, abs=1e-9), part
         parts = set(values(reading, NODE_ENERGY))
         for kind, metric in (("container", CONTAINER), ("stream", STREAM)):
             shown = {(name, *part) for k, name in self._known if k == kind for part in parts}
-            assert values(reading, metric).keys() == shown
+            assert {(labels[0], *labels[-2:]) for labels in values(reading, metric)} == shown
 
     def _meet(self, readings: Mapping[str, Reading], present: set[str]) -> None:
         claimed = {(claim.kind, claim.name) for r in readings.values() for claim in r.claims}
@@ -217,15 +205,13 @@ class Books:
         for kind, name in self._known - claimed - kept:
             metric = CONTAINER if kind == "container" else STREAM
             self._last = {s: v for s, v in self._last.items() if s[0] is not metric or s[1][0] != name}
-            if kind == "stream":
-                for labels in [labels for labels in self._own if labels[0] == name]:
-                    del self._own[labels]
         self._known = claimed | kept
 
     def _sum(self, reading: Reading, part: tuple[str, ...]) -> float:
         buckets = sum(values(reading, bucket)[part] for bucket in BUCKETS)
         containers = sum(v for labels, v in values(reading, CONTAINER).items() if labels[1:] == part)
-        return buckets + containers + sum(v for labels, v in self._own.items() if labels[1:] == part)
+        streams = values(reading, STREAM).items()
+        return buckets + containers + sum(v for (_, *its), v in streams if its == ["", *part])
 
 
 @settings(max_examples=120)

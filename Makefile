@@ -4,11 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-real bench lint format type check pre-commit lock docs
+RUN := $(BIN)/powerbench run --output-dir test_results
+.PHONY: help demo test test-real test-single test-multi test-batch analyze bench lint format type check pre-commit \
+	lock docs
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | \
-		while IFS="$$(printf '\t')" read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
+		while IFS="$$(printf '\t')" read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
 
 demo: $(VENV)/.run ## measure an idle baseline and one real stream, and compare them (about a minute)
 	@$(BIN)/powerbench run --output-dir test_results single --with-baseline --baseline-duration 10 \
@@ -21,13 +23,26 @@ demo: $(VENV)/.run ## measure an idle baseline and one real stream, and compare 
 test: $(VENV)/.dev ## run the fast tests: no root, no network, no daemon
 	@$(BIN)/pytest
 
-test-real: $(VENV)/.dev ## run the tests against real ffmpeg and Prometheus' linter (needs ffmpeg, curl, promtool)
+test-real: $(VENV)/.dev ## run the tests against real programs (needs ffmpeg, nginx with rtmp, prometheus, docker)
 	@$(BIN)/pytest tests/real
+
+test-single: $(VENV)/.run ## measure one stream beside an idle machine (4 minutes)
+	@$(RUN) single --with-baseline
+
+test-multi: $(VENV)/.run ## measure four streams at once beside an idle machine (4 minutes)
+	@$(RUN) multi --with-baseline --count 4 --bitrate 2500k
+
+test-batch: $(VENV)/.run ## measure a batch: FILE=configs/batches/stress-matrix.json, REPEAT=1 (30 minutes a repeat)
+	@$(RUN) --repeat $(or $(REPEAT),1) --order interleaved batch --file $(or $(FILE),configs/batches/stress-matrix.json)
+
+analyze: $(VENV)/.run ## what the newest results say: FILE=test_results/…json
+	@$(BIN)/powerbench analyze $(FILE)
 
 bench: $(VENV)/.dev ## measure the agent's own cost, beside its peers
 	@$(BIN)/python benchmarks/run.py
 	@$(BIN)/python benchmarks/gpus.py
 	@$(BIN)/python benchmarks/containers.py
+	@$(BIN)/python benchmarks/analysis.py
 
 lint: $(VENV)/.dev ## ruff, and the import rules
 	@$(BIN)/ruff check

@@ -16,9 +16,9 @@ import structlog
 from aiohttp import ClientError, http_exceptions, web
 
 from powerbench.agent import __version__, exposition
+from powerbench.agent.bucket import Bucket
 from powerbench.agent.config import Address
 from powerbench.agent.model import IngestRejected, Ingests, Sender
-from powerbench.agent.scheduler import Bucket, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from powerbench.agent.access import Access
     from powerbench.agent.listen import Site
     from powerbench.agent.model import Clock, Feed
-    from powerbench.agent.scheduler import Scheduler
+    from powerbench.agent.scheduler import Scheduler, Snapshot
 
 log = structlog.get_logger("http")
 

@@ -17,7 +17,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench.agent.model import Host
-from powerbench.agent.processes import Tree, Unresolved
+from powerbench.agent.process_tree import Tree
+from powerbench.agent.processes import Unresolved
 from powerbench.agent.progress import ProgressParser
 
 if TYPE_CHECKING:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import re
+from collections import Counter as Tally
 from typing import TYPE_CHECKING
 
+from powerbench.agent.energy import Counter, Integral, Rate
 from powerbench.agent.model import ReadFailed
 from powerbench.collectors import _sysfs
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from powerbench.agent.model import Host
+    from powerbench.agent.model import Host, Metric, Sample
 
 _VENDORS = {"0x1002": "amd", "0x8086": "intel"}
 _MI300A = "0x74a0"  # an APU that shows the attributes of a discrete GPU
@@ -24,6 +26,49 @@ _CARD = re.compile(r"card\d+")
 _TILE = re.compile(r"i915_gt\d+")
 GONE = (errno.ENOENT, errno.ENOTDIR)  # drivers answer ENODEV for a sensor that is off
 _LEFT = (*GONE, errno.ENODEV, errno.EACCES, errno.EPERM)
+
+
+_INTEL_RANGE_UJ = 2**32 * 1_000_000 // 2**14  # 32 bits of 2^-14 J
+
+
+class Card:
+    """One GPU; what it has counted outlives the number that its card has at the moment."""
+
+    def __init__(self, bus_id: str, vendor: str, max_gap: float) -> None:
+        self.bus_id = bus_id
+        self.vendor = vendor
+        self.counter = Counter(_INTEL_RANGE_UJ)
+        self.integral = Integral(max_gap)
+        self.rate = Rate()
+        self.watts: float | None = None
+        self.gauges: list[Sample] = []
+        self.busy_seconds: float | None = None  # of its busier engine, whoever used it; None: nobody knows
+        self.busy_at: float | None = None
+        self.errors: Tally[tuple[str, str]] = Tally()  # by sensor and reason
+        self.said: dict[str, str] = {}  # what was logged, by sensor
+        # Where it is now:
+        self.name = ""  # "card0"
+        self.device: Path
+        self.driver = ""
+        self.integrated = False
+        self.identified = False  # whether it is integrated: nobody asks it asleep
+        self.energy_file: Path | None = None
+        self.power_file: Path | None = None
+        self.temperature_file: Path | None = None
+        self.others: list[tuple[Metric, str, Path]] = []  # what is read as it is: metric, sensor, file
+
+    @property
+    def labels(self) -> tuple[str, str, str]:
+        return self.name, self.vendor, self.bus_id
+
+    @property
+    def counts(self) -> bool:
+        """Whether its joules are a part of the node's."""
+        return (
+            self.identified
+            and not self.integrated
+            and (self.energy_file is not None or self.power_file is not None)
+        )
 
 
 def find_gpus(host: Host) -> Iterator[tuple[Path, str]]:

@@ -18,7 +18,8 @@ import structlog
 
 from powerbench.agent import processes
 from powerbench.agent.model import Claim
-from powerbench.agent.processes import Tree, Unresolved
+from powerbench.agent.process_tree import Tree
+from powerbench.agent.processes import Unresolved
 from powerbench.agent.worker import Worker
 
 if TYPE_CHECKING:

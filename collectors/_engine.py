@@ -13,10 +13,13 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import Counter as Tally
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
+
+from powerbench.collectors._cgroup import Figures, Memory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -282,3 +285,23 @@ def parse_listed(entry: Mapping[str, Any]) -> Container:
         str(labels.get("com.docker.compose.service", "")),
         (entry.get("HostConfig") or {}).get("NetworkMode") == "host",
     )
+
+
+def parse_one_shot(shot: Mapping[str, Any]) -> tuple[Figures, tuple[int, int] | None]:
+    """Return the engine's own figures of a container, and the bytes (received, transmitted)."""
+    memory = shot.get("memory_stats") or {}
+    inactive = (memory.get("stats") or {}).get("total_inactive_file") or (memory.get("stats") or {}).get(
+        "inactive_file", 0
+    )
+    used = Memory(max(0, memory["usage"] - inactive), memory.get("limit")) if "usage" in memory else None
+    entries = (shot.get("blkio_stats") or {}).get("io_service_bytes_recursive") or ()
+    io = Tally[str]()
+    for entry in entries:
+        io[str(entry.get("op", "")).lower()] += entry.get("value", 0)
+    networks = shot.get("networks")
+    traffic = None
+    if networks:
+        traffic = tuple(sum(n.get(key, 0) for n in networks.values()) for key in ("rx_bytes", "tx_bytes"))
+    read, written = (io["read"], io["write"]) if entries else (None, None)
+    figures = Figures(used, (shot.get("pids_stats") or {}).get("current"), read, written)
+    return figures, (traffic[0], traffic[1]) if traffic else None

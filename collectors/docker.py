@@ -26,8 +26,8 @@ import structlog
 
 from powerbench.agent.config import CollectorOptions
 from powerbench.agent.model import Absent, Claim, Host, Metric, ReadFailed, Reading, Sample
-from powerbench.collectors._cgroup import Cgroup, Figures, Layout, Memory, parse_net_dev
-from powerbench.collectors._engine import LIVE, STATES, Container, Engine
+from powerbench.collectors._cgroup import Cgroup, Layout, parse_net_dev
+from powerbench.collectors._engine import LIVE, STATES, Container, Engine, parse_one_shot
 from powerbench.collectors._engine_processes import EngineProcesses
 
 if TYPE_CHECKING:
@@ -351,26 +351,6 @@ class Docker:
             yield ENGINE_MEMORY.sample(resident)
             if machine := self._machine():
                 yield ENGINE_MEMORY_PERCENT.sample(resident / machine * 100)
-
-
-def parse_one_shot(shot: Mapping[str, Any]) -> tuple[Figures, tuple[int, int] | None]:
-    """Return the engine's own figures of a container, and the bytes (received, transmitted)."""
-    memory = shot.get("memory_stats") or {}
-    inactive = (memory.get("stats") or {}).get("total_inactive_file") or (memory.get("stats") or {}).get(
-        "inactive_file", 0
-    )
-    used = Memory(max(0, memory["usage"] - inactive), memory.get("limit")) if "usage" in memory else None
-    entries = (shot.get("blkio_stats") or {}).get("io_service_bytes_recursive") or ()
-    io = Tally[str]()
-    for entry in entries:
-        io[str(entry.get("op", "")).lower()] += entry.get("value", 0)
-    networks = shot.get("networks")
-    traffic = None
-    if networks:
-        traffic = tuple(sum(n.get(key, 0) for n in networks.values()) for key in ("rx_bytes", "tx_bytes"))
-    read, written = (io["read"], io["write"]) if entries else (None, None)
-    figures = Figures(used, (shot.get("pids_stats") or {}).get("current"), read, written)
-    return figures, (traffic[0], traffic[1]) if traffic else None
 
 
 _warned: set[str] = set()  # sockets that may not be used: said once

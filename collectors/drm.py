@@ -19,13 +19,12 @@ https://www.kernel.org/doc/Documentation/ABI/testing/sysfs-driver-intel-i915-hwm
 from __future__ import annotations
 
 import errno
-from collections import Counter as Tally
 from typing import TYPE_CHECKING
 
 import structlog
 
 from powerbench.agent.config import CollectorOptions
-from powerbench.agent.energy import PLAUSIBLE_WATTS, Counter, Integral, Rate
+from powerbench.agent.energy import PLAUSIBLE_WATTS, Rate
 from powerbench.agent.model import ANYONE, Absent, Host, Meter, Metric, ReadFailed, Reading, Sample, Use
 from powerbench.agent.worker import Worker
 from powerbench.collectors import _drm, _sysfs
@@ -85,7 +84,6 @@ METRICS = (
 
 MAX_INTERVAL = 30.0  # seconds; the register wraps in 262 at 1 kW, and its driver must see every wrap
 RESCAN_SECONDS = 10.0
-_INTEL_RANGE_UJ = 2**32 * 1_000_000 // 2**14  # 32 bits of 2^-14 J
 _MAX_CELSIUS = 200.0
 _ABSENT = "no AMD GPU and no discrete Intel GPU (an integrated Intel GPU's energy is RAPL's uncore)"
 
@@ -124,46 +122,6 @@ class _Vanished(Exception):  # noqa: N818 - a verdict on one card
     """The card is not where it was."""
 
 
-class _Card:
-    """One GPU; what it has counted outlives the number that its card has at the moment."""
-
-    def __init__(self, bus_id: str, vendor: str, max_gap: float) -> None:
-        self.bus_id = bus_id
-        self.vendor = vendor
-        self.counter = Counter(_INTEL_RANGE_UJ)
-        self.integral = Integral(max_gap)
-        self.rate = Rate()
-        self.watts: float | None = None
-        self.gauges: list[Sample] = []
-        self.busy_seconds: float | None = None  # of its busier engine, whoever used it; None: nobody knows
-        self.busy_at: float | None = None
-        self.errors: Tally[tuple[str, str]] = Tally()  # by sensor and reason
-        self.said: dict[str, str] = {}  # what was logged, by sensor
-        # Where it is now:
-        self.name = ""  # "card0"
-        self.device: Path
-        self.driver = ""
-        self.integrated = False
-        self.identified = False  # whether it is integrated: nobody asks it asleep
-        self.energy_file: Path | None = None
-        self.power_file: Path | None = None
-        self.temperature_file: Path | None = None
-        self.others: list[tuple[Metric, str, Path]] = []  # what is read as it is: metric, sensor, file
-
-    @property
-    def labels(self) -> tuple[str, str, str]:
-        return self.name, self.vendor, self.bus_id
-
-    @property
-    def counts(self) -> bool:
-        """Whether its joules are a part of the node's."""
-        return (
-            self.identified
-            and not self.integrated
-            and (self.energy_file is not None or self.power_file is not None)
-        )
-
-
 class Drm:
     """The AMD and Intel GPUs of one machine."""
 
@@ -171,8 +129,8 @@ class Drm:
         self._host = host
         self._worker = Worker("drm")
         self._max_gap = max_gap(options)
-        self._known: dict[str, _Card] = {}  # by PCI address
-        self._cards: list[_Card] = []
+        self._known: dict[str, _drm.Card] = {}  # by PCI address
+        self._cards: list[_drm.Card] = []
         self._clients = Clients(host)
         self._rescan_at = 0.0
 
@@ -248,14 +206,14 @@ class Drm:
 
     def scan(self) -> None:
         """Find the cards and their sensors. Raises: Absent where there is nothing to read."""
-        cards: list[_Card] = []
+        cards: list[_drm.Card] = []
         for device, vendor in _drm.find_gpus(self._host):
             bus_id = device.resolve().name
             if any(card.bus_id == bus_id for card in cards):
                 continue
             card = self._known.get(bus_id)
             if card is None:
-                card = _Card(bus_id, vendor, self._max_gap)
+                card = _drm.Card(bus_id, vendor, self._max_gap)
             card.name, card.device = device.parent.name, device
             self._find_sensors(card)
             if card.power_file or card.energy_file or card.others:
@@ -271,7 +229,7 @@ class Drm:
             raise Absent(_ABSENT)
         self._rescan_at = self._host.clock.monotonic() + RESCAN_SECONDS
 
-    def _find_sensors(self, card: _Card) -> None:
+    def _find_sensors(self, card: _drm.Card) -> None:
         device = card.device
         card.driver = (device / "driver").resolve().name if (device / "driver").exists() else ""
         hwmon = _drm.find_hwmon(self._host, device)
@@ -300,7 +258,7 @@ class Drm:
 
     # -- sensors ---------------------------------------------------------------------------------
 
-    def _number(self, card: _Card, sensor: str, path: Path, low: int, high: int) -> int:
+    def _number(self, card: _drm.Card, sensor: str, path: Path, low: int, high: int) -> int:
         """Return a sensor's number between these bounds. Raises: _Unreadable, _Vanished."""
         try:
             number = _sysfs.integer(self._host, path)
@@ -316,7 +274,7 @@ class Drm:
         card.said.pop(sensor, None)
         return number
 
-    def _failed(self, card: _Card, why: _Unreadable) -> None:
+    def _failed(self, card: _drm.Card, why: _Unreadable) -> None:
         card.errors[why.sensor, why.reason] += 1
         if card.said.get(why.sensor) != why.reason:
             remedy = _REMEDIES.get(why.reason, "see the kernel log")
@@ -325,7 +283,7 @@ class Drm:
             )
         card.said[why.sensor] = why.reason
 
-    def _gauges(self, card: _Card) -> Iterator[Sample]:
+    def _gauges(self, card: _drm.Card) -> Iterator[Sample]:
         for metric, sensor, file in card.others:
             try:
                 high = 100 if metric.name.endswith("_percent") else 2**63
@@ -341,7 +299,7 @@ class Drm:
             except _Unreadable as why:
                 self._failed(card, why)
 
-    def _joules(self, card: _Card, *, beat: bool) -> float | None:
+    def _joules(self, card: _drm.Card, *, beat: bool) -> float | None:
         """Return the joules since the start, and set the card's watts. Raises: _Unreadable, _Vanished."""
         if card.energy_file is not None:
             now = self._host.clock.monotonic()

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from proc_trees import AGENT_PID, SPOILERS, Connection, Processes, connected, forwarded, socket_of
 from trees import FakeClock
 
-from powerbench.agent import processes
+from powerbench.agent import process_tree, processes
 from powerbench.agent.model import Host, Sender
-from powerbench.agent.processes import Index, Tree, Unresolved, find_sender, parse_stat
+from powerbench.agent.process_tree import Tree
+from powerbench.agent.processes import Index, Unresolved, find_sender, parse_stat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -198,7 +199,7 @@ def test_a_number_used_again_ends_the_tree(proc: Processes) -> None:
 
 def test_at_most_the_cap_is_followed(proc: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tree beyond the cap is followed up to it, not given up."""
-    monkeypatch.setattr(processes, "_MAX_TREE", 5)
+    monkeypatch.setattr(process_tree, "_MAX_TREE", 5)
     proc.start(50)
     for child in range(60, 70):
         proc.start(child, 50)

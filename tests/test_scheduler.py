@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from powerbench.agent.bucket import Bucket
 from powerbench.agent.model import Absent, Meter, Metric, ReadFailed, Reading
-from powerbench.agent.scheduler import SEARCH_SECONDS, Bucket, Scheduler
+from powerbench.agent.scheduler import SEARCH_SECONDS, Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

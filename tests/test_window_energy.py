@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from powerbench.agent.window_energy import began_again, increase, mean
+from powerbench.agent.window_energy import began_again, increase, integral, mean
 
 STEADY = [(float(t), 10.0 * t) for t in range(0, 101, 10)]  # 10 W, a sample each 10 s
 
@@ -17,6 +17,14 @@ def test_edges_fall_between_samples() -> None:
     """From 13 s to 47 s a counter of 10 W gains 340 J, in whatever order its samples come."""
     assert increase(STEADY, 13, 47) == pytest.approx(340)
     assert increase(reversed(STEADY), 13, 47) == pytest.approx(340)
+
+
+def test_an_edge_on_a_sample_is_exact() -> None:
+    """On a sample nothing is interpolated, however uneven the steps beside it are."""
+    uneven = [(0.0, 0.0), (10.0, 100.0), (20.0, 300.0)]
+    assert increase(uneven, 10, 20, reach=1) == 200
+    assert increase(uneven, 5, 15) == pytest.approx(150)
+    assert increase(uneven, 5, 15, reach=4) is None
 
 
 def test_a_window_between_two_samples() -> None:
@@ -65,6 +73,23 @@ def test_a_gauge_is_its_samples_mean() -> None:
     assert mean(gauge, 5, 25) == pytest.approx(5)
     assert mean(gauge, 11, 19) is None
     assert mean(gauge, 5, 500) is None
+
+
+def test_power_between_two_samples_is_their_mean() -> None:
+    """Watts come to joules by trapezoids, their integral interpolated at both edges."""
+    power = [(0.0, 10.0), (10.0, 30.0), (11.0, 30.0), (21.0, 30.0)]
+    assert integral(power, 0, 10) == pytest.approx(200)
+    assert integral(power, 0, 11) == pytest.approx(230)
+    assert integral(reversed(power), 5, 16) == pytest.approx(100 + 30 + 150)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(-5.0, 20.0), (50.0, 225.0), (30.0, 30.0), (40.0, 30.0), (50.0, 150.0), (95.0, 150.0)]
+)
+def test_power_that_nobody_has_read_is_not_made_up(start: float, end: float) -> None:
+    """A gauge has no integral over a stretch of more than its reach without a sample, nor beyond them."""
+    power = [(float(t), 5.0) for t in range(0, 221, 10) if not 100 < t < 140]
+    assert integral(power, start, end, reach=30) is None
 
 
 @given(

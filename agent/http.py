@@ -117,13 +117,14 @@ class Handlers:
         return _json({"ready": ready}, status=200 if ready else 503)
 
     async def snapshot(self, request: web.Request) -> web.Response:
-        """Serve the latest readings as JSON, with `?fresh=1` those of this moment."""
+        """Serve the latest readings as JSON: `?fresh=1` those of this moment, `?samples=0` meters alone."""
         names = self._wanted(request)
+        samples = request.query.get("samples", "1") != "0"
         if request.query.get("fresh", "0") in ("", "0"):
-            return _json(describe(self.scheduler.snapshot, names))
+            return _json(describe(self.scheduler.snapshot, names, samples=samples))
         bucket = self._known if request[_KNOWN] else self._scrapes
         snapshot, fresh = await self._latest(names, bucket)
-        return _json({**describe(snapshot, names), "fresh": fresh})
+        return _json({**describe(snapshot, names, samples=samples), "fresh": fresh})
 
     async def _latest(self, names: Collection[str], bucket: Bucket) -> tuple[Snapshot, bool]:
         """Return a snapshot, and whether what can be fresh in it is: a page without energy costs no token."""
@@ -245,8 +246,8 @@ def _states(snapshot: Snapshot, names: Collection[str]) -> dict[str, dict[str, s
     return states
 
 
-def describe(snapshot: Snapshot, names: Collection[str]) -> Mapping[str, Any]:
-    """Return a snapshot as plain data, as `/api/v1/snapshot` serves it."""
+def describe(snapshot: Snapshot, names: Collection[str], *, samples: bool = True) -> Mapping[str, Any]:
+    """Return a snapshot as plain data, as `/api/v1/snapshot` serves it; `samples`: those as well."""
     collectors: dict[str, Any] = {}
     for name, state in snapshot.states.items():
         if name not in names:
@@ -265,7 +266,7 @@ def describe(snapshot: Snapshot, names: Collection[str]) -> Mapping[str, Any]:
                     },
                     "value": value if math.isfinite(value) else None,
                 }
-                for metric, labels, value in (reading.samples if reading else ())
+                for metric, labels, value in (reading.samples if reading and samples else ())
             ],
             "meters": [meter._asdict() for meter in (reading.meters if reading else ())],
             **({"uses": [use._asdict() for use in reading.uses]} if reading and reading.uses else {}),

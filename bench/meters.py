@@ -108,7 +108,7 @@ class AgentClient:
 
     async def snapshot(self, *, fresh: bool = False) -> dict[str, Any]:
         """Return `/api/v1/snapshot`. Raises: AgentFailed."""
-        query = {"fresh": "1"} if fresh else {}
+        query = {"samples": "0", **({"fresh": "1"} if fresh else {})}
         url = f"{self.url}/api/v1/snapshot"
         try:
             async with self._session.get(

@@ -161,6 +161,8 @@ def _execute(plan: Plan, console: Console, *, progress: bool | None) -> Run:
 
     Raises: KeyboardInterrupt where there is no result yet.
     """
+    import uvloop  # noqa: PLC0415 - beside its only use
+
     from powerbench.bench import runner  # noqa: PLC0415 - of the extra
     from powerbench.bench.display import LiveDisplay, PlainDisplay  # noqa: PLC0415 - likewise
 
@@ -175,7 +177,8 @@ def _execute(plan: Plan, console: Console, *, progress: bool | None) -> Run:
         return await runner.run(plan, PlainDisplay(console, progress=progress is not False))
 
     try:
-        return asyncio.run(inside())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:  # half of asyncio's own cost
+            return loop.run(inside())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     finally:

@@ -45,6 +45,28 @@ def began_again(samples: Iterable[tuple[float, float]], start: float, end: float
     return any(after < before for before, after in pairwise(values))
 
 
+def integral(
+    samples: Iterable[tuple[float, float]], start: float, end: float, *, reach: float = REACH
+) -> float | None:
+    """Return a gauge's integral from `start` to `end`: joules of watts. Between two samples it is their mean.
+
+    None where the samples do not surround the window, two of them around or in it are more than `reach`
+    seconds apart, or the window is empty.
+    """
+    known = _sorted(samples)
+    first, last = _around(known, start, reach), _around(known, end, reach)
+    if first is None or last is None or not start < end:
+        return None
+    total, sums = 0.0, [(known[first[0]][0], 0.0)]
+    for (before, low), (after, high) in pairwise(known[first[0] : last[1] + 1]):
+        if after - before > reach:
+            return None
+        total += (after - before) * (low + high) / 2
+        sums.append((after, total))
+    offset = first[0]
+    return _at(sums, last[0] - offset, last[1] - offset, end) - _at(sums, 0, first[1] - offset, start)
+
+
 def mean(
     samples: Iterable[tuple[float, float]], start: float, end: float, *, reach: float = REACH
 ) -> float | None:

@@ -52,7 +52,11 @@ def parse_batch(content: bytes, where: str) -> list[Scenario]:
         label = f"{where}: scenario {number}"
         if isinstance(entry.get("name"), str):
             label += f" ({entry['name'][:40]})"
-        made, wrong = _scenario({**defaults, **entry})
+        # Of bitrate and bitrates an entry has one: its own, and not the other one's default beside it.
+        rivals = {"bitrates": "bitrate", "bitrate": "bitrates"}
+        unsaid = {rivals[key] for key in entry if key in rivals}
+        common = {key: value for key, value in defaults.items() if key not in unsaid}
+        made, wrong = _scenario({**common, **entry})
         problems += [f"{label}: {problem}" for problem in wrong]
         if made is not None:
             found.append(made)

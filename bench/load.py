@@ -173,7 +173,9 @@ class Encoder(_Child):
     def check_alive(self) -> None:
         """Raise StreamFailed where the stream has died, naming which end of it did."""
         if self.exit_code is not None:
-            dead = self.sink if self.sink is not None and self.sink.exit_code is not None else self
+            # An encoder that was killed takes its sink along, and a sink that ends well has lost its encoder.
+            took_us = self.sink is not None and self.sink.exit_code not in (None, 0) and self.exit_code >= 0
+            dead = self.sink if self.sink is not None and took_us else self
             raise StreamFailed(f"{dead.name} died (ffmpeg's exit code {dead.exit_code}): {dead.last_words()}")
 
     async def stop(self) -> None:

@@ -137,11 +137,11 @@ class Trace:
     """The counters as they went, for a run's Parquet file; repeated readings are kept once."""
 
     def __init__(self) -> None:
-        # It lives as long as the run does.
-        self._file = tempfile.NamedTemporaryFile("w", suffix=".csv", newline="", prefix="powerbench-")  # noqa: SIM115
+        # It lives as long as the run does, and has no name that a run that is killed could leave behind.
+        self._file = tempfile.TemporaryFile("w", newline="")  # noqa: SIM115
         self._writer = csv.writer(self._file)
         self._last: dict[Any, float] = {}
-        self.rows = 0
+        self.rows = 0  # that are not in the Parquet file yet
 
     def take(self, scenario: str, phase: str, edge: Edge) -> bool:
         """Keep the counters of an edge; return whether there was news in it."""
@@ -169,8 +169,8 @@ class Trace:
         return news
 
     def save(self, path: Path, run_id: str) -> None:
-        """Write everything so far as Parquet. Raises: OSError."""
-        import duckdb  # noqa: PLC0415 - heavy; one moment at a run's end
+        """Add what is new to the Parquet file; scenarios measured anew replace theirs. Raises: OSError."""
+        import duckdb  # noqa: PLC0415 - heavy; one moment after a scenario
 
         self._file.flush()
         temporary = path.with_name(f".{path.name}.part")
@@ -180,12 +180,17 @@ class Trace:
                 dialect = "delim = ',', quote = '\"', escape = '\"', header = false"
                 read = f"read_csv($csv, {dialect}, columns = {{{columns}}})"
                 rows = f"SELECT $run_id AS run_id, * FROM {read}"  # noqa: S608 - constants and parameters
-                if path.exists():  # of the run that is gone on with
-                    rows = f"SELECT * FROM read_parquet({_quoted(str(path))}) UNION ALL BY NAME {rows}"  # noqa: S608 - likewise
+                if path.exists():  # of earlier scenarios, or of the run that is gone on with
+                    others = f"scenario NOT IN (SELECT scenario FROM {read})"  # noqa: S608 - likewise
+                    earlier = f"SELECT * FROM read_parquet({_quoted(str(path))}) WHERE {others}"  # noqa: S608 - likewise
+                    rows = f"{earlier} UNION ALL BY NAME {rows}"
                 # COPY takes no parameter for its file: the name is quoted.
                 copy = f"COPY ({rows}) TO {_quoted(str(temporary))} (FORMAT parquet, COMPRESSION zstd)"
-                database.execute(copy, {"run_id": run_id, "csv": self._file.name})
+                database.execute(copy, {"run_id": run_id, "csv": f"/proc/self/fd/{self._file.fileno()}"})
             temporary.replace(path)
+            self._file.seek(0)
+            self._file.truncate()
+            self.rows = 0
         except duckdb.Error as error:
             raise OSError(f"cannot write {path}: {error}") from error
         finally:

@@ -148,6 +148,7 @@ class _Runner:
         self._display = display
         self._results = results
         self._trace = Trace()
+        self._unsaved: dict[str, str] = {}  # why, by which file
         self._sink = plan.sink
         self._host = Host()
         self._phases = Phases(meters, self._trace, display, self._host)
@@ -173,6 +174,7 @@ class _Runner:
                 if scenario.type != "baseline" and baseline is not None and baseline.energy is not None:
                     done.baselines[scenario.name] = baseline.energy
                 self._save(done)
+                self._save_trace(done)  # now: a run that is killed has it as far as its results
                 if outcome.status == "ok" and scenario.type == "baseline":
                     self._baselines[scenario.block] = self._latest = outcome
                 if outcome.status != "interrupted":
@@ -181,7 +183,6 @@ class _Runner:
                 if outcome.status == "interrupted":
                     done.interrupted = True
                     break
-            self._save_trace(done)
         finally:
             self._trace.close()
         return done
@@ -194,9 +195,11 @@ class _Runner:
             order = [scenario.name for scenario in self._plan.scenarios]
             self._results.save([described[name] for name in order if name in described])
         except OSError as error:
-            done.unsaved = f"cannot write {self._results.path}: {error.strerror or error}"
+            self._unsaved["results"] = f"cannot write {self._results.path}: {error.strerror or error}"
         else:
+            self._unsaved.pop("results", None)  # it is written whole each time
             done.path = self._results.path
+        done.unsaved = next(iter(self._unsaved.values()), "")
 
     def _baseline(self, scenario: Scenario) -> Outcome | None:
         """Return the idle window that a scenario is compared with: its block's, else the latest."""
@@ -213,9 +216,11 @@ class _Runner:
         try:
             self._trace.save(path, self._results.run_id)
         except OSError as error:
-            done.unsaved = done.unsaved or f"cannot write {path}: {error.strerror or error}"
+            self._unsaved["trace"] = f"cannot write {path}: {error.strerror or error}"
         else:
+            self._unsaved.pop("trace", None)  # what could not be written before is in it
             done.trace = path
+        done.unsaved = next(iter(self._unsaved.values()), "")
 
     async def _scenario(self, scenario: Scenario) -> Outcome:
         """Run one scenario, whatever happens in it."""

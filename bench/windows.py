@@ -99,7 +99,13 @@ class Phases:
             steady = is_steady(edges)
             return steady
 
+        # Both ends are looked at too: the shortest time there is for it is just two spans.
+        with contextlib.suppress(AgentFailed):
+            look(await self._meters.glance())
         await self._poll("settling", limit, encoders, look, hertz=1.0)
+        if not steady:
+            with contextlib.suppress(AgentFailed):
+                look(await self._meters.glance())
         if not steady:
             self.notes.append(
                 f"power had not come to rest {limit:g} s after the warm-up: give more --stabilization, "
@@ -174,8 +180,9 @@ def is_steady(edges: Sequence[tuple[Edge, float | None]]) -> bool:
         return False
     if abs(last - first) > max(STEADY_WATTS, STEADY_SHARE * first):
         return False
-    early = [celsius for _, celsius in edges[: middle + 1] if celsius is not None]
-    late = [celsius for _, celsius in list(edges)[middle:] if celsius is not None]
+    warmth = [celsius for _, celsius in edges]
+    early = [celsius for celsius in warmth[: middle + 1] if celsius is not None]
+    late = [celsius for celsius in warmth[middle:] if celsius is not None]
     return not early or not late or abs(fmean(late) - fmean(early)) <= STEADY_CELSIUS
 
 

@@ -1,7 +1,8 @@
 """Energy of past windows out of Prometheus or VictoriaMetrics, for results files that hold none.
 
 Asks `/api/v1/query` for a counter's raw samples (`name[…s]`) around a window, and interpolates the counter at
-both edges: PromQL's `increase` extrapolates. Unix seconds and joules. Privileges: reaching that server.
+both edges (agent/window_energy.py): PromQL's `increase` extrapolates. Unix seconds and joules. Both servers
+answer such an instant query with the samples as they were scraped. Privileges: reaching that server.
 
 In this order, the first that covers the window: `powerbench_node_energy_joules_total`, whose components do
 not overlap; `rapl_energy_joules_total` and then `rapl_power_watts` of package and dram zones.
@@ -17,8 +18,6 @@ import contextlib
 import functools
 import math
 import ssl
-from bisect import bisect_left
-from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
@@ -26,6 +25,7 @@ import msgspec
 import structlog
 
 from powerbench.agent.results_file import Energy, Part
+from powerbench.agent.window_energy import REACH, increase, integral
 from powerbench.agent.worker import Worker
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ MARGIN_SECONDS = 120.0  # asked for on both sides, so that a sample lies beyond 
 MAX_WINDOW_SECONDS = 7 * 86400.0
 NO_DATA_SECONDS = (30.0, 3600.0)  # first and longest wait before a window is asked for again
 UNANSWERED_SECONDS = (10.0, 300.0)  # likewise, for the server as a whole
-_MAX_GAUGE_GAP = 60.0  # power between two samples further apart is anyone's guess
 _OWN_LABELS = frozenset(("__name__", "component", "source", "package", "zone", "path"))
 
 Points = list[tuple[float, float]]  # (Unix seconds, value), in order
@@ -263,9 +262,10 @@ def energy_in(body: bytes, window: Window, *, is_counter: bool) -> Energy | None
         if not points or points[-1][0] <= window.begin or points[0][0] >= window.end:
             continue
         if is_counter:
-            joules = increase(points, window, window.seconds)
+            # A window without a sample of its own has a share of a longer step: not its own energy.
+            joules = increase(points, *window, reach=window.seconds)
         else:
-            joules = increase(integral(points), window, min(window.seconds, _MAX_GAUGE_GAP))
+            joules = integral(points, *window, reach=min(window.seconds, REACH))
         if joules is None or not math.isfinite(joules) or joules < 0:
             return None
         labels = series.metric
@@ -320,36 +320,3 @@ def points_of(series: Series) -> Points:
             if math.isfinite(moment) and math.isfinite(value):
                 points.append((moment, value))
     return sorted(dict(points).items())
-
-
-def integral(points: Points) -> Points:
-    """Return a gauge's integral over time, from 0 at its first sample."""
-    total, found = 0.0, [(points[0][0], 0.0)]
-    for (before, first), (after, second) in pairwise(points):
-        total += (after - before) * (first + second) / 2
-        found.append((after, total))
-    return found
-
-
-def increase(points: Points, window: Window, max_gap: float) -> float | None:
-    """Return what a counter has gained in a window, interpolated at both edges; resets are gone through.
-
-    None where an edge lies outside the samples, or between two that are more than `max_gap` seconds apart.
-    """
-    gained = [0.0]
-    for (_, before), (_, after) in pairwise(points):
-        gained.append(gained[-1] + (after - before if after >= before else after))
-    edges = []
-    for moment in window:
-        index = bisect_left(points, (moment, -math.inf))
-        if index < len(points) and points[index][0] == moment:
-            edges.append(gained[index])
-            continue
-        if not 0 < index < len(points):
-            return None
-        before, after = points[index - 1][0], points[index][0]
-        if after - before > max_gap:
-            return None
-        share = (moment - before) / (after - before)
-        edges.append(gained[index - 1] + (gained[index] - gained[index - 1]) * share)
-    return edges[1] - edges[0]

@@ -83,6 +83,13 @@ def test_bitrates_may_be_one_text() -> None:
     assert (made.type, made.bitrates) == ("multi", (1000, 2000))
 
 
+def test_an_entrys_own_bitrates_win_over_a_default_bitrate() -> None:
+    """A default bitrate is for entries that say nothing of theirs, in either way."""
+    entries = [{"type": "multi", "bitrates": ["1M", "2M"]}, {"type": "multi", "count": 2}]
+    mixed, even = parse({"defaults": {"bitrate": "300k"}, "scenarios": entries})
+    assert (mixed.bitrates, even.bitrates) == ((1000, 2000), (300, 300))
+
+
 def test_defaults_are_for_all_entries() -> None:
     """What an entry leaves out is the defaults'; what it says wins."""
     first, second = parse({"defaults": {"fps": 60, "duration": 9}, "scenarios": [{}, {"fps": 25}]})

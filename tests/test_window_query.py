@@ -25,8 +25,6 @@ from powerbench.collectors._window_query import (
     Unanswered,
     Window,
     energy_in,
-    increase,
-    integral,
     points_of,
 )
 
@@ -441,9 +439,10 @@ def test_two_sockets_add_up() -> None:
         every(5, lambda t: t + 60, begin=70),  # after
         every(5, lambda t: t + 60, end=0),  # before
         every(70, lambda t: t + 60),  # scraped more rarely than the window is long
+        every(110, lambda t: t + 60, begin=-45),  # without a sample in the window
         [],
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_samples_that_do_not_cover_the_window(samples: list[Any]) -> None:
     """A part of a window's energy is never shown for the whole."""
@@ -461,10 +460,11 @@ def test_a_part_that_is_missing_in_the_window() -> None:
     assert energy.joules == pytest.approx(1800)
 
 
-def test_power_that_is_missing_for_long() -> None:
-    """Power is not made up for a time in which nobody has read it."""
+@pytest.mark.parametrize("since", [-10, 50])
+def test_power_that_is_missing_for_long(since: float) -> None:
+    """Power is not made up for a time in which nobody has read it, at an edge or within the window."""
     window = Window(BEGIN, BEGIN + 180)
-    gap = [sample for sample in every(5, lambda _: 20) if not BEGIN - 10 < sample[0] < BEGIN + 60]
+    gap = [sample for sample in every(5, lambda _: 20) if not since < sample[0] - BEGIN < since + 70]
     assert energy_in(answer(series(WATTS, gap, zone="package-0")), window, is_counter=False) is None
 
 
@@ -475,51 +475,10 @@ def test_what_is_no_answer(body: bytes) -> None:
         energy_in(body, WINDOW, is_counter=True)
 
 
-def test_resets_are_gone_through() -> None:
-    """A counter that starts at 0 again within the window goes on."""
-    points = [(0.0, 100.0), (10.0, 200.0), (20.0, 50.0), (30.0, 150.0)]
-    assert increase(points, Window(0, 30), 30) == 250
-    assert increase(points, Window(5, 25), 30) == pytest.approx(50 + 50 + 50)
-
-
-def test_edges_are_interpolated() -> None:
-    """Between two samples the counter is taken to grow evenly; on one it is exact."""
-    points = [(0.0, 0.0), (10.0, 100.0), (20.0, 300.0)]
-    assert increase(points, Window(5, 15), 10) == pytest.approx(150)
-    assert increase(points, Window(10, 20), 10) == 200
-    assert increase(points, Window(5, 15), 9) is None
-
-
-def test_the_integral_of_power() -> None:
-    """Power between two samples is their mean."""
-    assert integral([(0.0, 10.0), (10.0, 30.0), (11.0, 30.0)]) == [(0.0, 0.0), (10.0, 200.0), (11.0, 230.0)]
-
-
 def test_samples_that_are_no_numbers() -> None:
     """Values that are no numbers are passed over; samples come in the order of time."""
     values_ = [(3.0, "3"), (1.0, "1"), (2.0, "NaN"), (2.5, "+Inf"), (2.6, "x")]
     assert points_of(_window_query.Series({}, values_)) == [(1.0, 1.0), (3.0, 3.0)]
-
-
-@given(
-    steps=st.lists(st.tuples(st.floats(0.1, 20), st.floats(0, 1e6)), min_size=3, max_size=30),
-    edges=st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)),
-)
-def test_windows_side_by_side_add_up(
-    steps: list[tuple[float, float]], edges: tuple[float, float, float]
-) -> None:
-    """Two windows side by side have together what one over both has, wherever their edges lie."""
-    points = [(0.0, 0.0)]
-    for seconds, gain in steps:
-        points.append((points[-1][0] + seconds, points[-1][1] + gain))
-    begin, middle, end = sorted(edge * points[-1][0] for edge in edges)
-    first, second, both = (
-        increase(points, window, 1e9)
-        for window in (Window(begin, middle), Window(middle, end), Window(begin, end))
-    )
-    assert first is not None
-    assert second is not None
-    assert both == pytest.approx(first + second, abs=1e-3)
 
 
 samples_ = st.lists(

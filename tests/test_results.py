@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from trees import FakeClock, open_paths, values
 
-from powerbench.agent.model import Absent, Host, Metric, ReadFailed, Reading
+from powerbench.agent.model import Absent, Host, Metric, Reading
 from powerbench.agent.results_file import BadResults, Rates, parse_results
 from powerbench.collectors import _scenarios, results
 from powerbench.collectors._scenarios import LABELS
@@ -306,16 +305,6 @@ async def test_opening_looks_at_nothing(tmp_path: Path) -> None:
     await collector.aclose()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-async def test_directory_that_may_not_be_listed(directory: Directory) -> None:
-    """A directory that is there and not permitted is a failure with its remedy."""
-    directory.path.chmod(0)
-    with pytest.raises(ReadFailed) as caught:
-        await directory.read()
-    directory.path.chmod(0o700)
-    assert caught.value.remedy
-
-
 async def test_the_newest_run_alone(directory: Directory) -> None:
     """By default the newest run is shown; a newer one takes its place, and when that goes it is back."""
     old = directory.write_run("20260101_000000")
@@ -498,19 +487,6 @@ def test_a_large_file_is_not_read(tmp_path: Path) -> None:
     path.write_text("x" * 11)
     with pytest.raises(BadResults, match="larger than 10 bytes"):
         results.read_bounded(str(path), listed, 10)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-async def test_a_file_that_may_be_read_later(directory: Directory) -> None:
-    """A file that is not permitted is counted once, and shown as soon as it is."""
-    name = directory.write_run("20260101_000000")
-    path = directory.path / f"{name}.json"
-    path.chmod(0)
-    for _ in range(2):
-        assert skipped(await directory.read()) == {"unreadable": 1}
-    path.chmod(0o600)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert set(runs(await directory.read())) == {name}
 
 
 async def test_more_than_a_beat_can_read(tmp_path: Path) -> None:

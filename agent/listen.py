@@ -102,7 +102,10 @@ def only_listen(
             return parse_listen(f":{port}")
     if own := config.collectors[name].listen.address:
         return own
-    return Address("", entry.port) if entry and entry.port else None
+    configured = config.agent.listen.address
+    # An address that somebody has chosen is no reason to open to the world.
+    host = configured.host if configured and configured.host != "0.0.0.0" else ""
+    return Address(host, entry.port) if entry and entry.port else None
 
 
 def _concrete(address: Address) -> tuple[Address, ...]:

@@ -149,7 +149,7 @@ def find_sender(host: Host, sender: Sender, index: Index) -> int:
         raise Unresolved("its connection is not in this network namespace")
     owner = index.having(f"socket:[{connection.inode}]")
     if not owner:
-        raise Unresolved("the owner of its connection is not visible to the agent's user")
+        raise Unresolved("its connection has closed, or its owner is not visible to the agent's user")
     pid = owner[0]
     own = own_pid(host)
     if pid == own:

@@ -12,10 +12,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from powerbench.bench import plan, scenario
+from powerbench.bench.exits import BadFile
 from powerbench.bench.scenario import ENCODERS, PRESETS, Scenario
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 KEYS = (
     *("type", "name", "bitrate", "bitrates", "count", "resolution", "fps", "duration", "stabilization"),
@@ -27,14 +28,14 @@ _IDLE = ("type", "name", "duration", "stabilization", "cooldown")
 _MAX_SCENARIOS = 10_000
 
 
-class BadBatch(Exception):  # noqa: N818 - a verdict
+class BadBatch(BadFile):
     """A batch file that cannot be run, with everything that is wrong with it, a line each."""
 
 
 def parse_batch(content: bytes, where: str) -> list[Scenario]:
     """Return the file's scenarios; `where`: its name, for messages. Raises: BadBatch."""
     try:
-        document = json.loads(content)
+        document = json.loads(content, object_pairs_hook=_no_doubles)
     except json.JSONDecodeError as error:
         what = f"{where}: line {error.lineno}, column {error.colno}: {error.msg}; mend the JSON there"
         raise BadBatch(what) from None
@@ -56,12 +57,21 @@ def parse_batch(content: bytes, where: str) -> list[Scenario]:
         rivals = {"bitrates": "bitrate", "bitrate": "bitrates"}
         unsaid = {rivals[key] for key in entry if key in rivals}
         common = {key: value for key, value in defaults.items() if key not in unsaid}
-        made, wrong = _scenario({**common, **entry})
+        made, wrong = _scenario({**common, **entry}, common.keys() - entry.keys())
         problems += [f"{label}: {problem}" for problem in wrong]
         if made is not None:
             found.append(made)
     if problems:
         raise BadBatch("\n".join(problems))
+    return found
+
+
+def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object. Raises: ValueError where a key stands twice: one of the two was meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, _ in pairs if [k for k, _ in pairs].count(key) > 1)
+        raise ValueError(f"the key {twice[:40]!r} stands twice in one object")
     return found
 
 
@@ -83,12 +93,14 @@ def _unknown(key: str, known: tuple[str, ...]) -> str:
     return f"{str(key)[:40]!r} is no key here" + (f"; did you mean {near[0]}?" if near else "")
 
 
-def _scenario(entry: dict[str, Any]) -> tuple[Scenario | None, list[str]]:
-    """Return an entry's scenario, or what is wrong with it."""
+def _scenario(entry: dict[str, Any], unsaid: Collection[str]) -> tuple[Scenario | None, list[str]]:
+    """Return an entry's scenario, or what is wrong with it; `unsaid`: the keys that are the defaults'."""
     wrong = [_unknown(key, KEYS) for key in entry if key not in KEYS]
     kind = entry.get("type", "multi" if "bitrates" in entry or "count" in entry else "single")
     if kind not in TYPES:
-        return None, [*wrong, f"type: {kind!r} is none of {', '.join(TYPES)}"]
+        near = difflib.get_close_matches(str(kind), TYPES, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return None, [*wrong, f"type: {kind!r} is none of {', '.join(TYPES)}{hint}"]
 
     def get(key: str, parse: Callable[[str], Any], default: str) -> Any:
         value = entry.get(key, default)
@@ -102,6 +114,7 @@ def _scenario(entry: dict[str, Any]) -> tuple[Scenario | None, list[str]]:
             return None
 
     idle = kind == "baseline"
+    wrong += _odd(entry, unsaid) if idle else []
     name = get("name", scenario.parse_name, "baseline" if idle else "")
     duration = get("duration", scenario.parse_duration, "60" if idle else "120")
     stabilization = get("stabilization", scenario.parse_wait, "10")
@@ -131,6 +144,12 @@ def _scenario(entry: dict[str, Any]) -> tuple[Scenario | None, list[str]]:
         return Scenario(type="single", video_kbps=bitrates[0], **common), wrong
     common["name"] = name or plan.multi_name(bitrates, resolution, fps, encoder)
     return Scenario(type="multi", bitrates=bitrates, **common), wrong
+
+
+def _odd(entry: dict[str, Any], unsaid: Collection[str]) -> list[str]:
+    """Return what an idle window cannot have, unless it is the defaults'."""
+    odd = [key for key in entry if key in KEYS and key not in _IDLE and key not in unsaid]
+    return [f"{key}: a baseline has none, it is an idle machine" for key in odd]
 
 
 def _choice(entry: dict[str, Any], key: str, known: tuple[str, ...], default: str, wrong: list[str]) -> str:

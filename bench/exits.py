@@ -18,5 +18,9 @@ def fail(text: str, code: int) -> int:
     return code
 
 
+class BadFile(Exception):  # noqa: N818 - a verdict
+    """A file that was given and cannot be used; a line for each thing that is wrong."""
+
+
 class BadFlag(Exception):  # noqa: N818 - a verdict
     """A flag whose value argparse could not judge."""

@@ -141,9 +141,10 @@ def warnings_of(encode: Encode, asked_kbps: float) -> list[str]:
             f"the stream came to {encode.kbps:.0f} kbps and not {asked_kbps:.0f}: "
             "compare it with others by what it achieved, or choose a bitrate that the picture fills"
         )
+    span = f"{SPEED_SPAN:g} s" if encode.seconds >= SPEED_SPAN else "the window"
     if encode.min_speed is not None and encode.min_speed < MIN_SPEED:
         found.append(
-            f"the encoder fell below real time (smallest speed over 10 s: {encode.min_speed:.3f}): "
+            f"the encoder fell below real time (smallest speed over {span}: {encode.min_speed:.3f}): "
             "choose a faster --preset, a smaller --resolution or --fps, or fewer other programs"
         )
     if encode.dropped:

@@ -24,6 +24,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(exits.USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
+class Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Help with defaults, where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, "", False):
+            return action.help
+        return super()._get_help_string(action)
+
+
 def checked(parse: Callable[[str], T]) -> Callable[[str], T]:
     """Return the parser as an argparse type that keeps its own words."""
 

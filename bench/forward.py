@@ -204,6 +204,8 @@ class Forwarder:
         except _TimeUp:
             if self._state == "up":
                 self._say(f"no answer from the agent at {self._url}; the last report may be lost")
+            else:
+                self._say(f"given up: the last reports did not reach the agent at {self._url}")
         return None
 
     def _enter(self, state: str, text: str) -> None:

@@ -20,6 +20,7 @@ from powerbench.agent.cputime import read_cpu_time
 from powerbench.agent.model import Host
 from powerbench.bench import agents, command, costs, exits, fingerprint, record
 from powerbench.bench.command import CannotStart, Signals
+from powerbench.bench.conditions import read_conditions, warnings_of
 from powerbench.bench.costs import Measured, Run, Window
 from powerbench.bench.exits import BadFlag
 from powerbench.bench.ffmpeg import NotHere
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _BEAT_SECONDS = 2.5  # in which an agent's beat comes
 _REFILL_SECONDS = 1.0  # in which an agent that does not know us has two fresh readings again
+_MIN_ESTIMATE_SECONDS = 0.5
 _JUST_TICKS = 0.1  # seconds; the machine's CPU time is counted in hundredths
 
 
@@ -236,10 +238,13 @@ class _Runner:
 
     async def _idle(self) -> None:
         """Measure the machine before the command."""
+        around = read_conditions(Host())
         begin = await self._meters.edge()
         await self._show.countdown("idle window", self._plan.idle)
         end = await self._meters.edge(begin)
         energy = window(begin, end)
+        for warning in warnings_of(around, read_conditions(Host()), around, 0.0):
+            self._came.notes.append(f"idle window: {warning}")
         if energy.problems:
             raise AgentFailed(f"the idle window: {'; '.join(energy.problems)}")
         self._came.idle = Window(begin.time, end.time, energy)
@@ -275,6 +280,7 @@ class _Runner:
                 with contextlib.suppress(AgentFailed):  # the next look makes up for it
                     uses.take(client.label, await client.snapshot(), pids)
 
+        around = read_conditions(Host())
         before = read_cpu_time(Host())
         used = await command.run(self._plan.command, self._signals, look)
         try:
@@ -283,7 +289,10 @@ class _Runner:
         except AgentFailed as failed:
             return Run(used, None, problems=(str(failed),))
         after = read_cpu_time(Host())
-        warnings, capacity, its_share = [], None, None
+        warnings = warnings_of(around, read_conditions(Host()), around, used.cpu_seconds)
+        if not energy.measured and energy.seconds < _MIN_ESTIMATE_SECONDS:
+            warnings.append("an estimate over so short a time is mostly chance: let the command do more")
+        capacity, its_share = None, None
         if has_gpu and not await self._has_beaten(end):
             warnings.append("the GPU's processes were not read after the command: its share lacks its end")
         await look(of_command)

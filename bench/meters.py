@@ -255,11 +255,13 @@ def window(begin: Edge, end: Edge) -> Energy:
     spans: list[float] = []
     for key in counted(begin.marks):
         first, last = begin.marks[key], end.marks.get(key)
-        name = f"{key.component} ({key.source} {key.key})"
+        name = f"{key.component} ({key.source} {key.key}) of {key.agent}"
         if last is None:
             problems.append(f"{name} could not be read at the window's end: its energy is missing")
         elif last.joules < first.joules:
-            problems.append(f"{name} started anew within the window: its energy is missing")
+            problems.append(
+                f"{name} started anew within the window (an agent restarted?): its energy is missing"
+            )
         elif last.monotonic <= first.monotonic:
             problems.append(f"{name} was not read within the window: its energy is missing")
         else:

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from powerbench.bench.ffmpeg import NotHere
+from powerbench.agent.results_file import BadResults, parse_results
+from powerbench.bench.exits import BadFile
 from powerbench.bench.meters import counted
 
 if TYPE_CHECKING:
@@ -62,21 +63,27 @@ class Results:
 
     @classmethod
     def resumed(cls, path: Path, head: dict[str, Any]) -> Results:
-        """Return the files of an earlier run, to go on in. Raises: NotHere where that cannot be."""
+        """Return the files of an earlier run, to go on in. Raises: BadFile where that cannot be."""
         try:
-            document = msgspec.json.decode(path.read_bytes())
+            content = path.read_bytes()
+            parse_results(content, path.stem)
         except OSError as error:
-            raise NotHere(f"--resume {path}: cannot read it: {error.strerror}") from None
-        except msgspec.DecodeError as error:
-            raise NotHere(f"--resume {path}: is no results file: {error}") from None
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise NotHere(f"--resume {path}: is no results file of this version of powerbench")
-        for what in ("host", "ffmpeg", "sink", "agents"):
-            if what != "host" and document.get(what) != head[what]:
-                raise NotHere(f"--resume {path}: it was made with another {what}; start a run of its own")
-        moved = [k for k in ("cpu_model", "cpus", "kernel") if document["host"].get(k) != head["host"].get(k)]
-        if moved:
-            raise NotHere(f"--resume {path}: it was made on a machine with another {', '.join(moved)}")
+            raise BadFile(f"--resume {path}: cannot read it: {error.strerror}") from None
+        except BadResults as bad:
+            raise BadFile(f"--resume {path}: is no results file: {bad}") from None
+        document = msgspec.json.decode(content)
+        if document.get("format") != FORMAT or not isinstance(document.get("test_date"), str):
+            raise BadFile(f"--resume {path}: is no results file of this version of powerbench")
+        for what in ("ffmpeg", "sink", "agents"):
+            if document.get(what) != head[what]:
+                raise BadFile(f"--resume {path}: it was made with another {what}; start a run of its own")
+        made, asked = document.get("settings") or {}, head["settings"]
+        for what in ("repeat", "order", "seed"):
+            if made.get(what) != asked.get(what):
+                raise BadFile(f"--resume {path}: it was made with --{what} {made.get(what)}: give the same")
+        host = document.get("host") or {}
+        if moved := [k for k in ("cpu_model", "cpus", "kernel") if host.get(k) != head["host"].get(k)]:
+            raise BadFile(f"--resume {path}: it was made on a machine with another {', '.join(moved)}")
         results = cls(path.parent, head)
         results._date, results._stem = document["test_date"], path.stem
         results._reserved = results._written = True

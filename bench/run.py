@@ -6,17 +6,19 @@ import asyncio
 import re
 import signal
 import sys
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 from powerbench.agent import log
 from powerbench.bench import exits
 from powerbench.bench import plan as plans
 from powerbench.bench.batch import BadBatch, parse_batch
-from powerbench.bench.exits import BadFlag
+from powerbench.bench.exits import BadFile, BadFlag
 from powerbench.bench.scenario import Scenario, default_name
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from rich.console import Console
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from powerbench.bench.runner import Plan, Run
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_MAX_BATCH_BYTES = 16 * 2**20
 _ENOUGH = 5  # repeats for conclusions
 _FEW = 2  # streams whose tables are shown one by one
 _PLAIN_WIDTH = 120  # where nobody says how wide the output is
@@ -45,7 +48,7 @@ def main(flags: argparse.Namespace) -> int:
     console = make_console()
     try:
         done = _execute(make_plan(flags), console, progress=flags.progress)
-    except BadBatch as bad:
+    except BadFile as bad:
         return exits.fail(str(bad), exits.BAD_FILE)
     except (BadFlag, NotHere, AgentFailed) as refused:
         return exits.fail(str(refused), exits.USAGE if isinstance(refused, BadFlag) else exits.UNAVAILABLE)
@@ -102,7 +105,7 @@ def make_plan(flags: argparse.Namespace) -> Plan:
         },
         rates=rates.load(flags.rates),
         suffix=suffix,
-        resume=getattr(flags, "resume", None),
+        resume=flags.resume,
     )
 
 
@@ -110,10 +113,21 @@ def _scenarios(flags: argparse.Namespace) -> list[Scenario]:
     """Return what is measured once. Raises: BadFlag, BadBatch."""
     if flags.kind == "batch":
         try:
-            content = flags.file.read_bytes()
+            with flags.file.open("rb") as file:
+                content = file.read(_MAX_BATCH_BYTES + 1)
         except OSError as error:
             raise BadBatch(f"{flags.file}: cannot read it: {error.strerror}") from None
-        return parse_batch(content, str(flags.file))
+        if len(content) > _MAX_BATCH_BYTES:
+            raise BadBatch(f"{flags.file}: has more than {_MAX_BATCH_BYTES:,} bytes: is it a batch?")
+        scenarios = parse_batch(content, str(flags.file))
+        lost = [
+            scenario.input for scenario in scenarios if scenario.input and not Path(scenario.input).is_file()
+        ]
+        if lost:
+            raise BadBatch(
+                "\n".join(f"{flags.file}: input: {name}: is no file" for name in dict.fromkeys(lost))
+            )
+        return scenarios
     times = plans.Times(
         duration=getattr(flags, "duration", 120.0),
         stabilization=getattr(flags, "stabilization", 10.0),
@@ -196,6 +210,14 @@ def _show_tables(done: Run, tests: list[Outcome], console: Console) -> None:
         summary.show(console, outcome, done.baselines.get(outcome.scenario.name))
 
 
+def _say_doubts(done: Run, say: Callable[[str], None]) -> None:
+    for outcome in done.outcomes:
+        for warning in outcome.warnings:
+            say(f"Warning, {outcome.scenario.name}: {warning}.")
+        if outcome.status != "ok":
+            print(f"powerbench: {outcome.scenario.name} {outcome.status}: {outcome.error}", file=sys.stderr)  # noqa: T201
+
+
 def report(done: Run, console: Console) -> None:
     """Print each stream's table, the warnings, what failed, and where the files are."""
     from powerbench.bench import summary  # noqa: PLC0415 - of the extra
@@ -207,17 +229,15 @@ def report(done: Run, console: Console) -> None:
 
     tests = [outcome for outcome in done.outcomes if outcome.encode is not None]
     _show_tables(done, tests, console)
-    for outcome in done.outcomes:
-        for warning in outcome.warnings:
-            say(f"Warning, {outcome.scenario.name}: {warning}.")
-        if outcome.status != "ok":
-            print(f"powerbench: {outcome.scenario.name} {outcome.status}: {outcome.error}", file=sys.stderr)  # noqa: T201
-    if len({outcome.scenario.block for outcome in tests}) < _ENOUGH:
+    _say_doubts(done, say)
+    if tests and len({outcome.scenario.block for outcome in tests}) < _ENOUGH:
         say(summary.ILLUSTRATION)
     if done.unsaved:
         print(f"powerbench: {done.unsaved}; the figures above are all there is of it", file=sys.stderr)  # noqa: T201
     if done.path is not None:
         say(f"Results: {done.path}", whole=True)
+        if done.interrupted:
+            say(f"Go on, with the same flags and:  --resume {done.path}", whole=True)
         if len(tests) > 1:
             say(f"Next: powerbench analyze {done.path}", whole=True)
     if done.trace is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from powerbench.bench import scenario
-from powerbench.bench.flags import Parser, add_agents, checked, parse_repeat
+from powerbench.bench.flags import Defaults, Parser, add_agents, checked, parse_repeat
 
 
 def add_run(verbs: argparse._SubParsersAction[Parser]) -> None:
@@ -15,7 +16,7 @@ def add_run(verbs: argparse._SubParsersAction[Parser]) -> None:
         "run",
         help="stream, and read the energy over exact windows",
         description="Run scenarios, and read the energy of the machine over each one's window.\n"
-        "Without KIND: suite.",
+        "Without KIND: suite. What follows may also stand after the KIND.",
         epilog="examples:\n"
         "  powerbench run single --with-baseline --baseline-duration 60 --bitrate 2000k --duration 120\n"
         "  powerbench run --agent http://worker1:9510 --token-file token single --sink rtmp://worker1/live/test\n"
@@ -24,53 +25,7 @@ def add_run(verbs: argparse._SubParsersAction[Parser]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    run.add_argument(
-        "--output-dir", metavar="DIR", type=Path, default=Path("test_results"), help="default: ./test_results"
-    )
-    add_agents(run)
-    run.add_argument(
-        "--sink",
-        default="embedded",
-        help="embedded, null, nginx (a private one), or an rtmp:// URL (default: embedded)",
-    )
-    run.add_argument(
-        "--ffmpeg", metavar="PATH", default="", help="this ffmpeg (default: the one on the PATH)"
-    )
-    run.add_argument(
-        "--require-measured",
-        action="store_true",
-        help="refuse (exit 69) where the CPU's energy could only be estimated",
-    )
-    run.add_argument(
-        "--progress",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="show progress (default: live in a terminal, else lines)",
-    )
-    run.add_argument(
-        "--repeat",
-        metavar="N",
-        type=checked(parse_repeat),
-        default=1,
-        help="measure every scenario N times, with a baseline each time (5 or more for conclusions)",
-    )
-    run.add_argument(
-        "--order",
-        choices=("sequential", "interleaved", "random"),
-        default="sequential",
-        help="of the repeats: in a row, block by block, or each block shuffled (default: sequential)",
-    )
-    run.add_argument("--seed", metavar="N", type=int, default=1, help="of --order random (default: 1)")
-    run.add_argument(
-        "--strict", action="store_true", help="a scenario that there is anything to be warned of fails"
-    )
-    run.add_argument(
-        "--rates",
-        metavar="FILE",
-        type=Path,
-        help="TOML with price_per_kwh, currency, gco2e_per_kwh, gco2e_source (default: "
-        "/etc/powerbench/rates.toml where there is one)",
-    )
+    _add_common(run)
     kinds = run.add_subparsers(dest="kind", metavar="KIND")
     _add_suite(kinds)
     _add_single(kinds)
@@ -78,26 +33,95 @@ def add_run(verbs: argparse._SubParsersAction[Parser]) -> None:
     _add_batch(kinds)
 
 
+def _add_common(verb: Parser) -> None:
+    """Add what every kind of run takes, before the kind or after it."""
+    verb.add_argument(
+        "--output-dir", metavar="DIR", type=Path, default=Path("test_results"), help="default: ./test_results"
+    )
+    add_agents(verb)
+    verb.add_argument(
+        "--sink",
+        default="embedded",
+        help="embedded, null, nginx (a private one), or an rtmp:// URL (default: embedded)",
+    )
+    verb.add_argument(
+        "--ffmpeg", metavar="PATH", default="", help="this ffmpeg (default: the one on the PATH)"
+    )
+    verb.add_argument(
+        "--require-measured",
+        action="store_true",
+        help="refuse (exit 69) where the CPU's energy could only be estimated",
+    )
+    verb.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="show progress (default: live in a terminal, else lines)",
+    )
+    verb.add_argument(
+        "--repeat",
+        metavar="N",
+        type=checked(parse_repeat),
+        default=1,
+        help="measure every scenario N times, with a baseline each time (5 or more for conclusions)",
+    )
+    verb.add_argument(
+        "--order",
+        choices=("sequential", "interleaved", "random"),
+        default="sequential",
+        help="of the repeats: in a row, block by block, or each block shuffled (default: sequential)",
+    )
+    verb.add_argument("--seed", metavar="N", type=int, default=1, help="of --order random (default: 1)")
+    verb.add_argument(
+        "--strict", action="store_true", help="a scenario that there is anything to be warned of fails"
+    )
+    verb.add_argument(
+        "--rates",
+        metavar="FILE",
+        type=Path,
+        help="TOML with price_per_kwh, currency, gco2e_per_kwh, gco2e_source (default: "
+        "/etc/powerbench/rates.toml where there is one)",
+    )
+    verb.add_argument(
+        "--resume",
+        metavar="RESULTS",
+        type=Path,
+        help="go on in this results file, with what it does not hold yet; the other flags as they were",
+    )
+
+
+def _kind(kinds: argparse._SubParsersAction[Parser], name: str, **how: Any) -> Parser:
+    """Return a kind's parser; what is said of the run after the kind counts as well as before it."""
+    kind = kinds.add_parser(name, allow_abbrev=False, **how)
+    group = Parser(add_help=False)
+    _add_common(group)
+    for action in group._actions:  # noqa: SLF001 - argparse has no other way to say: no default here
+        action.default = argparse.SUPPRESS
+        action.help = argparse.SUPPRESS
+        kind._add_action(action)  # noqa: SLF001 - likewise
+    return kind
+
+
 def _add_suite(kinds: argparse._SubParsersAction[Parser]) -> None:
-    suite = kinds.add_parser(
+    suite = _kind(
+        kinds,
         "suite",
         help="the default: bitrates, resolutions, frame rates, several streams, and an idle baseline",
         description="An idle baseline; 1, 2.5, 5, 10 Mbps at 720p30; 480p, 720p, 1080p at 2.5 Mbps; 30 and\n"
         "60 fps at 5 Mbps; 2 and 4 streams at 2.5 Mbps. About 25 minutes with the default times.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     _add_times(suite)
     _add_encoder(suite)
 
 
 def _add_single(kinds: argparse._SubParsersAction[Parser]) -> None:
-    single = kinds.add_parser(
+    single = _kind(
+        kinds,
         "single",
         help="one stream, with an idle baseline if asked",
         description="One stream of a test picture, or of a file, and a tone, in real time.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
+        formatter_class=Defaults,
     )
     single.add_argument(
         "--bitrate",
@@ -109,12 +133,12 @@ def _add_single(kinds: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_multi(kinds: argparse._SubParsersAction[Parser]) -> None:
-    multi = kinds.add_parser(
+    multi = _kind(
+        kinds,
         "multi",
         help="several streams at once, of one bitrate or of several",
         description="Several streams at once; the window opens when all of them run.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
+        formatter_class=Defaults,
     )
     multi.add_argument("--count", type=checked(scenario.parse_count), help="how many streams")
     rates = multi.add_mutually_exclusive_group()
@@ -134,7 +158,8 @@ def _add_multi(kinds: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_batch(kinds: argparse._SubParsersAction[Parser]) -> None:
-    batch = kinds.add_parser(
+    batch = _kind(
+        kinds,
         "batch",
         help="the scenarios of a file",
         description="The scenarios of a JSON file; see configs/batches.",
@@ -144,7 +169,6 @@ def _add_batch(kinds: argparse._SubParsersAction[Parser]) -> None:
         "  powerbench run batch --file all.json --shard 2/3\n"
         "  powerbench run batch --file all.json --resume test_results/test_results_20260101_120000.json\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     batch.add_argument("--file", metavar="F.json", type=Path, required=True, help="the scenarios")
     batch.add_argument(
@@ -152,12 +176,6 @@ def _add_batch(kinds: argparse._SubParsersAction[Parser]) -> None:
         metavar="I/N",
         type=checked(_parse_shard),
         help="measure the I-th of N parts here; idle windows are in every part",
-    )
-    batch.add_argument(
-        "--resume",
-        metavar="RESULTS",
-        type=Path,
-        help="go on in this results file, with what it does not hold yet",
     )
     batch.add_argument(
         "--compute-quality", action="store_true", help="score the pictures after their windows"

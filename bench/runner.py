@@ -19,6 +19,7 @@ from powerbench.bench import agents, fingerprint, quality
 from powerbench.bench import ffmpeg as binaries
 from powerbench.bench.conditions import describe as describe_conditions
 from powerbench.bench.conditions import read_conditions, warnings_of
+from powerbench.bench.exits import BadFile
 from powerbench.bench.ffmpeg import NotHere
 from powerbench.bench.figures import combine, encode_figures
 from powerbench.bench.load import StreamFailed
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from powerbench.bench.windows import Settling
 
 CLOCK_STEP_SECONDS = 0.5
+# What a scenario of one name must have in common to be the same.
+_SETTINGS = ("type", "bitrates", "resolution", "fps", "duration", "encoder", "preset", "block")
 MAX_BASELINE_AGE = 3600.0  # seconds
 
 
@@ -155,15 +158,17 @@ class _Runner:
         self._first = read_conditions(self._host)
         self._baselines: dict[int, Outcome] = {}  # by block
         self._latest: Outcome | None = None  # baseline of any block
+        self._interrupted = False
         # What an earlier run of the same file has finished, as it stands there.
         self._kept = {entry["name"]: entry for entry in results.earlier if entry.get("status") == "ok"}
+        self._check_kept()
         for scenario in plan.scenarios:
             if scenario.type == "baseline" and (entry := self._kept.get(scenario.name)):
                 before = Outcome(scenario, "ok", energy=energy_of(entry), end_time=entry.get("end_time"))
                 self._baselines[scenario.block] = self._latest = before
 
     async def run(self) -> Run:
-        done = Run()
+        done = Run(path=self._results.path if self._results.earlier else None)
         try:
             for scenario in self._plan.scenarios:
                 if scenario.name in self._kept:
@@ -180,7 +185,7 @@ class _Runner:
                 if outcome.status != "interrupted":
                     outcome = done.outcomes[-1] = await self._after(outcome)
                     self._save(done)
-                if outcome.status == "interrupted":
+                if outcome.status == "interrupted" or self._interrupted:
                     done.interrupted = True
                     break
         finally:
@@ -192,7 +197,7 @@ class _Runner:
         try:
             new = {o.scenario.name: describe(o, self._baseline_name(o.scenario)) for o in done.outcomes}
             described = self._kept | new
-            order = [scenario.name for scenario in self._plan.scenarios]
+            order = list(dict.fromkeys([*(s.name for s in self._plan.scenarios), *described]))
             self._results.save([described[name] for name in order if name in described])
         except OSError as error:
             self._unsaved["results"] = f"cannot write {self._results.path}: {error.strerror or error}"
@@ -200,6 +205,18 @@ class _Runner:
             self._unsaved.pop("results", None)  # it is written whole each time
             done.path = self._results.path
         done.unsaved = next(iter(self._unsaved.values()), "")
+
+    def _check_kept(self) -> None:
+        """Refuse to go on where a name means other settings by now. Raises: BadFile."""
+        kept = [scenario for scenario in self._plan.scenarios if scenario.name in self._kept]
+        for scenario in kept:
+            now = describe(Outcome(scenario, "ok"), None)
+            was = self._kept[scenario.name]
+            if changed := [key for key in _SETTINGS if key in was and was[key] != now[key]]:
+                what = ", ".join(f"{key} {was[key]} there and {now[key]} now" for key in changed)
+                raise BadFile(f"--resume {self._results.path}: {scenario.name} has other settings: {what}")
+        if self._results.earlier:
+            self._display.say(f"{len(kept)} of {len(self._plan.scenarios)} scenarios are there already.")
 
     def _baseline(self, scenario: Scenario) -> Outcome | None:
         """Return the idle window that a scenario is compared with: its block's, else the latest."""
@@ -293,10 +310,11 @@ class _Runner:
             if self._plan.compute_quality and outcome.encode is not None and outcome.status == "ok":
                 self._display.say("Scoring the picture, after the window.")
                 outcome = replace(outcome, quality=await self._scores(scenario))
-            await self._phases.wait("cooling down", scenario.cooldown)
+            if outcome.encode is not None:  # what never ran has warmed nothing
+                await self._phases.wait("cooling down", scenario.cooldown)
         except asyncio.CancelledError:
             _uncancel()
-            return replace(outcome, status="interrupted", error="after its window, whose figures hold")
+            self._interrupted = True  # the run; the scenario's figures are what they are
         return outcome
 
     async def _stream(self, scenario: Scenario, running: _Running) -> None:

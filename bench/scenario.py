@@ -134,17 +134,19 @@ def parse_resolution(text: str) -> Resolution:
 
 
 def parse_duration(text: str) -> float:
-    """Return seconds, more than none, from `120`, `90s` or `2m30s`. Raises: ValueError."""
+    """Return seconds, one at least, from `120`, `90s` or `2m30s`. Raises: ValueError."""
     seconds = parse_seconds(text)
-    if not 0 < seconds <= 7 * 86400:
-        raise ValueError(f"{text!r}: must be more than 0 and at most a week; write seconds, or like 2m30s")
+    if not 1 <= seconds <= 7 * 86400:
+        raise ValueError(f"{text!r}: must be at least 1 s and at most a week; write seconds, or like 2m30s")
     return seconds
 
 
 def parse_wait(text: str) -> float:
     """Return seconds, 0 among them. Raises: ValueError."""
     seconds = parse_seconds(text)
-    return parse_duration(text) if seconds else 0.0
+    if not 0 <= seconds <= 7 * 86400:
+        raise ValueError(f"{text!r}: must be at most a week; write seconds, or like 2m30s")
+    return seconds
 
 
 def parse_fps(text: str) -> int:

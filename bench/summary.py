@@ -109,7 +109,7 @@ def show_all(console: Console, outcomes: Sequence[Outcome]) -> None:
             continue
         cost = per(energy.watts, encode.frames, encode.seconds)
         table.add_row(
-            Text(outcome.scenario.name),
+            Text(outcome.scenario.name + ("" if outcome.status == "ok" else f" ({outcome.status})")),
             str(len(outcome.scenario.streams)),
             f"{energy.watts:.2f}",
             f"{versus.watts:+.2f}" if versus else "",
@@ -132,7 +132,8 @@ def show(console: Console, outcome: Outcome, idle: Energy | None) -> None:
     lines = [*energy_rows(energy, idle), *stream_rows(energy, encode, outcome.versus, scenario.asked_kbps)]
     lines += quality_rows(outcome.quality or {})
     title = (
-        f"{scenario.name}: {scenario.resolution} at {scenario.fps} fps, {scenario.encoder} {scenario.preset}"
+        f"{'' if outcome.status == 'ok' else outcome.status.upper() + ', '}{scenario.name}: "
+        f"{scenario.resolution} at {scenario.fps} fps, {scenario.encoder} {scenario.preset}"
     )
     terminal = console.is_terminal
     table = Table(

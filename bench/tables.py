@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _NAME_WIDTH = 8  # a name folds to no less
 _BOXED_ROWS = 300  # more are for a file, and a box takes seconds to draw
 
+_ORDER = "least J/frame (beyond idle, where known) first"
+
 
 class Column(NamedTuple):
     """A column; one of words folds in a narrow terminal, one of figures does not."""
@@ -81,7 +83,7 @@ def analysis_tables(analysis: Analysis, rates: Rates) -> Iterator[Table]:
     group = Column("group", words=True)
     if tests or analysis.baselines:
         yield Table(
-            f"Power of the host{', best J/frame first' if any(one.rank for one in tests) else ''}",
+            f"Power of the host{', ' + _ORDER if any(one.rank for one in tests) else ''}",
             [Column("#"), group, Column("n"), Column("W ± 95 %"), Column("ΔW ± 95 %"), source],
             [_power(one) for one in (*tests, *analysis.baselines)],
         )

@@ -81,6 +81,7 @@ class Phases:
         """Let the time go by. Raises: StreamFailed where a stream dies."""
         if seconds > 0:
             await self._poll(title, seconds, encoders, lambda _: False)
+            self._finish(seconds)
 
     async def settle(self, warm_up: float, encoders: Sequence[Encoder] = ()) -> Settling:
         """Go on after the warm-up until power and temperature are steady, for as long again at most."""
@@ -102,7 +103,8 @@ class Phases:
         # Both ends are looked at too: the shortest time there is for it is just two spans.
         with contextlib.suppress(AgentFailed):
             look(await self._meters.glance())
-        await self._poll("settling", limit, encoders, look, hertz=1.0)
+        await self._poll("settling", limit, encoders, look, slowly=True)
+        self._finish(limit)
         if not steady:
             with contextlib.suppress(AgentFailed):
                 look(await self._meters.glance())
@@ -128,6 +130,13 @@ class Phases:
 
         await self._poll(title, seconds, encoders, keep)
         keep(await self._meters.edge(opened.begin))
+        whole = opened.energy()
+        self._finish(seconds, f"{whole.watts:.2f} W ({whole.source})" if whole else "")
+
+    def _finish(self, seconds: float, news: str = "") -> None:
+        """End a phase; what it drew lately is no figure of the whole."""
+        self._display.update(seconds, news)
+        self._display.end()
 
     async def _poll(
         self,
@@ -135,12 +144,16 @@ class Phases:
         seconds: float,
         encoders: Sequence[Encoder],
         look: Callable[[Edge], bool],
-        hertz: float | None = None,
+        *,
+        slowly: bool = False,
     ) -> None:
-        """Look at the meters, and after the encoders, until the time is up or `look` has seen enough."""
+        """Look at the meters, and after the encoders, until the time is up or `look` has seen enough.
+
+        `slowly`: once a second is enough.
+        """
         self._display.begin(title, seconds)
         begun = last_shown = time.monotonic()
-        hertz = min(hertz or self._meters.hertz, self._meters.hertz)
+        hertz = min(1.0, self._meters.hertz) if slowly else self._meters.hertz
         before: Edge | None = None
         ticks = 0
         while (elapsed := time.monotonic() - begun) < seconds:
@@ -163,7 +176,6 @@ class Phases:
             elif time.monotonic() - last_shown >= 1:
                 self._display.update(time.monotonic() - begun, _news(before, edge, encoders))
                 before, last_shown = edge, time.monotonic()
-        self._display.end()
 
 
 def is_steady(edges: Sequence[tuple[Edge, float | None]]) -> bool:

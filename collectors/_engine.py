@@ -103,11 +103,16 @@ class Engine:
 
     def _fail(self, error: BaseException) -> None:
         cause: BaseException | None = error
-        self.denied = False
+        self.denied = refused = False
         while cause is not None:
+            refused |= isinstance(cause, ConnectionRefusedError)
             self.denied |= isinstance(cause, PermissionError)
             cause = cause.__cause__ or cause.__context__
         self.error = str(error) or type(error).__name__
+        if isinstance(error, TimeoutError):
+            self.error = f"no answer within {_TIMEOUT_SECONDS:g} s"
+        elif refused:
+            self.error = "connection refused"
 
     @contextlib.asynccontextmanager
     async def _open(self) -> AsyncIterator[aiodocker.Docker]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from powerbench.agent.model import Host
 
 SEARCH_SECONDS = 30.0
+SPAN_SECONDS = 5.0
 _NAMES = (b"dockerd", b"containerd", b"podman")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -25,10 +26,14 @@ class EngineProcesses:
         self._host = host
         self._pids: list[int] = []
         self._search_at = 0.0
+        self._percent: float | None = None
         self._last: tuple[float, dict[tuple[int, float], float]] | None = None
 
     def look(self, now: float) -> tuple[float | None, int | None]:
-        """Return (CPU in percent of a core since the last look, resident bytes); None where unknown."""
+        """Return (CPU in percent of a core over the last seconds, resident bytes); None where unknown.
+
+        CPU time is counted in hundredths of a second: over one second it would be whole percents.
+        """
         if now >= self._search_at:
             self._search_at = now + SEARCH_SECONDS
             self._pids = [pid for pid in processes.pids(self._host) if self._name(pid) in _NAMES]
@@ -38,12 +43,15 @@ class EngineProcesses:
             if (found := processes.read_stat(self._host, pid)) is not None:
                 used[pid, found.start] = found.cpu_seconds
                 resident += self._resident(pid)
-        percent = None
-        if self._last is not None and now > self._last[0] and used:
+        if not used:
+            self._percent = self._last = None
+        elif self._last is None:
+            self._last = (now, used)
+        elif now >= self._last[0] + SPAN_SECONDS:
             gained = sum(seconds - self._last[1].get(key, seconds) for key, seconds in used.items())
-            percent = max(0.0, gained) / (now - self._last[0]) * 100
-        self._last = (now, used)
-        return percent, resident if used else None
+            self._percent = max(0.0, gained) / (now - self._last[0]) * 100
+            self._last = (now, used)
+        return self._percent, resident if used else None
 
     def _name(self, pid: int) -> bytes:
         try:

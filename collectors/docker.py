@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import stat
 from collections import Counter as Tally
 from pathlib import Path
@@ -77,6 +78,7 @@ METRICS = (
     *(INFO, ENGINE_CPU, ENGINE_MEMORY, ENGINE_MEMORY_PERCENT, TOTAL_CPU, CONTAINERS, IGNORED),
 )
 
+_URL = re.compile(r"unix:///.+|(tcp|http)://[^/:]+:[0-9]{1,5}/?")
 _SOCKETS = ("/var/run/docker.sock", "/run/docker.sock", "/run/podman/podman.sock")
 SLICES = 5  # beats over which the slower figures of all containers are read
 ABSENT_SECONDS = 30.0  # that an engine may be without its socket, as in a restart
@@ -100,8 +102,8 @@ class Options(CollectorOptions, frozen=True, kw_only=True):
         for key in ("max_containers", "max_name_length"):
             if getattr(self, key) < 1:
                 yield key, "must be at least 1"
-        if self.url and not self.url.startswith(("unix://", "tcp://", "http://")):
-            yield "url", "must begin with unix:// or tcp://"
+        if self.url and not _URL.fullmatch(self.url):
+            yield "url", "must be like unix:///var/run/docker.sock or tcp://127.0.0.1:2375"
 
 
 class _Watched:

@@ -106,7 +106,7 @@ def test_defaults_are_for_all_entries() -> None:
         ([7], ["scenario 1: must be an object"]),
         ([{"bitrte": "1M"}], ["scenario 1", "'bitrte'", "did you mean bitrate?"]),
         ([{"name": "a", "duration": -1}], ["scenario 1 (a)", "duration", "-1"]),
-        ([{"duration": 0}], ["duration", "more than 0"]),
+        ([{"duration": 0}], ["duration", "at least 1 s"]),
         ([{"type": "tripple"}], ["'tripple'", "baseline, single, multi"]),
         ([{"type": "multi", "count": 2, "bitrates": ["1M"]}], ["count: 2 streams, but 1 bitrates"]),
         ([{"type": "multi", "bitrate": "1M"}], ["count: a multi needs count"]),

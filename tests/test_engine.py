@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from powerbench.collectors._cgroup import Figures, Memory
 from powerbench.collectors._engine import LIVE, STATES, Container, Engine, parse_api, parse_listed
-from powerbench.collectors._engine_processes import SEARCH_SECONDS, EngineProcesses
+from powerbench.collectors._engine_processes import SEARCH_SECONDS, SPAN_SECONDS, EngineProcesses
 from powerbench.collectors.docker import parse_one_shot
 
 if TYPE_CHECKING:
@@ -348,8 +348,8 @@ def test_the_daemons_are_added_up_and_shims_left_out(machine: Machine, processes
         ("dockerd", "containerd", "podman", "containerd-shim", "docker-proxy"), start=10
     ):
         machine.add_process(pid, comm, ticks=120, pages=50)
-    percent, _ = processes.look(1002.0)
-    assert percent == pytest.approx(3 * 20 / 2)  # hundredths of a second in two seconds
+    percent, _ = processes.look(1000.0 + SPAN_SECONDS)
+    assert percent == pytest.approx(3 * 20 / SPAN_SECONDS)  # hundredths of a second in five seconds
 
 
 def test_an_engine_that_starts_again_never_shows_less_than_nothing(
@@ -359,13 +359,13 @@ def test_an_engine_that_starts_again_never_shows_less_than_nothing(
     machine.add_process(10, "dockerd", ticks=5000)
     processes.look(1000.0)
     machine.add_process(10, "dockerd", ticks=3, start=900)
-    assert processes.look(1001.0)[0] == 0
+    assert processes.look(1000.0 + SPAN_SECONDS)[0] == 0
     (machine.procfs / "10/stat").unlink()
-    assert processes.look(1002.0) == (None, None)
+    assert processes.look(1006.0) == (None, None)
     machine.add_process(11, "dockerd", ticks=7, start=990)
     processes.look(1000.0 + SEARCH_SECONDS)
     machine.add_process(11, "dockerd", ticks=57, start=990)
-    assert processes.look(1001.0 + SEARCH_SECONDS)[0] == pytest.approx(50)
+    assert processes.look(1000.0 + SEARCH_SECONDS + SPAN_SECONDS)[0] == pytest.approx(50 / SPAN_SECONDS)
 
 
 @pytest.mark.parametrize("spoil", [lambda file: file.write_text(""), lambda file: file.unlink()])

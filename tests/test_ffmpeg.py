@@ -441,9 +441,13 @@ async def test_default_cap_is_a_thousand(streams: Streams) -> None:
 
 
 async def test_long_names_are_cut(streams: Streams) -> None:
-    """A name is cut at 200 characters."""
-    reading = await streams.live(streams.collector.open_feed("é" * 300), [report(1, 1, 1)])
-    assert has(reading, ffmpeg.FRAMES, "é" * 200)
+    """A name is cut at 200 characters, and two long ones stay two; what cannot be shown is replaced."""
+    for name in ("é" * 300, "é" * 299 + "e", "a\x00b\n"):
+        reading = await streams.live(streams.collector.open_feed(name), [report(1, 1, 1)])
+    shown = [labels[0] for labels in values(reading, ffmpeg.FRAMES)]
+    assert [len(name) for name in shown] == [200, 200, 4]
+    assert len({*shown}) == 3
+    assert shown[2] == "a\ufffdb\ufffd"
 
 
 @pytest.mark.parametrize(

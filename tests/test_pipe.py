@@ -525,7 +525,7 @@ def test_an_agent_that_comes_late_gets_what_is_held(free_port: int, pipe: Callab
 
 
 def test_an_agent_that_never_comes_is_no_error(free_port: int, pipe: Callable[..., Piped]) -> None:
-    """Without an agent from beginning to end the exit code is 0, soon after the input's end, and it is said."""
+    """Without an agent from beginning to end the exit code is 0, soon after the end, and it is said."""
     run = pipe(f"127.0.0.1:{free_port}")
     run.write(block(1, last=True))
     run.end()

@@ -23,7 +23,8 @@ demo: $(VENV)/.run ## measure an idle baseline and one real stream, and compare 
 test: $(VENV)/.dev ## run the fast tests: no root, no network, no daemon
 	@$(BIN)/pytest
 
-test-real: $(VENV)/.dev ## run the tests against real programs (needs ffmpeg, nginx with rtmp, prometheus, docker)
+test-real: $(VENV)/.dev ## run the tests against real programs; as root on Debian it installs what is missing
+	@tests/real/prepare
 	@$(BIN)/pytest tests/real
 
 test-single: $(VENV)/.run ## measure one stream beside an idle machine (4 minutes)

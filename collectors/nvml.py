@@ -169,16 +169,10 @@ class Nvml:
         if self._session is not None:
             if now < self._slow_at:
                 return self._session
-            if self._session.unopened and not self._session.try_again(self._refused):
-                # It may take NVML itself to be opened anew; that holds others up, so ever more rarely.
-                again = now >= self._reopen_at
-                self._reopen_at = self._reopen_at if not again else now + self._reopen_after
-            else:
-                again, self._reopen_after = False, SLOW_SECONDS
-            if not again and not awake - self._opened_for:
+            reopen = self._is_due(self._session, now)
+            if not reopen and not awake - self._opened_for:
                 self._note_boards()
                 return self._session
-            self._reopen_after = min(MAX_REOPEN_SECONDS, 2 * self._reopen_after)
             self._close()  # a GPU has woken up, was plugged in, or may have been reset
         if not is_present(self._host, self._devices):
             raise Absent(_ABSENT)
@@ -196,6 +190,18 @@ class Nvml:
                 log.warning("GPU left out", gpu=which, error=why.error, remedy=why.remedy)
             self._left_out[which] = why.error
         return self._session
+
+    def _is_due(self, session: _nvml.Session, now: float) -> bool:
+        """Say whether NVML is to be opened anew for a GPU that still does not open."""
+        if not session.unopened or session.try_again(self._refused):
+            self._reopen_after = SLOW_SECONDS
+            return False
+        if now < self._reopen_at:
+            return False
+        # That holds the other GPUs up, so ever more rarely.
+        self._reopen_at = now + self._reopen_after
+        self._reopen_after = min(MAX_REOPEN_SECONDS, 2 * self._reopen_after)
+        return True
 
     def _note_boards(self) -> None:
         for gpu in self._session.gpus if self._session else ():

@@ -91,7 +91,7 @@ def test_it_lies_between_the_least_and_the_most(steps: list[tuple[float, float]]
 
 
 @given(
-    steps=st.lists(st.floats(0.001, 9.9), min_size=2, max_size=40),
+    steps=st.lists(st.floats(0.001, 10.0), min_size=2, max_size=40),
     start=st.floats(0.0, 500.0),
     slope=st.floats(0.0, 5.0),
 )
@@ -100,4 +100,5 @@ def test_linear_power_is_exact(steps: list[float], start: float, slope: float) -
     times = list(accumulate(steps))
     begin, end = times[0], times[-1]
     joules = start * (end - begin) + slope / 2 * (end**2 - begin**2)
-    assert integrated([(t, start + slope * t) for t in times]) == pytest.approx(joules, rel=1e-9, abs=1e-6)
+    found = integrated([(t, start + slope * t) for t in times], max_gap=10.1)  # beyond any rounding of 10
+    assert found == pytest.approx(joules, rel=1e-9, abs=1e-6)

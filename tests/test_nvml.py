@@ -5,6 +5,7 @@ Each test drives the collector, in a process of its own, with the real binding a
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -237,6 +238,19 @@ def test_one_of_two_lost_is_left_out_and_found_again(start: Start) -> None:
         reading = probe.beat()
     assert reading.value(LOST, gpu="1") == 0
     assert set(reading.meters.values()) == {20 * truth.MJ_PER_TICK / 1000}, "both counters went on"
+
+
+def test_a_lost_gpu_costs_the_others_ever_fewer_openings(start: Start) -> None:
+    """NVML is opened anew for its sake at growing distances, and the other GPU has its figures throughout."""
+    machine, probe = start(2)
+    machine.say({f"error {OPENING}": "15 1"})
+    opened = []
+    for second in range(200):
+        assert probe.beat().value(ENERGY, **dict(truth.labels_of(0))) is not None
+        opened += [second] * machine.calls().count("Init")
+    distances = [after - before for before, after in pairwise(opened[1:])]
+    assert len(opened) > 3
+    assert all(after >= 2 * before - 10 for before, after in pairwise(distances))
 
 
 def test_a_gpu_that_was_never_seen_is_lost_all_the_same(start: Start) -> None:

@@ -166,6 +166,17 @@ def test_the_backlog_keeps_the_newest_whole_reports(puts: list[list[bytes]], lim
     assert len(rings) == sum(map(bool, puts))
 
 
+def test_the_newest_report_alone_is_kept_where_there_is_no_time() -> None:
+    """At the end all that is held but the newest report is given up, and that one is there to be sent."""
+    backlog = Backlog(lambda: None, 1000)
+    backlog.put([block(1), block(2)])
+    backlog.put([block(3)])
+    backlog.keep_newest()
+    assert (backlog.take(1000), backlog.take(1000)) == (block(3), b"")
+    backlog.keep_newest()
+    assert backlog.newest == block(3)
+
+
 # -- addresses and heads -----------------------------------------------------------------------------
 
 

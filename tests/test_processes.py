@@ -43,8 +43,10 @@ def test_a_name_may_hold_anything(proc: Processes, comm: str) -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     """What is no stat is a ValueError, whatever it is."""
     for content in (text, f"1 (a) S {text}", "1 (a) S " + "1 " * 30 + text):
+        found: object = None
         with suppress(ValueError):
-            parse_stat(content)
+            found = parse_stat(content)
+        assert found is None or isinstance(found, processes.Stat)
 
 
 def test_a_process_that_ended_has_no_figures(proc: Processes) -> None:

@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from trees import Powercap
+from trees import Powercap, run_as_nobody
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-NOBODY = 65534
-UNMAPPED = 77  # the exit status of a child that could not become nobody
-
-# It imports first, then lets go of root; it stands in the tree, so that no directory above it matters.
-CHILD = f"""
-import asyncio, os, sys
+IMPORTS = """
+import asyncio, sys
 from pathlib import Path
 from powerbench.agent.model import Host, ReadFailed
 from powerbench.collectors import rapl
-
-if os.geteuid() == 0:
-    try:
-        os.setgroups([])
-        os.setgid({NOBODY})
-        os.setuid({NOBODY})
-    except OSError as error:
-        print(error, file=sys.stderr)
-        sys.exit({UNMAPPED})
-
+"""
+SCRIPT = """
 async def main():
     collector = await rapl.open_collector(rapl.Options(), Host(sysfs=Path(".")))
     try:
@@ -47,21 +33,7 @@ asyncio.run(main())
 
 def read_as_nobody(sysfs: Path) -> str:
     """Return what a process without privileges says of this tree."""
-    sysfs.chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-P", "-c", CHILD],
-        cwd=sysfs,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    if done.returncode == UNMAPPED:
-        pytest.skip(
-            f"THE PERMISSION TEST DID NOT RUN: cannot become uid {NOBODY} here: {done.stderr.strip()}"
-        )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_as_nobody(IMPORTS, SCRIPT, sysfs)
 
 
 @pytest.fixture

@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
-import pytest
+from trees import run_as_nobody
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-NOBODY = 65534
-UNMAPPED = 77  # the exit status of a child that could not become nobody
-
-# It imports first, then lets go of root; it stands in the directory, so that none above it matters.
-CHILD = f"""
-import asyncio, os, sys
+IMPORTS = """
+import asyncio, sys
 from powerbench.agent.model import Host, ReadFailed
 from powerbench.collectors import results
-
-if os.geteuid() == 0:
-    try:
-        os.setgroups([])
-        os.setgid({NOBODY})
-        os.setuid({NOBODY})
-    except OSError as error:
-        print(error, file=sys.stderr)
-        sys.exit({UNMAPPED})
-
+"""
+SCRIPT = """
 async def main():
     collector = await results.open_collector(results.Options(directory=sys.argv[1]), Host())
     try:
@@ -48,20 +34,8 @@ asyncio.run(main())
 
 
 def read_as_nobody(directory: Path, name: str) -> list[str]:
-    """Return what a process without privileges says of this directory, which lies in `directory`."""
-    directory.chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-P", "-c", CHILD, name],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    if done.returncode == UNMAPPED:
-        pytest.skip(f"THE PERMISSION TEST DID NOT RUN: cannot become uid {NOBODY} here: {done.stderr}")
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    """Return what a process without privileges says of a directory, which lies in `directory`."""
+    return run_as_nobody(IMPORTS, SCRIPT, directory, name).splitlines()
 
 
 def write_run(directory: Path, stamp: str) -> Path:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
 
 from powerbench.agent.model import Host, read_file
 
@@ -84,6 +88,41 @@ def value(reading: Reading, metric: Metric, *labels: str) -> float:
 def add_up(node: Node, readings: Iterable[Reading], measured: Iterable[str] = ()) -> Reading:
     """Return the node's reading after one beat of these collectors."""
     return node.beat({f"collector {place}": reading for place, reading in enumerate(readings)}, measured)
+
+
+NOBODY = 65534
+_UNMAPPED = 77  # the exit status of a child that could not become nobody
+_LET_GO = f"""
+import os, sys
+if os.geteuid() == 0:
+    try:
+        os.setgroups([])
+        os.setgid({NOBODY})
+        os.setuid({NOBODY})
+    except OSError as error:
+        print(error, file=sys.stderr)
+        sys.exit({_UNMAPPED})
+"""
+
+
+def run_as_nobody(imports: str, script: str, directory: Path, *arguments: str) -> str:
+    """Return what a script prints that has let go of root after its imports, standing in `directory`.
+
+    So no directory above matters, which only this user may enter.
+    """
+    directory.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-P", "-c", imports + _LET_GO + script, *arguments],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    if done.returncode == _UNMAPPED:
+        pytest.skip(f"THE PERMISSION TEST DID NOT RUN: cannot become uid {NOBODY} here: {done.stderr}")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def open_paths() -> set[Path]:

@@ -43,6 +43,7 @@ bench: $(VENV)/.dev ## measure the agent's own cost, beside its peers
 	@$(BIN)/python benchmarks/run.py
 	@$(BIN)/python benchmarks/gpus.py
 	@$(BIN)/python benchmarks/containers.py
+	@$(BIN)/python benchmarks/recorder.py
 	@$(BIN)/python benchmarks/analysis.py
 
 lint: $(VENV)/.dev ## ruff, and the import rules

@@ -1,4 +1,4 @@
-"""The routes, on every port: /metrics /health /ready /ingest /api/v1/snapshot and /.
+"""The routes, on every port: /metrics /health /ready /ingest /api/v1/snapshot /api/v1/watch and /.
 
 Handlers look at the scheduler's latest snapshot; the only thing that they can ask of hardware is a fresh
 reading of what is cheap, out of a token bucket, so that a flood of scrapes stays cheap and RAPL is no side
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
-from aiohttp import ClientError, http_exceptions, web
+from aiohttp import ClientError, WSMsgType, http_exceptions, web
 
 from powerbench.agent import __version__, exposition
 from powerbench.agent.bucket import Bucket
@@ -32,6 +32,7 @@ log = structlog.get_logger("http")
 
 SCRAPE_FRESH_RATE, SCRAPE_FRESH_BURST = 2.0, 5.0  # fresh readings a second for whoever asks
 KNOWN_FRESH_RATE, KNOWN_FRESH_BURST = 50.0, 50.0  # for whoever has shown who they are
+_MAX_WATCH_BYTES = 1024  # of a message, whose content nobody looks at
 
 _FORBIDDEN = (
     "only loopback peers (by an address or a name of this machine's own), networks in [agent.web] trusted, "
@@ -62,6 +63,7 @@ class Handlers:
         app.router.add_get("/health", self.health)
         app.router.add_get("/ready", self.ready)
         app.router.add_get("/api/v1/snapshot", self.snapshot)
+        app.router.add_get("/api/v1/watch", self.watch)
         app.router.add_get("/", self.index)
         app.router.add_post("/ingest", self.ingest)
         app.router.add_post("/ingest/{stream}", self.ingest)
@@ -125,6 +127,22 @@ class Handlers:
         bucket = self._known if request[_KNOWN] else self._scrapes
         snapshot, fresh = await self._latest(names, bucket)
         return _json({**describe(snapshot, names, samples=samples), "fresh": fresh})
+
+    async def watch(self, request: web.Request) -> web.WebSocketResponse:
+        """Serve the meters of this moment over one WebSocket, a message for each that comes.
+
+        For whoever asks ten times a second: a message costs an eighth of a request.
+        """
+        bucket = self._known if request[_KNOWN] else self._scrapes
+        socket = web.WebSocketResponse(compress=False, max_msg_size=_MAX_WATCH_BYTES)
+        await socket.prepare(request)
+        async for message in socket:
+            if message.type is WSMsgType.ERROR:
+                break
+            snapshot, fresh = await self._latest(self._site(request).shown, bucket)
+            meters = describe(snapshot, self._site(request).shown, samples=False)
+            await socket.send_bytes(msgspec.json.encode({**meters, "fresh": fresh}))
+        return socket
 
     async def _latest(self, names: Collection[str], bucket: Bucket) -> tuple[Snapshot, bool]:
         """Return a snapshot, and whether what can be fresh in it is: a page without energy costs no token."""

@@ -258,8 +258,18 @@ class Scheduler:
         return collector
 
     async def _refresh(self) -> None:
-        cheap = [slot for slot in self._slots.values() if slot.refreshes and slot.state and slot.state.up]
-        await asyncio.gather(*(self._attempt(slot, refresh=True) for slot in cheap))
+        measured = self._measured()
+        for slot in self._slots.values():
+            reading = slot.state.reading if slot.state else None
+            if slot.refreshes is None or reading is None:
+                continue
+            # An estimate beside a measurement counts for nothing: the beat's is fresh enough.
+            if reading.meters and all(
+                m.source == ESTIMATE and m.component in measured for m in reading.meters
+            ):
+                continue
+            # One after the other: a task for each would cost more than most of these readings.
+            await self._attempt(slot, refresh=True)
         self._publish()
 
     def _refreshed(self, task: asyncio.Task[None]) -> None:
@@ -345,7 +355,7 @@ class Scheduler:
     def _add_up(self, started: float, cpu: CpuTime | None) -> None:
         present = [name for name, slot in self._slots.items() if slot.state]
         readings = {name: slot.beaten for name, slot in self._slots.items() if slot.beaten}
-        measured = {component for slot in self._slots.values() for component in slot.measures}
+        measured = self._measured()
         ended = self._clock.monotonic()
         now = self._clock.time()
         self._node_state = State(
@@ -356,6 +366,10 @@ class Scheduler:
             failures=0,
             last_success=now,
         )
+
+    def _measured(self) -> set[str]:
+        """Return the components that something measures."""
+        return {component for slot in self._slots.values() for component in slot.measures}
 
     def _publish(self) -> None:
         states: dict[str, State] = {}

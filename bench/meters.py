@@ -110,25 +110,54 @@ class AgentClient:
         self._latest = URL(f"{self.url}/api/v1/snapshot?samples=0")
         self._fresh = self._latest.update_query(fresh="1")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
 
     async def snapshot(self, *, fresh: bool = False) -> dict[str, Any]:
         """Return `/api/v1/snapshot`. Raises: AgentFailed."""
         url = self._fresh if fresh else self._latest
         try:
             async with self._session.get(url, headers=self._headers, timeout=_TIMEOUT) as answer:
-                if answer.status == 403:
-                    raise AgentFailed(
-                        f"{self.url} does not let this machine in: give --token-file, or add its network to "
-                        "[agent.web] trusted there"
-                    )
                 if answer.status != 200:
-                    raise AgentFailed(f"{url} answers {answer.status}: is it a powerbench agent?")
-                content = msgspec.json.decode(await answer.read())
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+                    raise self._refused(answer.status)
+                body = await answer.read()
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._gone(error) from None
+        return self._content(body)
+
+    async def watch(self) -> dict[str, Any]:
+        """Return the meters as of now, over a connection that is kept. Raises: AgentFailed."""
+        socket, self._socket = self._socket, None
+        try:
+            async with asyncio.timeout(_TIMEOUT.total):
+                if socket is None or socket.closed:
+                    socket = await self._session.ws_connect(
+                        f"{self.url}/api/v1/watch", headers=self._headers, max_msg_size=0
+                    )
+                await socket.send_bytes(b"")
+                body = await socket.receive_bytes()
+        except aiohttp.WSServerHandshakeError as refused:
+            raise self._refused(refused.status) from None
+        except (aiohttp.ClientError, aiohttp.WSMessageTypeError, OSError) as error:
+            raise self._gone(error) from None
+        self._socket = socket  # one that is out of step, or gone, is not asked again
+        return self._content(body)
+
+    def _content(self, body: bytes) -> dict[str, Any]:
+        try:
+            content = msgspec.json.decode(body)
+        except ValueError as error:
             raise self._gone(error) from None
         if not isinstance(content, dict) or "collectors" not in content:
-            raise AgentFailed(f"{url} is no powerbench agent's")
+            raise AgentFailed(f"what is at {self.url} is no powerbench agent")
         return content
+
+    def _refused(self, status: int) -> AgentFailed:
+        if status == 403:
+            return AgentFailed(
+                f"{self.url} does not let this machine in: give --token-file, or add its network to "
+                "[agent.web] trusted there"
+            )
+        return AgentFailed(f"{self.url} answers {status}: is it a powerbench agent of this version?")
 
     async def ready(self) -> None:
         """Wait until the agent has tried every collector. Raises: AgentFailed."""
@@ -206,8 +235,9 @@ class Meters:
 
     async def glance(self) -> Edge:
         """Read every counter, for the trace: now, or as of the agent's last beat. Raises: AgentFailed."""
-        edge, _ = await self._read(fresh=self._frequent)
-        return edge
+        if not self._frequent:
+            return (await self._read(fresh=False))[0]
+        return self._edge(await asyncio.gather(*(client.watch() for client in self.clients)))
 
     async def sources(self) -> Sources:
         """Return what there is to read. Raises: AgentFailed."""
@@ -226,10 +256,13 @@ class Meters:
     async def _read(self, *, fresh: bool) -> tuple[Edge, bool]:
         """Return the counters, and whether every agent has read them for us."""
         snapshots = await asyncio.gather(*(client.snapshot(fresh=fresh) for client in self.clients))
+        return self._edge(snapshots), all(snapshot.get("fresh", True) for snapshot in snapshots)
+
+    def _edge(self, snapshots: Sequence[dict[str, Any]]) -> Edge:
         marks: dict[MeterKey, Mark] = {}
         for client, snapshot in zip(self.clients, snapshots, strict=True):
             marks.update(parse_marks(client.label, snapshot))
-        return Edge(time.time(), marks), all(snapshot.get("fresh", True) for snapshot in snapshots)
+        return Edge(time.time(), marks)
 
 
 def parse_marks(agent: str, snapshot: dict[str, Any]) -> dict[MeterKey, Mark]:

@@ -16,6 +16,7 @@ Times are Unix seconds, durations seconds, energy joules.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import tempfile
@@ -46,6 +47,7 @@ _COLUMNS = {
     "key": "VARCHAR",
     "joules": "DOUBLE",
 }
+_ROWS_AT_ONCE = 500
 
 
 class Results:
@@ -147,6 +149,8 @@ class Trace:
         # It lives as long as the run does, and has no name that a run that is killed could leave behind.
         self._file = tempfile.TemporaryFile("w", newline="")  # noqa: SIM115
         self._writer = csv.writer(self._file)
+        self._pending: list[tuple[str | float, ...]] = []  # written many at a time: that costs a third
+        self._broken: OSError | None = None  # the working copy, whose rows may be torn from then on
         self._last: dict[Any, float] = {}
         self.rows = 0  # that are not in the Parquet file yet
 
@@ -160,7 +164,7 @@ class Trace:
             self._last[key] = mark.monotonic
             news = True
             self.rows += 1
-            self._writer.writerow(
+            self._pending.append(
                 (
                     scenario,
                     phase,
@@ -173,13 +177,27 @@ class Trace:
                     mark.joules,
                 )
             )
+        if len(self._pending) >= _ROWS_AT_ONCE:
+            self._write()
         return news
+
+    def _write(self) -> None:
+        """Put what is pending into the working copy; one that breaks must not end the window."""
+        pending, self._pending = self._pending, []
+        if self._broken is None:
+            try:
+                self._writer.writerows(pending)
+                self._file.flush()
+            except OSError as error:
+                self._broken = error
 
     def save(self, path: Path, run_id: str) -> None:
         """Add what is new to the Parquet file; scenarios measured anew replace theirs. Raises: OSError."""
         import duckdb  # noqa: PLC0415 - heavy; one moment after a scenario
 
-        self._file.flush()
+        self._write()
+        if self._broken is not None:
+            raise OSError(f"its working copy in {tempfile.gettempdir()}: {self._broken.strerror}")
         temporary = path.with_name(f".{path.name}.part")
         try:
             with duckdb.connect() as database:
@@ -205,7 +223,8 @@ class Trace:
 
     def close(self) -> None:
         """Drop the working copy."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # it is full: nothing of it is wanted any more
+            self._file.close()
 
 
 def _quoted(text: str) -> str:

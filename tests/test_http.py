@@ -10,7 +10,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import bcrypt
+import msgspec
 import pytest
+from aiohttp import WSMsgType, WSServerHandshakeError
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from powerbench.agent.access import Access
@@ -292,6 +294,51 @@ async def test_who_shows_the_token_has_fifty_fresh_snapshots_a_second(
     assert collector.refreshed == 55
     await served.client.get("/metrics")
     assert collector.refreshed == 56
+
+
+async def test_a_watcher_is_answered_once_a_message(serve: Serve, cheap: type[Cheap]) -> None:
+    """Each message over /api/v1/watch is a fresh reading's meters, out of the bucket of who asks."""
+    collector = cheap(GOOD)
+    served = await serve({"fake": collector}, Access(token="s3cret"))
+    await served.scheduler.beat()
+    bearer = {"Authorization": "Bearer s3cret"}
+    async with served.client.ws_connect("/api/v1/watch", headers=bearer) as socket:
+        for times in range(1, 51):
+            await socket.send_bytes(b"")
+            answer = msgspec.json.decode(await socket.receive_bytes())
+            assert (answer["fresh"], collector.refreshed) == (True, times)
+        await socket.send_bytes(b"")
+        assert msgspec.json.decode(await socket.receive_bytes())["fresh"] is False
+    state = answer["collectors"]["fake"]
+    assert (state["samples"], [meter["joules"] for meter in state["meters"]]) == ([], [3.5])
+
+
+async def test_a_watcher_without_a_token_shares_the_scrapes_bucket(serve: Serve, cheap: type[Cheap]) -> None:
+    """Whoever has shown nothing gets five fresh readings over it as well, and then the last one."""
+    collector = cheap(GOOD)
+    served = await serve({"fake": collector})
+    await served.scheduler.beat()
+    async with served.client.ws_connect("/api/v1/watch") as socket:
+        for _ in range(8):
+            await socket.send_bytes(b"")
+            await socket.receive_bytes()
+    assert collector.refreshed == 5
+
+
+async def test_a_stranger_may_not_watch(serve: Serve, cheap: type[Cheap]) -> None:
+    """The rules of /api hold before anything is upgraded."""
+    served = await serve({"fake": cheap(GOOD)})
+    with pytest.raises(WSServerHandshakeError, match="403"):
+        await served.client.ws_connect("/api/v1/watch", headers=FOREIGN)
+
+
+async def test_a_message_that_is_too_long_ends_the_watching(serve: Serve, cheap: type[Cheap]) -> None:
+    """A watcher's memory is bounded: its connection is closed, and the agent goes on."""
+    served = await serve({"fake": cheap(GOOD)})
+    async with served.client.ws_connect("/api/v1/watch") as socket:
+        await socket.send_bytes(b"x" * 2000)
+        assert (await socket.receive()).type is WSMsgType.CLOSE
+    assert (await served.client.get("/health")).status == 200
 
 
 async def test_a_fresh_snapshot_is_of_its_moment(serve: Serve, cheap: type[Cheap], clock: FakeClock) -> None:

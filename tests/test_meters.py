@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -101,10 +102,26 @@ class FakeAgent:
         self.refusals = max(0, self.refusals - 1)
         if request.query.get("fresh") and fresh:
             self.joules, self.monotonic = self.joules + 10, self.monotonic + 1
+        good = self._answer(fresh=fresh)
+        return web.json_response(good if self.body is None else self.body, status=self.status)
+
+    async def watch(self, request: web.Request) -> web.StreamResponse:
+        self.authorization.append(request.headers.get("Authorization"))
+        if self.status != 200:
+            return web.Response(status=self.status)
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for _ in socket:
+            if self.status != 200:
+                break
+            self.joules, self.monotonic = self.joules + 10, self.monotonic + 1
+            await socket.send_bytes(json.dumps(self._answer(fresh=True)).encode())
+        return socket
+
+    def _answer(self, *, fresh: bool) -> dict[str, Any]:
         meter = {"component": "cpu", "source": "rapl", "key": "x", "joules": self.joules}
         state = {"up": True, "time": 0.0, "monotonic": self.monotonic, "samples": [], "meters": [meter]}
-        good = {"time": 0.0, "fresh": fresh, "collectors": {"rapl": state}}
-        return web.json_response(good if self.body is None else self.body, status=self.status)
+        return {"time": 0.0, "fresh": fresh, "collectors": {"rapl": state}}
 
 
 @pytest.fixture
@@ -112,6 +129,7 @@ async def fake() -> AsyncIterator[tuple[FakeAgent, AgentClient]]:
     agent = FakeAgent()
     app = web.Application()
     app.router.add_get("/api/v1/snapshot", agent.snapshot)
+    app.router.add_get("/api/v1/watch", agent.watch)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
         yield agent, AgentClient(session, str(server.make_url("/")), token="s3cret")
 
@@ -164,3 +182,30 @@ async def test_two_edges_are_two_readings(fake: tuple[FakeAgent, AgentClient]) -
     meters = Meters([client])
     begin = await meters.edge()
     assert window(begin, await meters.edge(begin)).joules == 10
+
+
+async def test_glances_share_one_connection(fake: tuple[FakeAgent, AgentClient]) -> None:
+    """The trace asks ten times a second: over one connection, with the token in its header."""
+    agent, client = fake
+    meters = Meters([client])
+    joules = [mark.joules for _ in range(3) for mark in (await meters.glance()).marks.values()]
+    assert joules == [10, 20, 30]
+    assert agent.authorization == ["Bearer s3cret"]
+
+
+async def test_a_watch_that_breaks_is_one_error_and_then_begun_anew(
+    fake: tuple[FakeAgent, AgentClient],
+) -> None:
+    """An agent that restarts costs the trace a reading, and no more."""
+    agent, client = fake
+    await client.watch()
+    agent.status = 503
+    with pytest.raises(AgentFailed):
+        await client.watch()
+    with pytest.raises(AgentFailed, match="answers 503"):
+        await client.watch()
+    agent.status = 403
+    with pytest.raises(AgentFailed, match="--token-file"):
+        await client.watch()
+    agent.status = 200
+    assert (await client.watch())["collectors"]["rapl"]["monotonic"] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -72,3 +73,19 @@ def test_the_trace_is_parquet_with_a_row_a_reading(tmp_path: Path) -> None:
         ("it's a run", 'it\'s "a"', "estimate", 10.1, 6.0),
     ]
     assert names(tmp_path) == ["it's a run_trace.parquet"]
+
+
+def test_a_working_copy_that_breaks_ends_no_window(tmp_path: Path) -> None:
+    """Where there is no room for the trace the readings go on, and what is torn is never saved."""
+    trace = Trace()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        news = [trace.take("s", "window", Edge(n, {KEY: Mark(n, n)})) for n in map(float, range(2000))]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert all(news)
+    with pytest.raises(OSError, match=r"its working copy in .*: File too large"):
+        trace.save(tmp_path / "trace.parquet", "run")
+    assert names(tmp_path) == []
+    trace.close()

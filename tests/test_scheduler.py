@@ -483,6 +483,20 @@ async def test_a_fresh_reading_asks_only_those_that_are_cheap(
 
 
 @pytest.mark.looptime
+@pytest.mark.parametrize(("source", "times"), [("fake", 0), ("estimate", 1)])
+async def test_an_estimate_beside_a_measurement_is_not_read_afresh(
+    loop_clock: LoopClock, cheap: type[Cheap], source: str, times: int
+) -> None:
+    """It counts for nothing there; where nothing measures it is what an exact window is made of."""
+    measured = cheap(Reading([], [Meter("cpu", source, "0", 1.0)]))
+    estimate = cheap(Reading([], [Meter("cpu", "estimate", "cpu", 1.0)]))
+    async with running(loop_clock, {"a": (measured, 1.0), "b": (estimate, 1.0)}) as scheduler:
+        await loop_clock.until(0.5)
+        await scheduler.fresh()
+        assert (measured.refreshed, estimate.refreshed) == (1, times)
+
+
+@pytest.mark.looptime
 async def test_concurrent_callers_share_one_fresh_reading(loop_clock: LoopClock, cheap: type[Cheap]) -> None:
     """A hundred scrapes at once cost one reading; one that hangs up takes it from nobody."""
     fast = cheap(GOOD)

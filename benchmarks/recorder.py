@@ -1,0 +1,67 @@
+"""What the benchmark's own recorder costs: a window with the trace at 10 Hz, beside one without it.
+
+Both are `powerbench run`'s window with the agent in the same process, over the zones of a simulated machine;
+the difference in CPU time is the trace: asking, reading the counters, answering, keeping.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import aiohttp
+import uvloop
+from rich.console import Console
+from run import make_tree
+
+from powerbench.agent import config, daemon, log, roster
+from powerbench.agent.model import Host
+from powerbench.bench.display import PlainDisplay
+from powerbench.bench.meters import AgentClient, Meters
+from powerbench.bench.record import Trace
+from powerbench.bench.windows import Phases, Window
+
+SECONDS = 10.0
+PAIRS = 5
+
+
+async def cost(sysfs: Path, hertz: float) -> tuple[float, int]:
+    """Return (percent of a core, readings) of one window."""
+    modules = roster.load_modules()
+    settings = config.parse({"agent": {"sysfs": str(sysfs)}}, roster.options_of(modules), "benchmark")
+    async with daemon.embedded(settings, modules) as inside, aiohttp.ClientSession() as session:
+        meters = Meters([AgentClient(session, inside.url, inside.token)])
+        await meters.ready()
+        meters.hertz = hertz
+        trace, window = Trace(), Window()
+        with contextlib.closing(trace):
+            phases = Phases(meters, trace, PlainDisplay(Console(), progress=False), Host())
+            begun, used = time.monotonic(), time.process_time()
+            await phases.measure("window", "window", SECONDS, window)
+            used, elapsed = time.process_time() - used, time.monotonic() - begun
+    return used / elapsed * 100, window.readings
+
+
+def main() -> None:
+    """Measure and print."""
+    log.set_up("console", "error")
+    with tempfile.TemporaryDirectory() as directory:
+        sysfs = Path(directory)
+        make_tree(sysfs)
+        withs, withouts = [], []
+        for _ in range(PAIRS):
+            percent, readings = uvloop.run(cost(sysfs, 10.0))
+            withs.append(percent)
+            withouts.append(uvloop.run(cost(sysfs, 1 / (2 * SECONDS)))[0])
+    trace = statistics.median(a - b for a, b in zip(withs, withouts, strict=True))
+    with_trace, without = statistics.median(withs), statistics.median(withouts)
+    what = f"recorder: CPU of a window, {readings / SECONDS:.0f} readings a second"
+    print(f"{what:44} {with_trace:10.3f} {without:10.3f} {with_trace / without:7.2f} %")
+    print(f"{'  the trace alone':44} {trace:10.3f} {'':18} %    <= 1")
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 RUN := $(BIN)/powerbench run --output-dir test_results
 .PHONY: help demo test test-real test-single test-multi test-batch analyze bench lint format type check pre-commit \
-	lock docs
+	lock docs doctor
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | \
@@ -38,6 +38,9 @@ test-batch: $(VENV)/.run ## measure a batch: FILE=configs/batches/stress-matrix.
 
 analyze: $(VENV)/.run ## what the newest results say: FILE=test_results/…json
 	@$(BIN)/powerbench analyze $(FILE)
+
+doctor: $(VENV)/.run ## what this machine can measure, what is missing, what to do
+	@$(BIN)/powerbench doctor
 
 bench: $(VENV)/.dev ## measure the agent's own cost, beside its peers
 	@$(BIN)/python benchmarks/run.py

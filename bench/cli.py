@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from powerbench.agent import __version__
 from powerbench.bench import exits
@@ -26,6 +27,7 @@ def parser(verb: str = "") -> argparse.ArgumentParser:
         "  ffmpeg -nostats -progress pipe:1 ... | powerbench pipe --stream cam1\n"
         "  powerbench measure -- ffmpeg -i in.mp4 -c:v libx264 out.mp4\n"
         "  powerbench analyze\n"
+        "  powerbench doctor\n"
         "  powerbench run --help\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -38,6 +40,7 @@ def parser(verb: str = "") -> argparse.ArgumentParser:
         "compare": _add_compare,
         "pipe": _add_pipe,
         "measure": _add_measure,
+        "doctor": _add_doctor,
     }
     for add in [known[verb]] if verb in known else known.values():
         add(verbs)
@@ -173,6 +176,18 @@ def _add_measure(verbs: argparse._SubParsersAction[Parser]) -> None:
     measure.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
+def _add_doctor(verbs: argparse._SubParsersAction[Parser]) -> None:
+    verbs.add_parser(
+        "doctor",
+        help="look at this machine: what can be measured, what is missing, what to do",
+        description="Say what this machine has of what measuring and the stack need: energy sources and\n"
+        "access to them, GPUs, ffmpeg, nginx-rtmp, containers, the agent, ports. Changes nothing; exits 1\n"
+        "where something stands in the way.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 def _apart(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """Return our words, and those after the first `--`: argparse would look for flags among them."""
     if words[:1] != ["measure"] or "--" not in words:
@@ -193,18 +208,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             [*flags.command, "--", *command] if flags.command and command else [*flags.command, *command]
         )
         return measure.main(flags)
-    if flags.verb == "pipe":
-        from powerbench.bench import pipe  # noqa: PLC0415 - each verb alone
-
-        return pipe.main(flags)
-    if flags.verb == "analyze":
-        from powerbench.bench import analyze  # noqa: PLC0415 - each verb alone
-
-        return analyze.main(flags)
-    if flags.verb == "compare":
-        from powerbench.bench import compare  # noqa: PLC0415 - each verb alone
-
-        return compare.main(flags)
+    if flags.verb != "run":
+        module = importlib.import_module(f"powerbench.bench.{flags.verb}")  # each verb alone
+        return cast("int", module.main(flags))
     try:
         from powerbench.bench import run  # noqa: PLC0415 - heavy
 

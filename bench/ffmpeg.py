@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import re
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
+from powerbench.bench import ports
 from powerbench.bench.scenario import ENCODERS
 
 if TYPE_CHECKING:
@@ -105,13 +105,7 @@ def check_sink(sink: str, procfs: Path = Path("/proc")) -> None:
     if parts.scheme != "rtmp" or parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         return
     port = parts.port or 1935
-    listening: set[int] = set()
-    for table in ("net/tcp", "net/tcp6"):
-        with contextlib.suppress(OSError):
-            for line in (procfs / table).read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == "0A":  # TCP_LISTEN
-                    listening.add(int(fields[1].rpartition(":")[2], 16))
+    listening = ports.listeners(procfs)
     if listening and port not in listening:
         raise NotHere(
             f"nobody listens at {parts.hostname}:{port}: start an RTMP server there, "

@@ -54,7 +54,7 @@ async def private_nginx() -> AsyncIterator[str]:
     binary = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if binary is None:
         raise NotHere(f"--sink nginx: there is no nginx; {_INSTALL}")
-    load = _load_line(await asyncio.to_thread(_version, binary))
+    load = await asyncio.to_thread(rtmp_module, binary)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="powerbench-nginx-") as directory:
@@ -77,12 +77,9 @@ async def private_nginx() -> AsyncIterator[str]:
             await process.wait()
 
 
-def _version(binary: str) -> str:
-    return subprocess.run([binary, "-V"], capture_output=True, text=True, check=False).stderr
-
-
-def _load_line(version: str) -> str:
-    """Return what loads the module; "" where it is built in. Raises: NotHere."""
+def rtmp_module(binary: str) -> str:
+    """Return the line that loads this nginx's rtmp module; "" where it is built in. Raises: NotHere."""
+    version = subprocess.run([binary, "-V"], capture_output=True, text=True, check=False).stderr
     if any("rtmp" in word and "dynamic" not in word for word in version.split() if "add-module" in word):
         return ""
     for module in _MODULES:

@@ -32,7 +32,7 @@ def ffmpeg(version: str, *encoders: str) -> Ffmpeg:
 
 def listeners(tmp_path: Path, *ports: int) -> Path:
     (tmp_path / "net").mkdir()
-    rows = [f"   {n}: 0100007F:{port:04X} 00000000:0000 0A 0 0 0 0 0" for n, port in enumerate(ports)]
+    rows = [f"   {n}: 0100007F:{port:04X} 00000000:0000 0A 0:0 0:0 0 0 0 {n}" for n, port in enumerate(ports)]
     (tmp_path / "net/tcp").write_text("\n".join(["  sl  local_address rem_address   st", *rows]) + "\n")
     return tmp_path
 

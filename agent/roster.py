@@ -29,6 +29,7 @@ BUILT_IN: Mapping[str, Entry] = {
     "ffmpeg": Entry("powerbench.collectors.ffmpeg", 9506, "FFMPEG_EXPORTER_PORT"),
     "docker": Entry("powerbench.collectors.docker", 9501, "DOCKER_STATS_PORT"),
     "results": Entry("powerbench.collectors.results", 9502, "RESULTS_EXPORTER_PORT"),
+    "nginx_rtmp": Entry("powerbench.collectors.nginx_rtmp"),
     "host": Entry("powerbench.collectors.host"),
     "estimate": Entry("powerbench.collectors.estimate"),
     # After all that is ours: where two share a family, the first has its type and its series.

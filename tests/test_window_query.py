@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import ssl
-import subprocess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -278,21 +276,6 @@ async def test_nobody_listens(watched: Watched, free_port: int) -> None:
     assert "no answer from 127.0.0.1" in entry["error"]
     assert "secret" not in str(entry)
     await other.collector.aclose()
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("NOT CHECKED: openssl is not on the PATH, so there is no certificate to serve")
-    where = tmp_path_factory.mktemp("tls")
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    files = ["-keyout", str(where / "key.pem"), "-out", str(where / "cert.pem")]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run(
-        [openssl, "req", "-x509", *curve, *files, *names, "-days", "2"], check=True, capture_output=True
-    )
-    return str(where / "cert.pem"), str(where / "key.pem")
 
 
 @pytest.mark.parametrize("trusted", [True, False])

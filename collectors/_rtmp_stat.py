@@ -1,0 +1,309 @@
+"""The page of nginx-rtmp's `rtmp_stat`: XML in, figures out. Pure, and bounded whatever comes.
+
+Bytes and seconds out; the page has milliseconds for streams. No tree is built, a document type is refused,
+and with it every entity.
+
+What the module's source says of the page:
+
+1. A live stream belongs to one application of one `server` block, and has one publisher: a second one is
+   refused. Its bytes are its own, of audio and video messages, and no client's. So a name that stands twice
+   is two streams, of two `server` blocks with the same application: bytes and clients are added.
+2. `play` lists files on demand: names and clients, no bytes. Its clients are added.
+3. HLS and DASH are fetched over HTTP, and are on no page.
+4. `dropped` is a client's count, of messages that did not fit into its queue; it goes with the client.
+5. What of a name is outside ASCII comes as blanks.
+6. `uptime` begins when the configuration was read, in every worker of it alike; all else is one worker's.
+
+Source: https://github.com/arut/nginx-rtmp-module, ngx_rtmp_stat_module.c and ngx_rtmp_live_module.c
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import DefusedXMLParser, ParseError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+Key = tuple[str, str]  # (application, stream), as the labels have them
+
+MAX_DEPTH = 16  # the module's own is 8
+MAX_TEXT = 4096  # characters of one figure or name; the module's names have 255
+MAX_APPLICATIONS = 1000
+_MAX_CODEC_WORD = 40
+_WHOLE = re.compile(r"-?[0-9]{1,20}")
+
+_SERVER = "/rtmp"
+_APPLICATION = "/rtmp/server/application"
+_STREAMS = (f"{_APPLICATION}/live/stream", f"{_APPLICATION}/play/stream")
+_CLIENT = f"{_STREAMS[0]}/client"  # those of files have no drops
+_KEPT = frozenset(
+    f"{parent}/{tag}"
+    for parent, tags in {
+        _SERVER: "nginx_version nginx_rtmp_version pid uptime naccepted bytes_in bytes_out",
+        _APPLICATION: "name",
+        _STREAMS[0]: "name time bytes_in bytes_out nclients publishing active",
+        _STREAMS[1]: "name nclients active",
+        _CLIENT: "id dropped",
+        f"{_STREAMS[0]}/meta/video": "width height frame_rate codec profile level",
+        f"{_STREAMS[0]}/meta/audio": "codec profile channels sample_rate",
+    }.items()
+    for tag in tags.split()
+)
+
+
+class BadPage(Exception):  # noqa: N818 - a verdict
+    """It is no stat page; the text says why, and goes on after the page's name."""
+
+
+class Codec(NamedTuple):
+    """What a stream is encoded as; "" for what nobody has said."""
+
+    video: str = ""
+    video_profile: str = ""
+    video_level: str = ""
+    resolution: str = ""  # 1280x720
+    fps: str = ""
+    audio: str = ""
+    audio_profile: str = ""
+    channels: str = ""
+    sample_rate: str = ""
+
+
+UNTOLD = Codec()
+
+
+@dataclass(slots=True)
+class Stream:
+    """One name of one application; None for what the page does not tell."""
+
+    clients: int = 0  # publishers among them
+    publishers: int = 0
+    active: bool = False
+    bytes_in: int | None = None
+    bytes_out: int | None = None
+    seconds: float | None = None  # since its first client came
+    dropped: dict[int, int] | None = None  # by client's number, those alone that have dropped something
+    codec: Codec = UNTOLD
+
+    def add(self, other: Stream) -> None:
+        """Take in another stream of the same name."""
+        self.clients += other.clients
+        self.publishers += other.publishers
+        self.active |= other.active
+        self.bytes_in = _sum(self.bytes_in, other.bytes_in)
+        self.bytes_out = _sum(self.bytes_out, other.bytes_out)
+        self.seconds = max((s for s in (self.seconds, other.seconds) if s is not None), default=None)
+        if other.dropped is not None:
+            self.dropped = {**(self.dropped or {}), **other.dropped}
+        self.codec = self.codec if any(self.codec) else other.codec
+
+
+@dataclass(slots=True)
+class Page:
+    """What a page says: None and "" for what it does not."""
+
+    version: str
+    rtmp_version: str
+    pid: int | None  # of the worker that has answered
+    uptime: int | None  # seconds
+    accepted: int | None
+    bytes_in: int | None
+    bytes_out: int | None
+    streams: Mapping[Key, Stream]
+    counts: Mapping[str, int]  # streams by application, as they stand on the page
+    ignored: int  # streams that found no room
+
+
+class Limits(NamedTuple):
+    """How much of a page is kept."""
+
+    max_streams: int
+    max_name_length: int
+
+
+def parse_stat(body: bytes, limits: Limits, known: Collection[Key] = ()) -> Page:
+    """Return what a page says. Raises: BadPage.
+
+    `known`: the streams of the page before, which have their place before newcomers.
+    """
+    target = _Target(limits, known)
+    parser = DefusedXMLParser(target=target, forbid_dtd=True)
+    try:
+        parser.feed(body)
+        parser.close()
+    except DefusedXmlException:
+        raise BadPage("is HTML, or has a document type: no stat page") from None
+    except ParseError as error:
+        # Without the line and column: they change from one reading to the next, and the verdict has not.
+        raise BadPage(f"is no whole XML: {str(error).partition(': line')[0]}") from None
+    except (LookupError, ValueError):
+        raise BadPage("is in an encoding that is not known") from None
+    return target.page()
+
+
+class _Target:
+    """What the XML parser calls, element by element."""
+
+    def __init__(self, limits: Limits, known: Collection[Key]) -> None:
+        self._limits = limits
+        self._known = known
+        self._room = limits.max_streams - len(known)  # for newcomers
+        self._paths = [""]
+        self._text: list[str] | None = None  # None while it is nothing that is kept
+        self._length = 0
+        self._server: dict[str, str] = {}
+        self._application = ""
+        self._stream: dict[str, str] = {}
+        self._client: dict[str, str] = {}
+        self._dropped: dict[int, int] | None = None
+        self._streams: dict[Key, Stream] = {}
+        self._counts: dict[str, int] = {}
+        self._ignored = 0
+
+    def start(self, tag: str, _attributes: Mapping[str, str]) -> None:
+        path = f"{self._paths[-1]}/{tag}"
+        if len(self._paths) == 1 and path != _SERVER:
+            raise BadPage(f"is <{tag[:40]}>, not <rtmp>: no stat page")
+        if len(self._paths) > MAX_DEPTH:
+            raise BadPage(f"is nested more than {MAX_DEPTH} deep: no stat page")
+        self._paths.append(path)
+        self._text = [] if path in _KEPT else None
+        self._length = 0
+        if path == _APPLICATION:
+            self._application = ""
+        elif path in _STREAMS:
+            self._stream = {}
+            self._dropped = None
+        elif path == _CLIENT:
+            self._client = {}
+
+    def data(self, text: str) -> None:
+        if self._text is None:
+            return
+        self._text.append(text)
+        self._length += len(text)
+        if self._length > MAX_TEXT:
+            raise BadPage(f"has more than {MAX_TEXT} characters in one element: no stat page")
+
+    def end(self, tag: str) -> None:
+        path = self._paths.pop()
+        if self._text is not None:
+            self._keep(self._paths[-1], tag, "".join(self._text).strip())
+            self._text = None
+        elif path == _CLIENT:
+            self._end_client()
+        elif path in _STREAMS:
+            self._end_stream()
+
+    def close(self) -> None:
+        """Nothing is left to do at the end of the page."""
+
+    def _keep(self, parent: str, tag: str, text: str) -> None:
+        if parent == _SERVER:
+            self._server[tag] = text
+        elif parent == _APPLICATION:
+            self._application = shorten(text, self._limits.max_name_length)
+            self._counts.setdefault(self._application, 0)
+            if len(self._counts) > MAX_APPLICATIONS:
+                raise BadPage(f"has more than {MAX_APPLICATIONS} applications: no stat page")
+        elif parent == _CLIENT:
+            self._client[tag] = text
+        elif parent in _STREAMS:
+            self._stream[tag] = text
+        else:  # meta/video, meta/audio
+            self._stream[f"{parent.rpartition('/')[2]} {tag}"] = text
+
+    def _end_client(self) -> None:
+        if self._dropped is None:
+            self._dropped = {}
+        number, dropped = _whole(self._client, "id"), _whole(self._client, "dropped")
+        if number is not None and dropped:
+            self._dropped[number] = dropped
+
+    def _end_stream(self) -> None:
+        texts = self._stream
+        milliseconds = _whole(texts, "time")
+        stream = Stream(
+            clients=_whole(texts, "nclients") or 0,
+            publishers=int("publishing" in texts),
+            active="active" in texts,
+            bytes_in=_whole(texts, "bytes_in"),
+            bytes_out=_whole(texts, "bytes_out"),
+            seconds=None if milliseconds is None else milliseconds / 1000,
+            dropped=self._dropped,
+            codec=_codec(texts),
+        )
+        self._counts[self._application] = self._counts.get(self._application, 0) + 1
+        key = (self._application, shorten(texts.get("name", ""), self._limits.max_name_length))
+        if key in self._streams:
+            self._streams[key].add(stream)
+        elif key in self._known or self._room > 0:
+            self._room -= key not in self._known
+            self._streams[key] = stream
+        else:
+            self._ignored += 1
+
+    def page(self) -> Page:
+        if "uptime" not in self._server:
+            raise BadPage("has no <uptime>: no stat page")
+        return Page(
+            version=shorten(self._server.get("nginx_version", ""), _MAX_CODEC_WORD),
+            rtmp_version=shorten(self._server.get("nginx_rtmp_version", ""), _MAX_CODEC_WORD),
+            pid=_whole(self._server, "pid"),
+            uptime=_whole(self._server, "uptime"),
+            accepted=_whole(self._server, "naccepted"),
+            bytes_in=_whole(self._server, "bytes_in"),
+            bytes_out=_whole(self._server, "bytes_out"),
+            streams=self._streams,
+            counts=self._counts,
+            ignored=self._ignored,
+        )
+
+
+def _codec(texts: Mapping[str, str]) -> Codec:
+    def word(name: str) -> str:
+        return shorten(texts.get(name, ""), _MAX_CODEC_WORD)
+
+    def number(name: str) -> str:
+        return str(_whole(texts, name) or "")  # 0 is what the publisher has not said
+
+    width, height = number("video width"), number("video height")
+    return Codec(
+        video=word("video codec"),
+        video_profile=word("video profile"),
+        video_level=word("video level"),
+        resolution=f"{width}x{height}" if width and height else "",
+        fps=number("video frame_rate"),
+        audio=word("audio codec"),
+        audio_profile=word("audio profile"),
+        channels=number("audio channels"),
+        sample_rate=number("audio sample_rate"),
+    )
+
+
+def _whole(texts: Mapping[str, str], name: str) -> int | None:
+    """Return a count; None where there is none, or one below 0: a clock was set back. Raises: BadPage."""
+    text = texts.get(name)
+    if text is None:
+        return None
+    if not _WHOLE.fullmatch(text):
+        raise BadPage(f"says {text[:40]!r} for {name}, which is no number: no stat page")
+    return None if text.startswith("-") else int(text)
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one + (other or 0)
+
+
+def shorten(text: str, longest: int) -> str:
+    """Return a name of bounded length that is still no other's, in characters that can be shown."""
+    plain = text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
+    if len(plain) <= longest:
+        return plain
+    return f"{plain[: max(0, longest - 9)]}~{zlib.crc32(text.encode()):08x}"

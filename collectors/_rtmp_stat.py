@@ -194,7 +194,7 @@ class _Target:
     def end(self, tag: str) -> None:
         path = self._paths.pop()
         if self._text is not None:
-            self._keep(self._paths[-1], tag, "".join(self._text).strip())
+            self._keep(self._paths[-1], tag, "".join(self._text))
             self._text = None
         elif path == _CLIENT:
             self._end_client()
@@ -268,7 +268,7 @@ class _Target:
 
 def _codec(texts: Mapping[str, str]) -> Codec:
     def word(name: str) -> str:
-        return shorten(texts.get(name, ""), _MAX_CODEC_WORD)
+        return shorten(texts.get(name, "").strip(), _MAX_CODEC_WORD)
 
     def number(name: str) -> str:
         return str(_whole(texts, name) or "")  # 0 is what the publisher has not said
@@ -292,6 +292,7 @@ def _whole(texts: Mapping[str, str], name: str) -> int | None:
     text = texts.get(name)
     if text is None:
         return None
+    text = text.strip()
     if not _WHOLE.fullmatch(text):
         raise BadPage(f"says {text[:40]!r} for {name}, which is no number: no stat page")
     return None if text.startswith("-") else int(text)

@@ -129,6 +129,14 @@ def test_names_are_unescaped() -> None:
     assert list(parse(page(live(stream("a&lt;b&gt;&amp;&quot;c")))).streams) == [("live", 'a<b>&"c')]
 
 
+def test_names_of_blanks_stay_apart() -> None:
+    """Letters outside ASCII come as blanks: names of different lengths are still two."""
+    assert list(parse(page(live(stream(" " * 6), stream(" " * 12)))).streams) == [
+        ("live", " " * 6),
+        ("live", " " * 12),
+    ]
+
+
 def test_a_stylesheet_and_foreign_elements_are_passed_over() -> None:
     """`rtmp_stat_stylesheet`, and what other builds add, change nothing."""
     head = (

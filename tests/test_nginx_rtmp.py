@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from conftest import FakeClock
 
 CAPTURES = Path(__file__).parent / "captures"
-LIVE = (CAPTURES / "stat_live.xml").read_bytes()
+LIVE = (CAPTURES / "nginx_stat_live.xml").read_bytes()
 CAM1, CAM2 = ("live", "cam1"), ("live", "cam2")
 
 _STREAM = ("application", "stream")

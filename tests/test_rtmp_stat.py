@@ -24,8 +24,8 @@ from powerbench.collectors._rtmp_stat import (
 )
 
 CAPTURES = Path(__file__).parent / "captures"
-LIVE = (CAPTURES / "stat_live.xml").read_bytes()
-IDLE = (CAPTURES / "stat_idle.xml").read_bytes()
+LIVE = (CAPTURES / "nginx_stat_live.xml").read_bytes()
+IDLE = (CAPTURES / "nginx_stat_idle.xml").read_bytes()
 LIMITS = Limits(max_streams=1000, max_name_length=200)
 H264_AAC = Codec("H264", "High", "3.1", "1280x720", "30", "AAC", "LC", "1", "48000")
 

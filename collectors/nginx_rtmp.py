@@ -178,7 +178,7 @@ class NginxRtmp:
         """Return the page's body. Raises: ReadFailed."""
         import aiohttp  # noqa: PLC0415 - it is loaded by now
 
-        if self._tls is None and self._options.url.startswith("https"):
+        if self._tls is None and urlsplit(self._options.url).scheme == "https":
             self._tls = await self._worker.call(ssl.create_default_context)
         try:
             async with self._session.get(

@@ -393,7 +393,7 @@ async def test_https(
     application.router.add_get("/stat", watched.server.handle)
     server = TestServer(application)
     await server.start_server(ssl=context)
-    collector = await watched.start(f"https://127.0.0.1:{server.port}/stat")
+    collector = await watched.start(f"HTTPS://127.0.0.1:{server.port}/stat")
     if trusted:
         assert values(await collector.read(), CLIENTS) == {CAM1: 1, CAM2: 1}
     else:

@@ -171,6 +171,12 @@ def up(page: str, name: str = "nginx_rtmp") -> float | None:
     return series(page, UP).get(f'{{collector="{name}"}}')
 
 
+def reason(address: str) -> str:
+    """Return why the collector is down; "" while it is up."""
+    health = json.loads(get(address.replace("/metrics", "/health")))
+    return str(health["collectors"]["nginx_rtmp"].get("reason", ""))
+
+
 def fresh(address: str) -> str:
     """Return a page whose reading began after this moment: of the second beat from now."""
     for _ in range(2):
@@ -309,8 +315,7 @@ def test_nginx_may_go_and_come_back(nginx: Nginx, port: int, tmp_path: Path) -> 
         assert up(page, "host") == 1
         assert series(page, "host_load1")
         assert series(page, "powerbench_collector_failures_total")['{collector="host"}'] == 0
-        health = json.loads(get(address.replace("/metrics", "/health")))
-        assert "start nginx" in health["collectors"]["nginx_rtmp"]["reason"]
+        wait_for(lambda: "start nginx" in reason(address), "the remedy")
         nginx.start()
         wait_for(lambda: up(get(address)) == 1, "up again")
         assert series(get(address), "nginx_rtmp_connections_accepted_total") == {"": 0}
@@ -322,9 +327,8 @@ def test_several_workers_are_refused(port: int, tmp_path: Path) -> None:
     try:
         nginx.start()
         with watching(nginx.url, port, tmp_path) as address:
-            wait_for(lambda: up(get(address)) == 0, "both workers have been seen in turn")
-            health = json.loads(get(address.replace("/metrics", "/health")))
-            assert "worker_processes 1" in health["collectors"]["nginx_rtmp"]["reason"]
+            wait_for(lambda: "worker_processes 1" in reason(address), "both workers have been seen in turn")
+            assert up(get(address)) == 0
     finally:
         nginx.stop()
 
@@ -332,11 +336,10 @@ def test_several_workers_are_refused(port: int, tmp_path: Path) -> None:
 def test_the_page_of_another_server(nginx: Nginx, port: int, tmp_path: Path) -> None:
     """The error page of nginx, and its RTMP port, are told from the stat page, with the remedy."""
     with watching(nginx.url.replace("/stat", "/nothing"), port, tmp_path) as address:
-        wait_for(lambda: up(get(address)) == 0, "down")
-        health = json.loads(get(address.replace("/metrics", "/health")))
-        assert "answers 404; set [collectors.nginx_rtmp] url" in health["collectors"]["nginx_rtmp"]["reason"]
-    address = nginx.address("x").replace("rtmp://", "http://")
-    with watching(address, free_port(), tmp_path) as address:
-        wait_for(lambda: up(get(address)) == 0, "down")
-        health = json.loads(get(address.replace("/metrics", "/health")))
-        assert "no stat page from 127.0.0.1" in health["collectors"]["nginx_rtmp"]["reason"]
+        wait_for(
+            lambda: "answers 404; set [collectors.nginx_rtmp] url" in reason(address),
+            "the error page is told as one",
+        )
+    rtmp = nginx.address("x").replace("rtmp://", "http://")
+    with watching(rtmp, free_port(), tmp_path) as address:
+        wait_for(lambda: "no stat page from 127.0.0.1" in reason(address), "the port is told to be no page")

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 RUN := $(BIN)/powerbench run --output-dir test_results
 .PHONY: help demo test test-real test-single test-multi test-batch analyze bench lint format type check pre-commit \
-	lock docs doctor
+	lock docs doctor native-up native-down
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | \
@@ -38,6 +38,12 @@ test-batch: $(VENV)/.run ## measure a batch: FILE=configs/batches/stress-matrix.
 
 analyze: $(VENV)/.run ## what the newest results say: FILE=test_results/…json
 	@$(BIN)/powerbench analyze $(FILE)
+
+native-up: $(VENV)/.run ## start the stack without Docker, from Debian's packages, on loopback; what it writes: .native
+	@$(BIN)/python compose/native.py up --agent $(BIN)/powerbench-agent
+
+native-down: $(VENV)/.run ## stop it; what it has stored stays
+	@$(BIN)/python compose/native.py down
 
 doctor: $(VENV)/.run ## what this machine can measure, what is missing, what to do
 	@$(BIN)/powerbench doctor

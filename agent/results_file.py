@@ -120,6 +120,15 @@ class Rates(msgspec.Struct, frozen=True):
     gco2e_source: str | None = None
 
 
+class Conclusion(msgspec.Struct, frozen=True, kw_only=True):
+    """How sure a group's difference to its baselines is: Welch's 95 % interval of it, in watts."""
+
+    group: str
+    source: str
+    low: float
+    high: float
+
+
 class ResultsFile(msgspec.Struct, frozen=True, kw_only=True):
     """One file."""
 
@@ -131,6 +140,7 @@ class ResultsFile(msgspec.Struct, frozen=True, kw_only=True):
     ffmpeg: dict[str, Any] = {}
     sink: str = ""
     rates: Rates = Rates()
+    conclusions: tuple[Conclusion, ...] = ()
 
 
 def parse_results(content: bytes, run_id: str) -> ResultsFile:

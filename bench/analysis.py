@@ -15,6 +15,7 @@ import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from powerbench.agent.results_file import Conclusion
 from powerbench.agent.results_file import groups as by_name
 from powerbench.bench import stats
 from powerbench.bench.figures import MIN_SPEED
@@ -170,6 +171,21 @@ def analyze(results: ResultsFile, overheads: Mapping[str, Overhead] | None = Non
         unmeasured=tuple(s for s in results.scenarios if s.status == "ok" and not has_energy(s)),
         failed=tuple(s for s in results.scenarios if s.status != "ok"),
     )
+
+
+def conclude(results: ResultsFile) -> list[Conclusion]:
+    """Return what each repeated test came to: for those who read the file and have no statistics."""
+    usable = [scenario for scenario in results.scenarios if scenario.status == "ok" and has_energy(scenario)]
+    idle = [scenario for scenario in usable if scenario.is_baseline]
+    found = []
+    for repeats in split(scenario for scenario in usable if not scenario.is_baseline):
+        if not (resting := watts_of(idle_of(repeats, idle))):
+            continue
+        versus = stats.compare(watts_of(repeats), resting, resample=False)
+        if versus.interval is not None and repeats[0].energy is not None:
+            source = repeats[0].energy.source
+            found.append(Conclusion(group=repeats[0].group, source=source, **versus.interval._asdict()))
+    return found
 
 
 def has_energy(scenario: Scenario) -> bool:

@@ -9,7 +9,8 @@ History of `format`:
 2. Scenarios of several streams, and repeats. The head has `settings` (`repeat order seed strict`) and `rates`
    (`price_per_kwh currency gco2e_per_kwh gco2e_source`, null where nobody said). A scenario has `group` (the
    name that its repeats share), `block` (which repeat, from 0), `streams`, `bitrates`, `settle` and
-   `conditions`; `encode` is of all streams together, `encode.per_stream` of each.
+   `conditions`; `encode` is of all streams together, `encode.per_stream` of each. With repeats the head has
+   `conclusions`: `group source low high`, the 95 % interval of a group's watts beyond its baselines.
 
 Times are Unix seconds, durations seconds, energy joules.
 """
@@ -31,6 +32,7 @@ from powerbench.bench.exits import BadFile
 from powerbench.bench.meters import counted
 
 if TYPE_CHECKING:
+    from powerbench.agent.results_file import Conclusion
     from powerbench.bench.meters import Edge
 
 FORMAT = 2
@@ -112,15 +114,24 @@ class Results:
                 self._reserved = True
             except FileExistsError:
                 self._stem, number = f"{stem}_{number}", number + 1
-        content = {"format": FORMAT, "test_date": self._date, "run_id": self._stem, **self._head}
+        head = {"format": FORMAT, "test_date": self._date, "run_id": self._stem, **self._head}
+        content = {**head, "conclusions": self._conclusions(scenarios), "scenarios": scenarios}
         try:
-            write_whole(self.path, encode({**content, "scenarios": scenarios}))
+            write_whole(self.path, encode(content))
         except OSError:
             if not self._written:  # nothing half-written: not even the name
                 self.path.unlink(missing_ok=True)
                 self._reserved = False
             raise
         self._written = True
+
+    def _conclusions(self, scenarios: list[dict[str, Any]]) -> list[Conclusion]:
+        """Return how sure the differences are, as far as there are repeats."""
+        if not any(scenario.get("block") for scenario in scenarios):
+            return []
+        from powerbench.bench import analysis  # noqa: PLC0415 - heavy; between scenarios
+
+        return analysis.conclude(parse_results(encode({"scenarios": scenarios}), self._stem))
 
 
 def encode(content: dict[str, Any]) -> bytes:

@@ -52,13 +52,27 @@ MJ_PER_FRAME = _gauge("energy_mj_per_frame", "Energy of the host in mJ a frame e
 WH_PER_MBPS = _gauge(
     "energy_wh_per_mbps", "Energy of the host over the window in Wh, divided by the achieved rate in Mbit/s"
 )
+# Of a difference there is one interval, and of repeats one number: neither is a mean.
+LOW = Metric(
+    "results_scenario_delta_power_ci_lower_watts",
+    "gauge",
+    "Lower end of the 95 % interval of the mean power beyond the baselines (Welch); with repeats alone.",
+    LABELS,
+)
+HIGH = Metric(
+    "results_scenario_delta_power_ci_upper_watts",
+    "gauge",
+    "Upper end of the 95 % interval of the mean power beyond the baselines (Welch); with repeats alone.",
+    LABELS,
+)
+REPEATS = Metric("results_scenario_repeats", "gauge", "Windows that the figures are means of.", LABELS)
 VMAF = _gauge("vmaf_score", "VMAF of ten seconds with the same settings, 0 to 100")
 PSNR = _gauge("psnr_score", "PSNR of ten seconds with the same settings, in dB")
 COST = _gauge("cost", "Energy of the host at the price of a kWh, in the price's currency")
 CO2E = _gauge("co2e_grams", "Energy of the host at the grid's g CO2e a kWh")
 METRICS = (
     *(DELTA_POWER, DELTA_ENERGY, PERCENT, POWER, JOULES, WATT_HOURS, DURATION, FPS, FRAMES, DROPPED),
-    *(MJ_PER_FRAME, WH_PER_MBPS, VMAF, PSNR, COST, CO2E),
+    *(MJ_PER_FRAME, WH_PER_MBPS, VMAF, PSNR, COST, CO2E, LOW, HIGH, REPEATS),
 )
 
 
@@ -86,6 +100,7 @@ def describe(
         price_per_kwh=_first(found.rates.price_per_kwh, rates.price_per_kwh),
         gco2e_per_kwh=_first(found.rates.gco2e_per_kwh, rates.gco2e_per_kwh),
     )
+    intervals = {(c.group, c.source): (c.low, c.high) for c in found.conclusions}
     seen = set()
     for name, repeats in groups(scenarios).items():
         for source in dict.fromkeys(_source(repeat) for repeat in repeats):
@@ -99,6 +114,9 @@ def describe(
                 for metric, value in _figures(window, idle, rates):
                     if value is not None and math.isfinite(value):
                         figures.setdefault(metric, []).append(value)
+            figures[REPEATS] = [len(windows)]
+            if (interval := intervals.get((name, source))) is not None and DELTA_POWER in figures:
+                figures[LOW], figures[HIGH] = ([end] for end in interval)
             means = ((metric, _mean(values)) for metric, values in figures.items())
             yield [metric.sample(mean, *labels) for metric, mean in means if math.isfinite(mean)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
@@ -89,3 +89,30 @@ def test_a_working_copy_that_breaks_ends_no_window(tmp_path: Path) -> None:
         trace.save(tmp_path / "trace.parquet", "run")
     assert names(tmp_path) == []
     trace.close()
+
+
+def test_repeats_are_concluded_from(tmp_path: Path) -> None:
+    """With repeats the file says how sure each difference is; with one of each, nothing."""
+
+    def scenario(group: str, block: int, watts: float) -> dict[str, Any]:
+        energy = {
+            "source": "rapl",
+            "measured": True,
+            "seconds": 60,
+            "joules": watts * 60,
+            "mean_watts": watts,
+        }
+        name = f"{group}#{block + 1}" if block else group
+        kind = "baseline" if group == "idle" else "single"
+        return {"name": name, "group": group, "block": block, "type": kind, "status": "ok", "energy": energy}
+
+    results = Results(tmp_path, {})
+    once = [scenario("idle", 0, 10), scenario("x", 0, 15)]
+    results.save(once)
+    assert json.loads(results.path.read_text())["conclusions"] == []
+    results.save([*once, scenario("idle", 1, 11), scenario("x", 1, 16)])
+    [found] = json.loads(results.path.read_text())["conclusions"]
+    # Equal variances: two degrees of freedom, t(0.975) = 4.302653 in every table; error² = 0.5/2 + 0.5/2.
+    assert (found["group"], found["source"]) == ("x", "rapl")
+    half = 4.302653 * 0.5**0.5
+    assert (found["low"], found["high"]) == pytest.approx((5 - half, 5 + half), rel=1e-6)

@@ -121,6 +121,7 @@ async def test_figures_of_a_run(directory: Directory) -> None:
             "energy_wh_per_mbps": 0.3,
             "vmaf_score": 93.25,
             "psnr_score": 41.5,
+            "repeats": 1,
         }
     )
     assert labels_of(reading, "2500k_720p30_h264") == {
@@ -147,6 +148,7 @@ async def test_baselines_are_scenarios_without_deltas(directory: Directory) -> N
             "total_energy_joules": 1800,
             "total_energy_wh": 0.5,
             "duration_seconds": 60,
+            "repeats": 1,
         }
     )
     assert set(labels_of(reading, "baseline")) == {"run_id", "scenario", "bitrate", "streams", "source"}
@@ -172,11 +174,22 @@ async def test_repeats_are_one_scenario(directory: Directory) -> None:
             "energy_wh_per_mbps": 4200 / 3600 / 3,
             "cost": 4200 / 3.6e6 * 0.25,
             "co2e_grams": 4200 / 3.6e6 * 300,
+            "repeats": 2,
         }
     )
     labels = labels_of(reading, "abr")
     assert (labels["bitrate"], labels["streams"]) == ("1000k,2000k", "2")
     assert runs(reading) == {"test_results_20260304_050607": 2}
+
+
+async def test_how_sure_a_difference_is_comes_from_the_file(directory: Directory) -> None:
+    """The interval that the run wrote down shows beside the mean, for its own group and source alone."""
+    content = json.loads(capture("format2"))
+    sure = {"group": "abr", "source": "rapl", "low": 21.5, "high": 48.5}
+    content["conclusions"] = [sure, {**sure, "source": "estimate", "low": 1.0, "high": 2.0}]
+    directory.write("test_results_20260304_050607.json", json.dumps(content).encode())
+    shown = figures(await directory.read(), "abr")
+    assert (shown["delta_power_ci_lower_watts"], shown["delta_power_ci_upper_watts"]) == (21.5, 48.5)
 
 
 async def test_other_sources_are_not_compared(directory: Directory) -> None:
@@ -625,7 +638,8 @@ def test_names_kinds_and_labels_are_fixed() -> None:
     names = (
         "delta_power_watts delta_energy_wh power_pct_increase mean_power_watts total_energy_joules "
         "total_energy_wh duration_seconds avg_fps total_frames dropped_frames energy_mj_per_frame "
-        "energy_wh_per_mbps vmaf_score psnr_score cost co2e_grams"
+        "energy_wh_per_mbps vmaf_score psnr_score cost co2e_grams delta_power_ci_lower_watts "
+        "delta_power_ci_upper_watts repeats"
     )
     labels = ("run_id", "scenario", "bitrate", "resolution", "fps", "encoder", "preset", "streams", "source")
     assert declared == {

@@ -12,6 +12,7 @@ bounded, links are not followed, and what cannot be used is counted, logged and 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import stat
@@ -41,7 +42,8 @@ SCENARIOS = Metric("results_scenarios", "gauge", "Scenarios that hold, repeats a
 SKIPPED = Metric(
     "results_files_skipped_total", "counter", "Versions of files that could not be used.", ("reason",)
 )
-METRICS = (*_scenarios.METRICS, SCENARIOS, SKIPPED)
+BEGAN = Metric("results_run_timestamp_seconds", "gauge", "When the run's first window began.", ("run_id",))
+METRICS = (*_scenarios.METRICS, SCENARIOS, BEGAN, SKIPPED)
 
 REMEDIES = {
     "unreadable": "let the agent's user read it; a regular file, no link",
@@ -136,6 +138,7 @@ class _Run(NamedTuple):
     version: Version
     samples: list[list[Sample]]  # by group
     groups: int  # in the file
+    began: float  # Unix seconds; inf where no window says it
     wanted: list[Window]  # whose energy it does not hold
     found: ResultsFile | None  # kept while something is wanted
     generation: int  # of the answers that are in it
@@ -201,6 +204,8 @@ class Results:
                 run = self._described(file, run.found)
             shown[file.name] = run
             samples.append(SCENARIOS.sample(run.groups, _scenarios.label(file.run_id)))
+            if math.isfinite(run.began):
+                samples.append(BEGAN.sample(run.began, _scenarios.label(file.run_id)))
             samples.extend(sample for group in run.samples[:room] for sample in group)
             room -= len(run.samples)
         self._runs = shown
@@ -255,6 +260,7 @@ class Results:
             version=file.version,
             samples=list(islice(described, self._options.max_scenarios)),
             groups=len(groups(found.scenarios)),
+            began=min((s.start_time for s in found.scenarios if s.start_time is not None), default=math.inf),
             wanted=windows,
             found=found if windows else None,
             generation=generation,

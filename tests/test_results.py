@@ -18,7 +18,7 @@ from powerbench.agent.model import Absent, Host, Metric, Reading
 from powerbench.agent.results_file import BadResults, Rates, parse_results
 from powerbench.collectors import _scenarios, results
 from powerbench.collectors._scenarios import LABELS
-from powerbench.collectors.results import SCENARIOS, SKIPPED
+from powerbench.collectors.results import BEGAN, SCENARIOS, SKIPPED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -136,6 +136,16 @@ async def test_figures_of_a_run(directory: Directory) -> None:
         "source": "rapl",
     }
     assert runs(reading) == {"test_results_20260203_101112": 2}
+
+
+async def test_runs_say_when_they_began(tmp_path: Path) -> None:
+    """A run began with its first window, whatever its file's name; one without times says nothing."""
+    directory = Directory(tmp_path, open_directory(tmp_path, runs=2))
+    timed = [window("a", start_time=1700000100.0), window("b", start_time=1700000000.0), window("c")]
+    directory.write("test_results_20260203_101112.json", json.dumps({"scenarios": timed}))
+    directory.write_run("20260203_101113")
+    assert values(await directory.read(), BEGAN) == {("test_results_20260203_101112",): 1700000000.0}
+    await directory.collector.aclose()
 
 
 async def test_baselines_are_scenarios_without_deltas(directory: Directory) -> None:
@@ -645,6 +655,7 @@ def test_names_kinds_and_labels_are_fixed() -> None:
     assert declared == {
         **{f"results_scenario_{name}": ("gauge", labels) for name in names.split()},
         "results_scenarios": ("gauge", ("run_id",)),
+        "results_run_timestamp_seconds": ("gauge", ("run_id",)),
         "results_files_skipped_total": ("counter", ("reason",)),
     }
     assert all(isinstance(metric, Metric) and metric.help.endswith(".") for metric in results.METRICS)

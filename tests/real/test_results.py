@@ -5,21 +5,14 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
-import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from real.conftest import BIN, agent, free_port, get, need, series, wait_for
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from trees import Powercap
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from real.conftest import BIN, agent, free_port, get, series, wait_for
+from real.machine import machine
+from real.servers import prometheus
 
 CAPTURES = Path(__file__).parent.parent / "captures"
 WATTS = {"intel-rapl:0": 40.0, "intel-rapl:0:0": 6.0}  # package and memory of a machine made of files
@@ -82,75 +75,20 @@ def test_a_run_shows_while_it_goes_on(tmp_path: Path, port: int) -> None:
         assert "baseline" not in shown(port, "delta_power_watts")
 
 
-@contextmanager
-def machine(sysfs: Path) -> Iterator[None]:
-    """Let a machine made of files draw its watts for as long as the context lasts."""
-    powercap = Powercap(sysfs)
-    powercap.zone("intel-rapl:0", "package-0")
-    powercap.zone("intel-rapl:0:0", "dram")
-    powercap.zone("intel-rapl-mmio:0", "package-0")
-    ended = threading.Event()
-    begun = time.monotonic()
-
-    def draw() -> None:
-        while not ended.wait(0.02):
-            for path, watts in WATTS.items():
-                microjoules = int((time.monotonic() - begun) * watts * 1e6)
-                # In place and of one length: a reader meets the old number or the new one.
-                with powercap.file(path).open("r+b", buffering=0) as file:
-                    file.write(b"%012d\n" % microjoules)
-
-    thread = threading.Thread(target=draw)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-@contextmanager
-def prometheus(directory: Path, agent_port: int) -> Iterator[str]:
-    """Run a real Prometheus that scrapes this agent every second; yield its URL."""
-    port = free_port()
-    directory.mkdir()
-    (directory / "prometheus.yml").write_text(
-        "global: {scrape_interval: 1s}\nscrape_configs:\n- job_name: powerbench\n  static_configs:\n"
-        f"  - targets: ['127.0.0.1:{agent_port}']\n"
-    )
-    command = [
-        need("prometheus"),
-        f"--config.file={directory}/prometheus.yml",
-        f"--storage.tsdb.path={directory}/data",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_for(lambda: _ready(url), "Prometheus is ready")
-        yield url
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def _ready(url: str) -> bool:
-    try:
-        get(f"{url}/-/ready")
-    except OSError:
-        return False
-    return True
-
-
 def test_an_old_file_gets_its_energy_from_prometheus(tmp_path: Path, port: int) -> None:
     """A file without energy, whose windows a Prometheus has seen, shows what the counters gained in them."""
     (tmp_path / "results").mkdir()
     watching = free_port()
     machine_flags = ["--sysfs", str(tmp_path / "sys")]
+    config = tmp_path / "prometheus.yml"
+    config.write_text(
+        "global: {scrape_interval: 1s}\nscrape_configs:\n- job_name: powerbench\n  static_configs:\n"
+        f"  - targets: ['127.0.0.1:{port}']\n"
+    )
     with (
-        machine(tmp_path / "sys"),
+        machine(tmp_path / "sys", WATTS),
         agent(port, *machine_flags, "--only", "rapl"),
-        prometheus(tmp_path / "prometheus", port) as url,
+        prometheus(config, tmp_path / "prometheus") as url,
         agent(watching, *configured(tmp_path, prometheus=url, prometheus_match='job="powerbench"')),
     ):
         node = "powerbench_node_energy_joules_total"

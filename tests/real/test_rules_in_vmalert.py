@@ -93,7 +93,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, di
             post(f"{url}/api/v1/import", "\n".join(lines))
         get(f"{url}/internal/force_flush")
         for begin in began.values():
-            replay(url, begin, ["thresholds.yml", "recording.yml", "alerts.yml"])
+            replay(url, begin, ["thresholds.yml", "runs.yml", "recording.yml", "alerts.yml"])
         yield url, began
 
 

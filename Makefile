@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 RUN := $(BIN)/powerbench run --output-dir test_results
 .PHONY: help demo test test-real test-single test-multi test-batch analyze bench lint format type check pre-commit \
-	lock docs doctor native-up native-down
+	lock docs doctor native-up native-down dashboards
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | \
@@ -74,6 +74,9 @@ pre-commit: $(VENV)/.dev ## run the commit hooks on every file
 
 docs: $(VENV)/.dev ## write docs/metrics.md anew out of the declarations
 	@$(BIN)/python docs/generate.py
+
+dashboards: $(VENV)/.dev ## write compose/grafana/dashboards anew out of compose/grafana/boards
+	@$(BIN)/python compose/grafana/generate.py
 
 lock: $(VENV)/.dev ## write requirements/*.txt anew (needs uv)
 	@for extra in run:bench ffmpeg:ffmpeg dev:dev; do \

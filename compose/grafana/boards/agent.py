@@ -1,0 +1,228 @@
+"""The agent itself: whether its collectors work, and what it costs the machine that it measures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from boards.layout import Row, board
+from boards.panels import BAD, GOOD, THIRD, WARN, graph, stat, states, table
+from boards.queries import AGENTS, MEASURED, SLOW_STEP, Query, apart, gained, of, rate
+
+if TYPE_CHECKING:
+    from grafana_foundation_sdk.models import dashboard
+
+COLLECTOR = "{{host}} {{collector}}"
+OWN = "powerbench_agent_energy_joules_total"
+SUCCESS = "powerbench_collector_last_success_timestamp_seconds"
+
+
+def now() -> Row:
+    """Return the row of figures of now."""
+    return Row(
+        "Now",
+        [
+            stat(
+                "Agents down",
+                "Scrape targets of agents whose last scrape failed.",
+                "none",
+                Query(f"sum(1 - {of('up', AGENTS)})", "down"),
+                base=GOOD,
+                steps=((1, BAD),),
+                nothing="no target is configured",
+            ),
+            stat(
+                "Collectors down",
+                "Collectors whose last reading failed. One without a source on its machine does not count.",
+                "none",
+                Query(f"sum(1 - {of('powerbench_collector_up')})", "down"),
+                base=GOOD,
+                steps=((1, BAD),),
+            ),
+            stat(
+                "Failed readings",
+                "Readings that failed or met no deadline, over the time that is shown.",
+                "short",
+                Query(f"sum({gained('powerbench_collector_failures_total')})", "failed"),
+                base=GOOD,
+                steps=((1, WARN),),
+                decimals=0,
+            ),
+            stat(
+                "Longest without success",
+                "The longest time since a collector's last reading that succeeded.",
+                "s",
+                Query(f"max(time() - {of(SUCCESS)})", "age"),
+                base=GOOD,
+                steps=((60, WARN), (300, BAD)),
+                decimals=0,
+            ),
+            stat(
+                "Power of the agents",
+                "The agents' share of measured energy a second, by CPU time: a share, not a measurement.",
+                "watt",
+                Query(f"sum({rate(OWN, MEASURED)})", "measured, shared"),
+                decimals=3,
+                nothing="nothing is measured",
+            ),
+            stat(
+                "Largest agent",
+                "Resident memory of the largest agent. Measured.",
+                "bytes",
+                Query(f"max({of('process_resident_memory_bytes', AGENTS)})", "resident"),
+                decimals=1,
+            ),
+        ],
+    )
+
+
+def collectors() -> Row:
+    """Return the row of the collectors' health."""
+    return Row(
+        "Collectors",
+        [
+            states(
+                "Collectors up",
+                "Whether each collector's last reading succeeded. A band ends where its source leaves.",
+                {0: ("down", BAD), 1: ("up", GOOD)},
+                Query(of("powerbench_collector_up"), COLLECTOR),
+                size=(12, 9),
+            ),
+            graph(
+                "Duration of readings",
+                "How long each collector's last reading took. Measured.",
+                "s",
+                Query(of("powerbench_collector_duration_seconds"), COLLECTOR),
+                size=(12, 9),
+            ),
+            graph(
+                "Failures",
+                "Readings a second that failed or met no deadline.",
+                "suffix: /s",
+                Query(rate("powerbench_collector_failures_total"), COLLECTOR),
+            ),
+            graph(
+                "Time since the last success",
+                "Seconds since each collector's last reading that succeeded: a few beats at most.",
+                "s",
+                Query(f"time() - {of(SUCCESS)}", COLLECTOR),
+            ),
+        ],
+    )
+
+
+def cost() -> Row:
+    """Return the row of what the agent takes."""
+    return Row(
+        "What the agent costs",
+        [
+            graph(
+                "Power of each agent",
+                "The agent's share of its host's energy a second, by CPU time: a share, not a measurement.",
+                "watt",
+                *apart(f"sum by (host) ({rate(OWN, 'SOURCE')})", "{{host}}"),
+                size=THIRD,
+            ),
+            graph(
+                "CPU of each agent",
+                "CPU of the agent's process; 100 % is one core. Measured.",
+                "percent",
+                Query(f"100 * {rate('process_cpu_seconds_total', AGENTS)}", "{{host}} {{instance}}"),
+                size=THIRD,
+                step=SLOW_STEP,
+            ),
+            graph(
+                "Resident memory of each agent",
+                "Memory of the agent's process. Measured.",
+                "bytes",
+                Query(of("process_resident_memory_bytes", AGENTS), "{{host}} {{instance}}"),
+                size=THIRD,
+            ),
+            graph(
+                "Duration of scrapes",
+                "How long the server waited for the agent's page. Measured by the server.",
+                "s",
+                Query(of("scrape_duration_seconds", AGENTS), "{{host}} {{instance}}"),
+                size=THIRD,
+            ),
+            graph(
+                "Samples on a page",
+                "Samples that the last scrape brought.",
+                "short",
+                Query(of("scrape_samples_scraped", AGENTS), "{{host}} {{instance}}"),
+                size=THIRD,
+            ),
+            graph(
+                "Open files",
+                "File descriptors that the agent has open, and how many it may have.",
+                "none",
+                Query(of("process_open_fds", AGENTS), "{{host}} {{instance}} open"),
+                size=THIRD,
+            ),
+        ],
+    )
+
+
+def refused() -> Row:
+    """Return the row of what the agent did not take."""
+    return Row(
+        "What was left out or refused",
+        [
+            graph(
+                "Series dropped",
+                "Samples a second left off a page because their series was there already: two sources of one "
+                "name.",
+                "suffix: /s",
+                Query(rate("powerbench_series_dropped_total"), "{{host}}"),
+                size=THIRD,
+            ),
+            graph(
+                "Rejected ingests",
+                "Connections to /ingest read but not taken in, over the time that is shown, by reason.",
+                "none",
+                Query(gained("ffmpeg_ingest_rejected_total"), "{{host}} {{reason}}"),
+                size=THIRD,
+            ),
+            graph(
+                "Requests refused",
+                "Requests a second that were refused because of who asked.",
+                "suffix: /s",
+                Query(rate("powerbench_http_forbidden_total"), "{{host}}"),
+                size=THIRD,
+            ),
+            graph(
+                "Energy counters that jumped",
+                "Resets of RAPL's counters over the time that is shown: such a jump adds no energy.",
+                "none",
+                Query(gained("rapl_resets_total"), "{{host}} {{path}}"),
+                size=THIRD,
+                nothing="no RAPL on these hosts",
+            ),
+            graph(
+                "Results files left out",
+                "Versions of results files that could not be used, over the time that is shown, by reason.",
+                "none",
+                Query(gained("results_files_skipped_total"), "{{host}} {{reason}}"),
+                size=THIRD,
+                step=SLOW_STEP,
+                nothing="no results files on these hosts",
+            ),
+            table(
+                "Versions",
+                "Which agent runs on each host, and on which Python.",
+                {"agents": (f"count by (host, version, python) ({of('powerbench_build_info')})", "none")},
+                {"host": "host", "version": "version", "python": "python"},
+                sort_by="version",
+                size=THIRD,
+            ),
+        ],
+    )
+
+
+def build() -> dashboard.Dashboard:
+    """Return the dashboard."""
+    return board(
+        "agent",
+        "Agent",
+        "The agents' own health and cost: collectors, readings, memory, CPU, energy, and what was left out.",
+        [now(), collectors(), cost(), refused()],
+    )

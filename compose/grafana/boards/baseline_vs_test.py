@@ -1,0 +1,244 @@
+"""Benchmark runs: each scenario against its baseline, out of the results files that an agent watches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from boards.layout import Row, board, choice, matching
+from boards.panels import bars, graph, stat, table
+from boards.queries import SLOW_STEP, Query, of
+
+if TYPE_CHECKING:
+    from grafana_foundation_sdk.models import dashboard
+
+    from boards.panels import Panel
+
+RUN = 'run_id=~"$run_id"'
+SCENARIO = 'scenario=~"$scenario"'
+NAMED = "{{scenario}} · {{run_id}} ({{source}})"
+NO_RUN = "no run; [collectors.results] names the directory"
+NO_BASELINE = "no scenario with a baseline"
+SETTINGS = ("bitrate", "resolution", "fps", "encoder", "preset", "streams")
+REPEATS = "Mean over the scenario's repeats."
+
+
+def figure(name: str) -> str:
+    """Return a figure of the chosen scenarios."""
+    return of(f"results_scenario_{name}", RUN, SCENARIO)
+
+
+def summary() -> Row:
+    """Return the row that says what came out."""
+    baseline = f"{figure('mean_power_watts')} - {figure('delta_power_watts')}"
+    return Row(
+        "What came out",
+        [
+            stat(
+                "Scenarios",
+                "Scenarios that hold in the chosen runs, repeats as one.",
+                "none",
+                Query(f"sum(max by (host, run_id) ({of('results_scenarios', RUN)}))", "scenarios"),
+                nothing=NO_RUN,
+                size=(6, 4),
+            ),
+            stat(
+                "Baseline power",
+                "Mean power at rest, of the baselines that the chosen scenarios stand against.",
+                "watt",
+                Query(f"avg({baseline})", "baseline"),
+                decimals=2,
+                nothing=NO_BASELINE,
+                size=(6, 4),
+            ),
+            stat(
+                "Largest difference",
+                "The largest mean power beyond the baseline of a chosen scenario.",
+                "watt",
+                Query(f"max({figure('delta_power_watts')})", "beyond baseline"),
+                decimals=2,
+                nothing=NO_BASELINE,
+                size=(6, 4),
+            ),
+            stat(
+                "Largest increase",
+                "The largest mean power beyond the baseline of a chosen scenario, in percent of it.",
+                "percent",
+                Query(f"max({figure('power_pct_increase')})", "beyond baseline"),
+                decimals=1,
+                nothing=NO_BASELINE,
+                size=(6, 4),
+            ),
+            _bars(
+                "Δ power",
+                "Mean power beyond the baseline of the same block. What measured it stands in brackets; "
+                "estimate is a model's figure.",
+                "watt",
+                "delta_power_watts",
+            ),
+            _bars(
+                "Δ power in percent",
+                "Mean power beyond the baseline, in percent of it.",
+                "percent",
+                "power_pct_increase",
+            ),
+            _bars(
+                "Δ energy",
+                "Energy beyond the baseline, over the test's own window.",
+                "watth",
+                "delta_energy_wh",
+            ),
+        ],
+    )
+
+
+def _bars(title: str, what: str, unit: str, name: str, nothing: str = NO_BASELINE) -> Panel:
+    return bars(
+        title,
+        f"{what} {REPEATS}",
+        unit,
+        Query(f"sort_desc({figure(name)})", NAMED),
+        size=(8, 9),
+        decimals=2,
+        nothing=nothing,
+    )
+
+
+def scenarios() -> Row:
+    """Return the row that has every figure of every scenario."""
+    labels = ("run_id", "scenario", "source", *SETTINGS)
+
+    def column(name: str) -> str:
+        return f"max by ({', '.join(labels)}) ({figure(name)})"
+
+    return Row(
+        "Scenarios",
+        [
+            table(
+                "All figures",
+                "Every chosen scenario with its settings, its source of energy and its figures, all of the "
+                f"host alone. {REPEATS} A scenario that names the source estimate was not measured.",
+                {
+                    "mean power": (column("mean_power_watts"), "watt"),
+                    "Δ power": (column("delta_power_watts"), "watt"),
+                    "Δ %": (column("power_pct_increase"), "percent"),
+                    "Δ energy": (column("delta_energy_wh"), "watth"),
+                    "mJ a frame": (column("energy_mj_per_frame"), "none"),
+                    "fps": (column("avg_fps"), "none"),
+                    "dropped": (column("dropped_frames"), "short"),
+                    "seconds": (column("duration_seconds"), "s"),
+                },
+                {label: label.replace("run_id", "run") for label in labels},
+                sort_by="Δ power",
+                size=(24, 10),
+                nothing=NO_RUN,
+            )
+        ],
+    )
+
+
+def costs() -> Row:
+    """Return the row of what a frame, a bit and a test cost."""
+    no_encode = "no scenario with an encode"
+    return Row(
+        "Cost and quality",
+        [
+            _bars(
+                "Mean power", "Mean power of the host over the window.", "watt", "mean_power_watts", NO_RUN
+            ),
+            bars(
+                "Energy a frame",
+                f"Energy of the host, idle energy among it, a frame encoded. {REPEATS}",
+                "joule",
+                Query(f"sort_desc({figure('energy_mj_per_frame')} / 1000)", NAMED),
+                size=(8, 9),
+                decimals=3,
+                nothing=no_encode,
+            ),
+            _bars(
+                "Energy by rate",
+                "Energy of the host over the window, in Wh divided by the achieved rate in Mbit/s.",
+                "watth",
+                "energy_wh_per_mbps",
+                no_encode,
+            ),
+            _bars(
+                "VMAF",
+                "Quality of ten seconds with the same settings, 0 to 100.",
+                "none",
+                "vmaf_score",
+                "not computed; run with --compute-quality",
+            ),
+            _bars(
+                "PSNR",
+                "Quality of ten seconds with the same settings, in dB.",
+                "suffix: dB",
+                "psnr_score",
+                "not computed; run with --compute-quality",
+            ),
+            _bars(
+                "Frames encoded a second",
+                "Of all streams of the scenario together.",
+                "suffix: fps",
+                "avg_fps",
+                no_encode,
+            ),
+            _bars(
+                "Cost",
+                "Energy of the host over the window at the price of a kWh, in that price's currency.",
+                "none",
+                "cost",
+                "no price of a kWh is set",
+            ),
+            _bars(
+                "CO2e",
+                "Energy of the host over the window at the grid's grams a kWh: as good as that figure is.",
+                "massg",
+                "co2e_grams",
+                "no grams a kWh are set",
+            ),
+            _bars("Energy", "Energy of the host over the window.", "watth", "total_energy_wh", NO_RUN),
+        ],
+    )
+
+
+def history() -> Row:
+    """Return the row of one run after another."""
+    return Row(
+        "Runs over time",
+        [
+            graph(
+                "Δ power while runs came in",
+                "Mean power beyond the baseline as the agent showed it: a step where a newer run took over.",
+                "watt",
+                Query(of("results_scenario_delta_power_watts", SCENARIO), NAMED),
+                step=SLOW_STEP,
+                least=None,
+                nothing=NO_BASELINE,
+            ),
+            graph(
+                "Scenarios that hold",
+                "How many scenarios of each run hold, as the run goes on; repeats as one.",
+                "none",
+                Query(of("results_scenarios"), "{{host}} {{run_id}}"),
+                step=SLOW_STEP,
+                nothing=NO_RUN,
+            ),
+        ],
+    )
+
+
+def build() -> dashboard.Dashboard:
+    """Return the dashboard."""
+    power = "results_scenario_mean_power_watts"
+    return board(
+        "baseline-vs-test",
+        "Baseline vs test",
+        "What benchmark runs came to: power and energy beyond the idle baseline, a frame's energy, quality "
+        "and cost. Every figure is of the host alone.",
+        [summary(), scenarios(), costs(), history()],
+        [
+            choice("run_id", "Run", matching(power, "run_id"), everything=False, newest_first=True),
+            choice("scenario", "Scenario", matching(power, "scenario", RUN)),
+        ],
+        since="now-6h",
+    )

@@ -1,0 +1,176 @@
+"""The rows of GPUs: NVIDIA through NVML, AMD and Intel through sysfs, and NVIDIA again through DCGM."""
+
+from __future__ import annotations
+
+from boards.layout import Row
+from boards.panels import BAD, THIRD, WARN, graph
+from boards.queries import SLOW_STEP, Query, gained, of
+
+# Defaults of the alerts GpuPowerHigh and GpuPowerCritical.
+POWER_LIMITS = ((200, WARN), (300, BAD))
+
+
+def nvidia() -> Row:
+    """Return the row of NVIDIA GPUs as the agent sees them."""
+    named, missing = "{{host}} GPU {{gpu}}", "no NVIDIA GPU on these hosts"
+    encoders = {
+        "encoder": "nvidia_gpu_encoder_utilization_percent",
+        "decoder": "nvidia_gpu_decoder_utilization_percent",
+    }
+    return Row(
+        "NVIDIA GPUs",
+        [
+            graph(
+                "NVIDIA: power",
+                "Power of each board and the limit that is enforced, measured by NVML. The lines are the "
+                "alerts' thresholds.",
+                "watt",
+                Query(of("nvidia_gpu_power_draw_watts"), named),
+                Query(of("nvidia_gpu_power_limit_watts"), f"{named} limit"),
+                size=THIRD,
+                lines=POWER_LIMITS,
+                nothing=missing,
+            ),
+            graph(
+                "NVIDIA: use",
+                "Share of the driver's last window with a kernel running. Measured.",
+                "percent",
+                Query(of("nvidia_gpu_utilization_percent"), named),
+                size=THIRD,
+                most=100,
+                nothing=missing,
+            ),
+            graph(
+                "NVIDIA: encoders and decoders",
+                "Use of NVENC and NVDEC, the engines that transcode. Measured.",
+                "percent",
+                *(Query(of(metric), f"{named} {engine}") for engine, metric in encoders.items()),
+                size=THIRD,
+                most=100,
+                nothing=missing,
+            ),
+            graph(
+                "NVIDIA: encoder sessions",
+                "Sessions of NVENC that are open, every 10 s. Measured.",
+                "none",
+                Query(of("nvidia_gpu_encoder_sessions"), named),
+                size=THIRD,
+                nothing=missing,
+            ),
+            graph(
+                "NVIDIA: memory",
+                "Memory that is allocated or reserved, and all that there is. Measured.",
+                "bytes",
+                Query(of("nvidia_gpu_memory_used_bytes"), f"{named} in use"),
+                Query(of("nvidia_gpu_memory_total_bytes"), f"{named} in all"),
+                size=THIRD,
+                nothing=missing,
+            ),
+            graph(
+                "NVIDIA: temperature",
+                "Temperature of the die. Measured.",
+                "celsius",
+                Query(of("nvidia_gpu_temperature_celsius"), named),
+                size=THIRD,
+                nothing=missing,
+            ),
+            graph(
+                "NVIDIA: clocks held down",
+                "1 while the driver holds clocks down, by its reason. Figures of such a time compare badly.",
+                "none",
+                Query(of("nvidia_gpu_throttled"), f"{named} {{{{reason}}}}"),
+                size=(12, 7),
+                most=1,
+                nothing="never, or no NVIDIA GPU on these hosts",
+            ),
+            graph(
+                "NVIDIA: Xid errors",
+                "Xid errors over the time that is shown, by the driver's number. 0 is well.",
+                "none",
+                Query(gained("nvidia_gpu_xid_errors_total"), f"{named} Xid {{{{xid}}}}"),
+                size=(12, 7),
+                nothing="none",
+            ),
+        ],
+    )
+
+
+def others() -> Row:
+    """Return the row of AMD and Intel GPUs as the agent sees them."""
+    named, missing = "{{host}} {{vendor}} {{gpu}}", "no AMD or Intel GPU on these hosts"
+    return Row(
+        "AMD and Intel GPUs",
+        [
+            graph(
+                "AMD and Intel: power",
+                "Power of each GPU, measured: AMD's own sensor, Intel's energy counter over the last beat. "
+                "A GPU within a CPU is part of the CPU's power, too. The lines are the alerts' thresholds.",
+                "watt",
+                Query(of("drm_gpu_power_watts"), named),
+                size=THIRD,
+                lines=POWER_LIMITS,
+                nothing=missing,
+            ),
+            graph(
+                "AMD: use",
+                "Use of the graphics and compute engines, and of the video engine (VCN). Measured; Intel's "
+                "drivers do not say.",
+                "percent",
+                Query(of("drm_gpu_busy_percent"), named),
+                Query(of("drm_gpu_encoder_busy_percent"), f"{named} video engine"),
+                size=THIRD,
+                most=100,
+                nothing="no AMD GPU on these hosts",
+            ),
+            graph(
+                "AMD and Intel: temperature",
+                "Temperature of each GPU: edge, else junction or package. Measured.",
+                "celsius",
+                Query(of("drm_gpu_temperature_celsius"), named),
+                size=THIRD,
+                nothing=missing,
+            ),
+        ],
+    )
+
+
+def dcgm() -> Row:
+    """Return the row of NVIDIA GPUs as DCGM's exporter sees them."""
+    named, missing = "{{host}} GPU {{gpu}}", "dcgm-exporter is not scraped"
+    return Row(
+        "NVIDIA GPUs through DCGM, where it is scraped",
+        [
+            graph(
+                "DCGM: power",
+                "Power of each board, measured by DCGM: the same boards as under NVIDIA GPUs, so never add "
+                "the two up. The lines are the alerts' thresholds.",
+                "watt",
+                Query(of("DCGM_FI_DEV_POWER_USAGE"), named),
+                size=THIRD,
+                step=SLOW_STEP,
+                lines=POWER_LIMITS,
+                nothing=missing,
+            ),
+            graph(
+                "DCGM: use and encoders",
+                "Use of each GPU, and of its encoders. Measured by DCGM.",
+                "percent",
+                Query(of("DCGM_FI_DEV_GPU_UTIL"), named),
+                Query(of("DCGM_FI_DEV_ENC_UTIL"), f"{named} encoder"),
+                size=THIRD,
+                step=SLOW_STEP,
+                most=100,
+                nothing=missing,
+            ),
+            graph(
+                "DCGM: temperature",
+                "Temperature of each GPU. Measured by DCGM.",
+                "celsius",
+                Query(of("DCGM_FI_DEV_GPU_TEMP"), named),
+                size=THIRD,
+                step=SLOW_STEP,
+                nothing=missing,
+            ),
+        ],
+        closed=True,
+    )

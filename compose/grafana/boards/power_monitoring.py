@@ -1,0 +1,375 @@
+"""What machines draw, by component, beside what they do: the first dashboard to open."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from boards import gpus
+from boards.layout import Row, board, choice, matching
+from boards.panels import BAD, THIRD, WARN, bars, graph, stat, table
+from boards.queries import (
+    COMPONENT,
+    CONTAINER,
+    ESTIMATED,
+    MEASURED,
+    SLOW_STEP,
+    Query,
+    apart,
+    gained,
+    of,
+    rate,
+)
+
+if TYPE_CHECKING:
+    from grafana_foundation_sdk.models import dashboard
+
+    from boards.panels import Panel
+
+NODE = "powerbench_node_energy_joules_total"
+NODE_WATTS = "powerbench_node_power_watts"
+GPU = 'component="gpu"'
+ALL_MEASURED = "all is measured"
+# Defaults of the alerts CpuPowerHigh and CpuPowerCritical.
+PACKAGE_LIMITS = ((80, WARN), (120, BAD))
+
+
+def power() -> Row:
+    """Return the row of the machines' power and energy."""
+    return Row(
+        "Power and energy",
+        [
+            stat(
+                "Measured power",
+                "Power now of the chosen hosts and components together: what RAPL and GPUs measure, mean of "
+                "the agent's last beat (1 s). Estimates are not in it.",
+                "watt",
+                Query(f"sum({of(NODE_WATTS, COMPONENT, MEASURED)})", "measured"),
+                decimals=1,
+            ),
+            stat(
+                "Estimated power",
+                "Power now of the hosts whose CPUs nothing measures: a linear model of CPU time, not a "
+                "measurement. Never added to measured power.",
+                "watt",
+                Query(f"sum({of(NODE_WATTS, COMPONENT, ESTIMATED)})", "estimate"),
+                decimals=1,
+                base="purple",
+                nothing=ALL_MEASURED,
+            ),
+            stat(
+                "Measured energy",
+                "Energy of the chosen hosts and components over the time that is shown, measured.",
+                "watth",
+                Query(f"sum({gained(NODE, COMPONENT, MEASURED)}) / 3600", "measured"),
+                decimals=2,
+            ),
+            stat(
+                "Estimated energy",
+                "Energy over the time that is shown of the hosts whose CPUs nothing measures: an estimate.",
+                "watth",
+                Query(f"sum({gained(NODE, COMPONENT, ESTIMATED)}) / 3600", "estimate"),
+                decimals=2,
+                base="purple",
+                nothing=ALL_MEASURED,
+            ),
+            stat(
+                "GPU power",
+                "Power now of the discrete GPUs of the chosen hosts together, measured.",
+                "watt",
+                Query(f"sum({of(NODE_WATTS, GPU)})", "measured"),
+                decimals=1,
+                nothing="no GPU",
+            ),
+            stat(
+                "CPU use",
+                "Share of CPU time of the chosen hosts that was not idle. Measured.",
+                "percent",
+                Query(f"100 * (1 - sum({_idle()}) / sum({rate('host_cpu_seconds_total')}))", "busy"),
+                steps=((80, WARN), (95, BAD)),
+                decimals=1,
+            ),
+            graph(
+                "Power by component",
+                "Mean power of each component, out of its energy counter. Components do not overlap. The "
+                "source in brackets: rapl, nvml and drm measure, estimate is a model's figure.",
+                "watt",
+                Query(
+                    f"sum by (host, component, source) ({rate(NODE, COMPONENT)})",
+                    "{{host}} {{component}} ({{source}})",
+                ),
+                size=(12, 9),
+            ),
+            graph(
+                "Power of CPU packages and memory",
+                "Power of each RAPL zone, mean over a second, measured. Zones overlap (psys has packages in "
+                "it, a package its cores), so never add them up. The lines are the alerts' thresholds for a "
+                "package.",
+                "watt",
+                Query(of("rapl_power_watts"), "{{host}} {{zone}} {{package}} ({{path}})"),
+                size=(12, 9),
+                lines=PACKAGE_LIMITS,
+                nothing="no RAPL on these hosts",
+            ),
+            _energy(),
+            _shares("Who used the measured energy", "Measured energy", MEASURED, "nothing is measured"),
+            _shares(
+                "Who used the estimated energy",
+                "Energy of the hosts whose CPUs nothing measures, an estimate",
+                ESTIMATED,
+                ALL_MEASURED,
+            ),
+        ],
+    )
+
+
+def _energy() -> Panel:
+    by = "sum by (host, component, source)"
+    return table(
+        "Energy and mean power by component",
+        "Energy over the time that is shown, and mean power now. One row a source: where it says estimate, "
+        "the figures are a model's.",
+        {
+            "energy": (f"{by} ({gained(NODE, COMPONENT)}) / 3600", "watth"),
+            "power": (f"{by} ({rate(NODE, COMPONENT)})", "watt"),
+        },
+        {"host": "host", "component": "component", "source": "source"},
+        sort_by="energy",
+        size=THIRD,
+    )
+
+
+def _shares(title: str, what: str, source: str, nothing: str) -> Panel:
+    def part(bucket: str, *more: str) -> str:
+        return f"sum({rate(f'{bucket}_energy_joules_total', COMPONENT, source, *more)})"
+
+    outside = 'container=""'  # a stream within a container is a view of that container's energy
+    return graph(
+        title,
+        f"{what} a second by who used it, the chosen hosts together. Shares by CPU time and GPU use, not "
+        "measured one by one; the parts add up to the whole. Streams in containers are within containers.",
+        "watt",
+        Query(part("powerbench_idle"), "idle"),
+        Query(part("docker_container"), "containers"),
+        Query(part("ffmpeg_stream", outside), "streams outside containers"),
+        Query(part("powerbench_agent"), "the agent"),
+        Query(part("powerbench_departed"), "departed"),
+        Query(part("powerbench_unattributed"), "unattributed"),
+        size=THIRD,
+        stacked=True,
+        nothing=nothing,
+    )
+
+
+def _idle() -> str:
+    return rate("host_cpu_seconds_total", 'mode=~"idle|iowait"')
+
+
+def processors() -> Row:
+    """Return the row of CPU and memory, as the agent sees them."""
+    every = rate("host_cpu_seconds_total")
+    return Row(
+        "CPU and memory",
+        [
+            graph(
+                "CPU use by host",
+                "Share of CPU time that was not idle, all CPUs of a host together. Measured.",
+                "percent",
+                Query(
+                    f"100 * (1 - sum by (host) ({_idle()}) / sum by (host) ({every}))",
+                    "{{host}}",
+                ),
+                most=100,
+                size=THIRD,
+            ),
+            graph(
+                "Memory",
+                "Memory that programs use or cannot get, and all that there is. Measured.",
+                "bytes",
+                Query(
+                    f"{of('host_memory_total_bytes')} - {of('host_memory_available_bytes')}",
+                    "{{host}} in use",
+                ),
+                Query(of("host_memory_total_bytes"), "{{host}} in all"),
+                size=THIRD,
+            ),
+            graph(
+                "Load",
+                "Load average over one minute. Measured.",
+                "none",
+                Query(of("host_load1"), "{{host}}"),
+                size=THIRD,
+            ),
+            graph(
+                "CPU frequency",
+                "Current frequency over the CPUs of a host: slowest, mean and fastest. Measured.",
+                "hertz",
+                Query(of("host_cpu_frequency_hertz"), "{{host}} {{stat}}"),
+                nothing="no cpufreq on these hosts",
+            ),
+            graph(
+                "Temperatures",
+                "The hottest sensor of each chip. Measured.",
+                "celsius",
+                Query(f"max by (host, chip) ({of('host_temperature_celsius')})", "{{host}} {{chip}}"),
+                nothing="no sensor on these hosts",
+            ),
+        ],
+    )
+
+
+def devices() -> Row:
+    """Return the row of disks and network, out of node_exporter."""
+    card = 'device!~"lo|veth.*|docker.*|br-.*"'
+    disk = 'device!~"loop.*|ram.*|zram.*|fd.*|sr.*"'
+    mount = 'fstype!~"tmpfs|ramfs|overlay|squashfs|devtmpfs|fuse.*"'
+    missing = "node_exporter is not scraped"
+    return Row(
+        "Network and disk (node_exporter)",
+        [
+            graph(
+                "Network",
+                "Bits a second through each card; up is received, transmitted is named so. Measured by "
+                "node_exporter; loopback and containers' ends are left out.",
+                "bps",
+                Query(
+                    f"8 * {rate('node_network_receive_bytes_total', card)}", "{{host}} {{device}} received"
+                ),
+                Query(
+                    f"8 * {rate('node_network_transmit_bytes_total', card)}",
+                    "{{host}} {{device}} transmitted",
+                ),
+                step=SLOW_STEP,
+                nothing=missing,
+            ),
+            graph(
+                "Disk throughput",
+                "Bytes a second read from and written to each disk. Measured by node_exporter.",
+                "Bps",
+                Query(rate("node_disk_read_bytes_total", disk), "{{host}} {{device}} read"),
+                Query(rate("node_disk_written_bytes_total", disk), "{{host}} {{device}} written"),
+                step=SLOW_STEP,
+                nothing=missing,
+            ),
+            graph(
+                "Disk use",
+                "Share of time in which a disk had something to do. Measured by node_exporter.",
+                "percentunit",
+                Query(rate("node_disk_io_time_seconds_total", disk), "{{host}} {{device}}"),
+                most=1,
+                step=SLOW_STEP,
+                nothing=missing,
+            ),
+            bars(
+                "File systems",
+                "Share of each file system that is in use. Measured by node_exporter.",
+                "percent",
+                Query(
+                    f"100 * (1 - {of('node_filesystem_avail_bytes', mount)} / "
+                    f"{of('node_filesystem_size_bytes', mount)})",
+                    "{{host}} {{mountpoint}}",
+                ),
+                steps=((80, WARN), (95, BAD)),
+                decimals=0,
+                nothing=missing,
+            ),
+        ],
+    )
+
+
+def containers() -> Row:
+    """Return the row of containers, as the agent sees them."""
+    joules = "docker_container_energy_joules_total"
+    missing = "no container engine on these hosts"
+    traffic = {
+        "received": "docker_container_network_receive_bytes_total",
+        "transmitted": "docker_container_network_transmit_bytes_total",
+    }
+    blocks = {
+        "read": "docker_container_block_read_bytes_total",
+        "written": "docker_container_block_written_bytes_total",
+    }
+    named = "{{host}} {{container}}"
+    return Row(
+        "Containers",
+        [
+            graph(
+                "Power of containers",
+                "Each container's share of the host's energy a second, by CPU time and GPU use: a share, "
+                "not a measurement. Where it says estimate, what is shared is an estimate, too.",
+                "watt",
+                *apart(f"sum by (host, container) ({rate(joules, COMPONENT, CONTAINER, 'SOURCE')})", named),
+                step=SLOW_STEP,
+                nothing=missing,
+            ),
+            graph(
+                "CPU of containers",
+                "CPU of each container; 100 % is one core. Measured.",
+                "percent",
+                Query(of("docker_container_cpu_percent", CONTAINER), named),
+                step=SLOW_STEP,
+                nothing=missing,
+            ),
+            graph(
+                "Memory of containers",
+                "Memory of each container, without the page cache that goes first. Measured.",
+                "bytes",
+                Query(of("docker_container_memory_bytes", CONTAINER), named),
+                size=THIRD,
+                step=SLOW_STEP,
+                nothing=missing,
+            ),
+            graph(
+                "Network of containers",
+                "Bits a second that each container receives and transmits. Measured.",
+                "bps",
+                *(
+                    Query(f"8 * {rate(metric, CONTAINER)}", f"{named} {way}")
+                    for way, metric in traffic.items()
+                ),
+                size=THIRD,
+                step=SLOW_STEP,
+                nothing="no container with a network of its own",
+            ),
+            graph(
+                "Block I/O of containers",
+                "Bytes a second that each container reads from and writes to devices. Measured.",
+                "Bps",
+                *(Query(rate(metric, CONTAINER), f"{named} {way}") for way, metric in blocks.items()),
+                size=THIRD,
+                step=SLOW_STEP,
+                nothing=missing,
+            ),
+            graph(
+                "Engine and containers, CPU",
+                "CPU of dockerd, containerd and podman, and of all containers; 100 % is one core. Measured.",
+                "percent",
+                Query(of("docker_engine_cpu_percent"), "{{host}} engine"),
+                Query(of("docker_containers_total_cpu_percent"), "{{host}} all containers"),
+                step=SLOW_STEP,
+                nothing=missing,
+            ),
+            graph(
+                "Containers by state",
+                "How many containers there are, by state. Measured.",
+                "none",
+                Query(of("docker_containers"), "{{host}} {{state}}"),
+                step=SLOW_STEP,
+                nothing=missing,
+            ),
+        ],
+    )
+
+
+def build() -> dashboard.Dashboard:
+    """Return the dashboard."""
+    return board(
+        "power-monitoring",
+        "Power monitoring",
+        "Power and energy of hosts by component, beside CPU, memory, network, disks, containers and GPUs. "
+        "What is measured and what is estimated are never added up.",
+        [power(), processors(), gpus.nvidia(), gpus.others(), containers(), devices(), gpus.dcgm()],
+        [
+            choice("component", "Component", matching(NODE, "component")),
+            choice("container", "Container", matching("docker_container_cpu_percent", "container")),
+        ],
+    )

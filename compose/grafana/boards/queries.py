@@ -1,0 +1,60 @@
+"""PromQL that the dashboards share. Energy in joules, power in watts, time in seconds.
+
+Everything is selected by `host`, the label that every scrape job sets: it joins the metrics of an agent, of
+node_exporter and of DCGM on one machine.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+HOST = 'host=~"$host"'
+COMPONENT = 'component=~"$component"'
+STREAM = 'stream=~"$stream"'
+CONTAINER = 'container=~"$container"'
+MEASURED = 'source!="estimate"'
+ESTIMATED = 'source="estimate"'
+AGENTS = 'job=~"powerbench.*"'
+
+# Minimum steps of what is scraped more slowly than every 5 s in some layout: $__rate_interval is at least
+# four of them, so that a rate always finds two samples.
+FFMPEG_STEP = "10s"
+SLOW_STEP = "15s"
+
+
+class Query(NamedTuple):
+    """An expression, and what its series are called; `{{label}}` is a label's value."""
+
+    expr: str
+    legend: str
+
+
+def of(metric: str, *matchers: str) -> str:
+    """Return a metric of the chosen hosts."""
+    return f"{metric}{{{','.join((HOST, *matchers))}}}"
+
+
+def rate(metric: str, *matchers: str) -> str:
+    """Return a counter's increase a second: joules become mean watts."""
+    return f"rate({of(metric, *matchers)}[$__rate_interval])"
+
+
+def gained(metric: str, *matchers: str) -> str:
+    """Return a counter's increase over the range that is shown."""
+    return f"increase({of(metric, *matchers)}[$__range])"
+
+
+def apart(expr: str, legend: str) -> tuple[Query, Query]:
+    """Return an expression twice: of what is measured, and of what is estimated, which is named so.
+
+    `expr` has SOURCE where the matcher goes, so that no sum ever holds both.
+    """
+    return (
+        Query(expr.replace("SOURCE", MEASURED), legend),
+        Query(expr.replace("SOURCE", ESTIMATED), f"{legend} (estimate)"),
+    )
+
+
+def recorded(rule: str, *matchers: str) -> str:
+    """Return a recording rule's series, each with a label `note` where it is an estimate."""
+    return f'label_replace({of(rule, *matchers)}, "note", "(estimate)", "measured", "false")'

@@ -1,0 +1,256 @@
+"""The streams that are being encoded: how fast, how well, at what power; and what nginx-rtmp passes on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from boards.layout import Row, board, choice, matching
+from boards.panels import BAD, GOOD, THIRD, WARN, graph, stat, states
+from boards.queries import FFMPEG_STEP, MEASURED, STREAM, Query, apart, gained, of, rate
+
+if TYPE_CHECKING:
+    from grafana_foundation_sdk.models import dashboard
+
+NAMED = "{{host}} {{stream}}"
+ENERGY = "ffmpeg_stream_energy_joules_total"
+REAL_TIME = 0.98  # of the smallest speed of a stream that keeps up; the benchmark's own bound
+MISSING = "no stream"
+OUTSIDE_KNOWLEDGE = "no process of a stream is known on these hosts"
+STATES = {0: ("ended", "text"), 1: ("live", GOOD), 2: ("silent", BAD), 3: ("stalled", BAD)}
+
+
+def per_frame(source: str) -> str:
+    """Return joules a frame by stream, of what one kind of source says."""
+    frames = f"max by (host, stream) ({rate('ffmpeg_frames_total', STREAM)})"
+    return f"sum by (host, stream) ({rate(ENERGY, STREAM, source)}) / ({frames} > 0)"
+
+
+def now() -> Row:
+    """Return the row of figures of now."""
+    active = f"sum(max by (host, stream) ({of('ffmpeg_stream_active', STREAM)}))"
+    watts = f"sum({rate(ENERGY, STREAM, MEASURED)})"
+    frames = f"sum(max by (host, stream) ({rate('ffmpeg_frames_total', STREAM)}))"
+    return Row(
+        "Now",
+        [
+            stat(
+                "Active streams",
+                "Streams of which a report came in the last 5 s and that have not ended.",
+                "none",
+                Query(active, "active"),
+                nothing=MISSING,
+            ),
+            stat(
+                "Stalled streams",
+                "Streams without a new frame or new output for 5 s, or silent without an end.",
+                "none",
+                Query(f"sum(max by (host, stream) ({of('ffmpeg_stream_stalled', STREAM)}))", "stalled"),
+                base=GOOD,
+                steps=((1, BAD),),
+                nothing=MISSING,
+            ),
+            stat(
+                "Slowest stream",
+                "The smallest speed of a stream: below 1 for long, it falls behind real time. Measured.",
+                "suffix:x",
+                Query(f"min({of('ffmpeg_speed', STREAM)})", "speed"),
+                base=BAD,
+                steps=((REAL_TIME, GOOD),),
+                decimals=2,
+                nothing="no stream that runs",
+            ),
+            stat(
+                "Dropped frames",
+                "Frames that the chosen streams have dropped over the time that is shown. Measured.",
+                "short",
+                Query(
+                    f"sum(max by (host, stream) ({gained('ffmpeg_frames_dropped_total', STREAM)}))", "dropped"
+                ),
+                base=GOOD,
+                steps=((1, WARN),),
+                decimals=0,
+                nothing=MISSING,
+            ),
+            stat(
+                "Power of streams",
+                "The chosen streams' share of measured energy a second: a share by CPU time and GPU use. "
+                "Estimates are not in it.",
+                "watt",
+                Query(watts, "measured, shared"),
+                decimals=2,
+                nothing=OUTSIDE_KNOWLEDGE,
+            ),
+            stat(
+                "Frames a second",
+                "Frames encoded a second, all chosen streams together. Measured.",
+                "suffix: fps",
+                Query(frames, "fps"),
+                decimals=1,
+                nothing=MISSING,
+            ),
+        ],
+    )
+
+
+def flow() -> Row:
+    """Return the row of what the encoders do."""
+    return Row(
+        "Encoding",
+        [
+            states(
+                "State of each stream",
+                "Live: reports come in. Stalled: reports without a new frame or output. Silent: no report "
+                "and no end. Ended: the run has ended.",
+                STATES,
+                Query(
+                    f"{of('ffmpeg_stream_active', STREAM)} + 2 * {of('ffmpeg_stream_stalled', STREAM)}", NAMED
+                ),
+                nothing=MISSING,
+            ),
+            graph(
+                "Speed",
+                "Seconds of media encoded a second, over the last 5 s. 1 is real time; the line is 0.98, "
+                "below which a stream does not keep up. Measured.",
+                "suffix:x",
+                Query(of("ffmpeg_speed", STREAM), NAMED),
+                step=FFMPEG_STEP,
+                lines=((REAL_TIME, GOOD),),
+                nothing=MISSING,
+            ),
+            graph(
+                "Frames a second by stream",
+                "Frames encoded a second, over the last 5 s. Measured.",
+                "suffix: fps",
+                Query(of("ffmpeg_fps", STREAM), NAMED),
+                size=THIRD,
+                step=FFMPEG_STEP,
+                nothing=MISSING,
+            ),
+            graph(
+                "Bitrate",
+                "Bits written a second, over the last 5 s. Measured, and not what was asked for.",
+                "bps",
+                Query(f"1000 * {of('ffmpeg_bitrate_kbps', STREAM)}", NAMED),
+                size=THIRD,
+                step=FFMPEG_STEP,
+                nothing=MISSING,
+            ),
+            graph(
+                "Frames dropped and duplicated",
+                "Frames a second that FFmpeg left out or gave twice to keep its rate. Measured.",
+                "suffix: fps",
+                Query(rate("ffmpeg_frames_dropped_total", STREAM), f"{NAMED} dropped"),
+                Query(rate("ffmpeg_frames_duplicated_total", STREAM), f"{NAMED} duplicated"),
+                size=THIRD,
+                step=FFMPEG_STEP,
+                nothing=MISSING,
+            ),
+        ],
+    )
+
+
+def energy() -> Row:
+    """Return the row of what streams cost."""
+    return Row(
+        "Power and energy of streams",
+        [
+            graph(
+                "Power of each stream",
+                "Each stream's share of its host's energy a second, by CPU time and GPU use: a share, not a "
+                "measurement. Where it says estimate, what is shared is an estimate, too.",
+                "watt",
+                *apart(f"sum by (host, stream) ({rate(ENERGY, STREAM, 'SOURCE')})", NAMED),
+                size=THIRD,
+                step=FFMPEG_STEP,
+                nothing=OUTSIDE_KNOWLEDGE,
+            ),
+            graph(
+                "Energy a frame",
+                "Joules of a stream's share by frames that it encoded; a gap while it encodes none. Without "
+                "the idle energy of its host, which fleet has.",
+                "joule",
+                *apart(per_frame("SOURCE"), NAMED),
+                size=THIRD,
+                step=FFMPEG_STEP,
+                nothing=OUTSIDE_KNOWLEDGE,
+            ),
+            graph(
+                "Power of streams by component",
+                "The same shares by component: CPU, memory, GPU. The source in brackets.",
+                "watt",
+                Query(
+                    f"sum by (host, stream, component, source) ({rate(ENERGY, STREAM)})",
+                    f"{NAMED} {{{{component}}}} ({{{{source}}}})",
+                ),
+                size=THIRD,
+                step=FFMPEG_STEP,
+                nothing=OUTSIDE_KNOWLEDGE,
+            ),
+            graph(
+                "Runs after the first",
+                "How often each stream was started anew over the time that is shown. Measured.",
+                "none",
+                Query(gained("ffmpeg_stream_restarts_total", STREAM), NAMED),
+                size=(12, 7),
+                step=FFMPEG_STEP,
+                nothing=MISSING,
+            ),
+            graph(
+                "Time since the last report",
+                "Seconds since FFmpeg's last report of each stream; an ended stream leaves after 5 minutes.",
+                "s",
+                Query(f"time() - {of('ffmpeg_stream_last_update_timestamp_seconds', STREAM)}", NAMED),
+                size=(12, 7),
+                step=FFMPEG_STEP,
+                nothing=MISSING,
+            ),
+        ],
+    )
+
+
+def relay() -> Row:
+    """Return the row of nginx-rtmp's streams, which have names of their own."""
+    missing = "nginx-rtmp's page is not read"
+    named = "{{host}} {{application}}/{{stream}}"
+    return Row(
+        "nginx-rtmp",
+        [
+            graph(
+                "Received by nginx-rtmp",
+                "Bits a second that publishers send, by stream. Measured by nginx. Its streams are called by "
+                "their keys, so the choice of streams above does not apply.",
+                "bps",
+                Query(f"8 * {rate('nginx_rtmp_stream_bytes_in_total')}", named),
+                size=THIRD,
+                nothing=missing,
+            ),
+            graph(
+                "Sent by nginx-rtmp",
+                "Bits a second sent to all who play a stream. Measured by nginx.",
+                "bps",
+                Query(f"8 * {rate('nginx_rtmp_stream_bytes_out_total')}", named),
+                size=THIRD,
+                nothing=missing,
+            ),
+            graph(
+                "Clients of nginx-rtmp",
+                "Connections of each stream, publishers and players. Measured by nginx.",
+                "none",
+                Query(of("nginx_rtmp_stream_clients"), named),
+                size=THIRD,
+                nothing=missing,
+            ),
+        ],
+    )
+
+
+def build() -> dashboard.Dashboard:
+    """Return the dashboard."""
+    return board(
+        "streams",
+        "Streams",
+        "Streams that FFmpeg encodes: speed, rate, stalls, drops, and what each costs in watts and joules a "
+        "frame; and what nginx-rtmp passes on.",
+        [now(), flow(), energy(), relay()],
+        [choice("stream", "Stream", matching("ffmpeg_stream_active", "stream"))],
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from boards.layout import Row, board
-from boards.panels import BAD, GOOD, THIRD, WARN, graph, stat, states, table
+from boards.panels import BAD, GOOD, THIRD, WARN, bars, graph, stat, states, table
 from boards.queries import AGENTS, MEASURED, SLOW_STEP, Query, apart, gained, of, rate
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def now() -> Row:
                 Query(f"sum(1 - {of('up', AGENTS)})", "down"),
                 base=GOOD,
                 steps=((1, BAD),),
-                nothing="no target is configured",
+                nothing="no target",
             ),
             stat(
                 "Collectors down",
@@ -126,7 +126,7 @@ def cost() -> Row:
                 "CPU of each agent",
                 "CPU of the agent's process; 100 % is one core. Measured.",
                 "percent",
-                Query(f"100 * {rate('process_cpu_seconds_total', AGENTS)}", "{{host}} {{instance}}"),
+                Query(f"100 * {rate('process_cpu_seconds_total', AGENTS)}", "{{host}} {{job}}"),
                 size=THIRD,
                 step=SLOW_STEP,
             ),
@@ -134,28 +134,28 @@ def cost() -> Row:
                 "Resident memory of each agent",
                 "Memory of the agent's process. Measured.",
                 "bytes",
-                Query(of("process_resident_memory_bytes", AGENTS), "{{host}} {{instance}}"),
+                Query(of("process_resident_memory_bytes", AGENTS), "{{host}} {{job}}"),
                 size=THIRD,
             ),
             graph(
                 "Duration of scrapes",
                 "How long the server waited for the agent's page. Measured by the server.",
                 "s",
-                Query(of("scrape_duration_seconds", AGENTS), "{{host}} {{instance}}"),
+                Query(of("scrape_duration_seconds", AGENTS), "{{host}} {{job}}"),
                 size=THIRD,
             ),
             graph(
                 "Samples on a page",
                 "Samples that the last scrape brought.",
                 "short",
-                Query(of("scrape_samples_scraped", AGENTS), "{{host}} {{instance}}"),
+                Query(of("scrape_samples_scraped", AGENTS), "{{host}} {{job}}"),
                 size=THIRD,
             ),
             graph(
                 "Open files",
-                "File descriptors that the agent has open, and how many it may have.",
+                "File descriptors that the agent has open. Measured.",
                 "none",
-                Query(of("process_open_fds", AGENTS), "{{host}} {{instance}} open"),
+                Query(of("process_open_fds", AGENTS), "{{host}} {{job}}"),
                 size=THIRD,
             ),
         ],
@@ -175,7 +175,7 @@ def refused() -> Row:
                 Query(rate("powerbench_series_dropped_total"), "{{host}}"),
                 size=THIRD,
             ),
-            graph(
+            bars(
                 "Rejected ingests",
                 "Connections to /ingest read but not taken in, over the time that is shown, by reason.",
                 "none",
@@ -189,7 +189,7 @@ def refused() -> Row:
                 Query(rate("powerbench_http_forbidden_total"), "{{host}}"),
                 size=THIRD,
             ),
-            graph(
+            bars(
                 "Energy counters that jumped",
                 "Resets of RAPL's counters over the time that is shown: such a jump adds no energy.",
                 "none",
@@ -197,13 +197,12 @@ def refused() -> Row:
                 size=THIRD,
                 nothing="no RAPL on these hosts",
             ),
-            graph(
+            bars(
                 "Results files left out",
                 "Versions of results files that could not be used, over the time that is shown, by reason.",
                 "none",
                 Query(gained("results_files_skipped_total"), "{{host}} {{reason}}"),
                 size=THIRD,
-                step=SLOW_STEP,
                 nothing="no results files on these hosts",
             ),
             table(

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 RUN = 'run_id=~"$run_id"'
 SCENARIO = 'scenario=~"$scenario"'
 NAMED = "{{scenario}} · {{run_id}} ({{source}})"
-NO_RUN = "no run; [collectors.results] names the directory"
-NO_BASELINE = "no scenario with a baseline"
+NO_RUN = "no run"
+NO_BASELINE = "no baseline"
 SETTINGS = ("bitrate", "resolution", "fps", "encoder", "preset", "streams")
-REPEATS = "Mean over the scenario's repeats."
+REPEATS = "Mean over the scenario's repeats; its source of energy stands in brackets."
 
 
 def figure(name: str) -> str:
@@ -43,35 +43,34 @@ def summary() -> Row:
             ),
             stat(
                 "Baseline power",
-                "Mean power at rest, of the baselines that the chosen scenarios stand against.",
+                "Mean power at rest, of the baselines that the chosen scenarios stand against, by source.",
                 "watt",
-                Query(f"avg({baseline})", "baseline"),
+                Query(f"avg by (source) ({baseline})", "{{source}}"),
                 decimals=2,
                 nothing=NO_BASELINE,
                 size=(6, 4),
             ),
             stat(
                 "Largest difference",
-                "The largest mean power beyond the baseline of a chosen scenario.",
+                "The largest mean power beyond the baseline of a chosen scenario, by source.",
                 "watt",
-                Query(f"max({figure('delta_power_watts')})", "beyond baseline"),
+                Query(f"max by (source) ({figure('delta_power_watts')})", "{{source}}"),
                 decimals=2,
                 nothing=NO_BASELINE,
                 size=(6, 4),
             ),
             stat(
                 "Largest increase",
-                "The largest mean power beyond the baseline of a chosen scenario, in percent of it.",
+                "The largest mean power of a chosen scenario beyond its baseline, in percent, by source.",
                 "percent",
-                Query(f"max({figure('power_pct_increase')})", "beyond baseline"),
+                Query(f"max by (source) ({figure('power_pct_increase')})", "{{source}}"),
                 decimals=1,
                 nothing=NO_BASELINE,
                 size=(6, 4),
             ),
             _bars(
                 "Δ power",
-                "Mean power beyond the baseline of the same block. What measured it stands in brackets; "
-                "estimate is a model's figure.",
+                "Mean power beyond the baseline of the same block.",
                 "watt",
                 "delta_power_watts",
             ),
@@ -111,12 +110,12 @@ def scenarios() -> Row:
         return f"max by ({', '.join(labels)}) ({figure(name)})"
 
     return Row(
-        "Scenarios",
+        "Every scenario",
         [
             table(
                 "All figures",
                 "Every chosen scenario with its settings, its source of energy and its figures, all of the "
-                f"host alone. {REPEATS} A scenario that names the source estimate was not measured.",
+                "host alone and means over repeats. One that names the source estimate was not measured.",
                 {
                     "mean power": (column("mean_power_watts"), "watt"),
                     "Δ power": (column("delta_power_watts"), "watt"),
@@ -208,7 +207,8 @@ def history() -> Row:
         [
             graph(
                 "Δ power while runs came in",
-                "Mean power beyond the baseline as the agent showed it: a step where a newer run took over.",
+                "Mean power beyond the baseline as the agent showed it, its source in brackets: a step where "
+                "a newer run took over.",
                 "watt",
                 Query(of("results_scenario_delta_power_watts", SCENARIO), NAMED),
                 step=SLOW_STEP,

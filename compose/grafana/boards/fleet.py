@@ -19,7 +19,7 @@ PER_FRAME = "host:powerbench_joules_per_frame:rate1m"
 MEASURED = 'measured="true"'
 ESTIMATED = 'measured="false"'
 NAMED = "{{host}} {{note}}"
-NO_RULES = "no data; are the recording rules loaded?"
+NO_RULES = "no recording rules"
 NO_STREAM = "no stream is active"
 HOST_LINK = "/d/power-monitoring?var-host={}&${{datasource:queryparam}}&${{__url_time_range}}"
 
@@ -40,7 +40,7 @@ def now() -> Row:
                 "Hosts with an agent that is to be scraped.",
                 "none",
                 Query(f"count(max by (host) ({of('up', AGENTS)}))", "hosts"),
-                nothing="no target is configured",
+                nothing="no target",
             ),
             stat(
                 "Agents down",
@@ -49,7 +49,7 @@ def now() -> Row:
                 Query(f"sum({down})", "down"),
                 base=GOOD,
                 steps=((1, BAD),),
-                nothing="no target is configured",
+                nothing="no target",
             ),
             stat(
                 "Measured power",
@@ -149,14 +149,15 @@ def hosts() -> Row:
             graph(
                 "Energy a frame by host",
                 "Joules of a host, idle energy among them, by the frames that its streams encode; mean over "
-                "a minute.",
+                "a minute. An estimate says so.",
                 "joule",
                 Query(recorded(PER_FRAME), NAMED),
                 nothing=NO_STREAM,
             ),
             graph(
                 "Power a stream by host",
-                "Power of a host, idle power among it, by its active streams; mean over a minute.",
+                "Power of a host, idle power among it, by its active streams; mean over a minute. An "
+                "estimate says so.",
                 "watt",
                 Query(recorded(PER_STREAM), NAMED),
                 nothing=NO_STREAM,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from boards.layout import Row
-from boards.panels import BAD, THIRD, WARN, graph
+from boards.panels import BAD, THIRD, WARN, bars, graph
 from boards.queries import SLOW_STEP, Query, gained, of
 
 # Defaults of the alerts GpuPowerHigh and GpuPowerCritical.
@@ -83,7 +83,7 @@ def nvidia() -> Row:
                 most=1,
                 nothing="never, or no NVIDIA GPU on these hosts",
             ),
-            graph(
+            bars(
                 "NVIDIA: Xid errors",
                 "Xid errors over the time that is shown, by the driver's number. 0 is well.",
                 "none",
@@ -107,7 +107,6 @@ def others() -> Row:
                 "A GPU within a CPU is part of the CPU's power, too. The lines are the alerts' thresholds.",
                 "watt",
                 Query(of("drm_gpu_power_watts"), named),
-                size=THIRD,
                 lines=POWER_LIMITS,
                 nothing=missing,
             ),
@@ -118,7 +117,6 @@ def others() -> Row:
                 "percent",
                 Query(of("drm_gpu_busy_percent"), named),
                 Query(of("drm_gpu_encoder_busy_percent"), f"{named} video engine"),
-                size=THIRD,
                 most=100,
                 nothing="no AMD GPU on these hosts",
             ),
@@ -127,8 +125,15 @@ def others() -> Row:
                 "Temperature of each GPU: edge, else junction or package. Measured.",
                 "celsius",
                 Query(of("drm_gpu_temperature_celsius"), named),
-                size=THIRD,
                 nothing=missing,
+            ),
+            graph(
+                "AMD: memory",
+                "The GPU's own memory in use, and all that there is. Measured; Intel's drivers do not say.",
+                "bytes",
+                Query(of("drm_gpu_memory_used_bytes"), f"{named} in use"),
+                Query(of("drm_gpu_memory_total_bytes"), f"{named} in all"),
+                nothing="no AMD GPU on these hosts",
             ),
         ],
     )
@@ -146,7 +151,6 @@ def dcgm() -> Row:
                 "the two up. The lines are the alerts' thresholds.",
                 "watt",
                 Query(of("DCGM_FI_DEV_POWER_USAGE"), named),
-                size=THIRD,
                 step=SLOW_STEP,
                 lines=POWER_LIMITS,
                 nothing=missing,
@@ -157,7 +161,6 @@ def dcgm() -> Row:
                 "percent",
                 Query(of("DCGM_FI_DEV_GPU_UTIL"), named),
                 Query(of("DCGM_FI_DEV_ENC_UTIL"), f"{named} encoder"),
-                size=THIRD,
                 step=SLOW_STEP,
                 most=100,
                 nothing=missing,
@@ -167,7 +170,14 @@ def dcgm() -> Row:
                 "Temperature of each GPU. Measured by DCGM.",
                 "celsius",
                 Query(of("DCGM_FI_DEV_GPU_TEMP"), named),
-                size=THIRD,
+                step=SLOW_STEP,
+                nothing=missing,
+            ),
+            graph(
+                "DCGM: memory",
+                "Memory in use on each GPU. Measured by DCGM, which counts in MiB.",
+                "bytes",
+                Query(f"1048576 * {of('DCGM_FI_DEV_FB_USED')}", named),
                 step=SLOW_STEP,
                 nothing=missing,
             ),

@@ -79,7 +79,7 @@ def graph(
 ) -> timeseries.Panel:
     """Return curves over time.
 
-    `step`: their shortest distance; `lines`: thresholds, dashed; `least`, `most`: the axis, None for as needed.
+    `step`: their shortest distance; `lines`: thresholds, dashed; `least`, `most`: the axis, None as needed.
     """
     panel = (
         _begun(timeseries.Panel(), title, description, size, nothing)

@@ -228,8 +228,8 @@ def devices() -> Row:
         [
             graph(
                 "Network",
-                "Bits a second through each card; up is received, transmitted is named so. Measured by "
-                "node_exporter; loopback and containers' ends are left out.",
+                "Bits a second that each card receives and transmits. Measured by node_exporter; loopback "
+                "and containers' ends are left out.",
                 "bps",
                 Query(
                     f"8 * {rate('node_network_receive_bytes_total', card)}", "{{host}} {{device}} received"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from boards.layout import Row, board, choice, matching
-from boards.panels import BAD, GOOD, THIRD, WARN, graph, stat, states
+from boards.panels import BAD, GOOD, THIRD, WARN, bars, graph, stat, states
 from boards.queries import FFMPEG_STEP, MEASURED, STREAM, Query, apart, gained, of, rate
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ NAMED = "{{host}} {{stream}}"
 ENERGY = "ffmpeg_stream_energy_joules_total"
 REAL_TIME = 0.98  # of the smallest speed of a stream that keeps up; the benchmark's own bound
 MISSING = "no stream"
-OUTSIDE_KNOWLEDGE = "no process of a stream is known on these hosts"
+UNKNOWN = "no process known"
 STATES = {0: ("ended", "text"), 1: ("live", GOOD), 2: ("silent", BAD), 3: ("stalled", BAD)}
 
 
@@ -78,7 +78,7 @@ def now() -> Row:
                 "watt",
                 Query(watts, "measured, shared"),
                 decimals=2,
-                nothing=OUTSIDE_KNOWLEDGE,
+                nothing=UNKNOWN,
             ),
             stat(
                 "Frames a second",
@@ -162,7 +162,7 @@ def energy() -> Row:
                 *apart(f"sum by (host, stream) ({rate(ENERGY, STREAM, 'SOURCE')})", NAMED),
                 size=THIRD,
                 step=FFMPEG_STEP,
-                nothing=OUTSIDE_KNOWLEDGE,
+                nothing=UNKNOWN,
             ),
             graph(
                 "Energy a frame",
@@ -172,7 +172,7 @@ def energy() -> Row:
                 *apart(per_frame("SOURCE"), NAMED),
                 size=THIRD,
                 step=FFMPEG_STEP,
-                nothing=OUTSIDE_KNOWLEDGE,
+                nothing=UNKNOWN,
             ),
             graph(
                 "Power of streams by component",
@@ -184,15 +184,15 @@ def energy() -> Row:
                 ),
                 size=THIRD,
                 step=FFMPEG_STEP,
-                nothing=OUTSIDE_KNOWLEDGE,
+                nothing=UNKNOWN,
             ),
-            graph(
+            bars(
                 "Runs after the first",
                 "How often each stream was started anew over the time that is shown. Measured.",
                 "none",
                 Query(gained("ffmpeg_stream_restarts_total", STREAM), NAMED),
                 size=(12, 7),
-                step=FFMPEG_STEP,
+                decimals=0,
                 nothing=MISSING,
             ),
             graph(

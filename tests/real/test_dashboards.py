@@ -1,0 +1,188 @@
+"""Every query of every dashboard, asked of a real Prometheus and a real VictoriaMetrics."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+
+import pytest
+from real.conftest import get, wait_for
+from real.servers import prometheus, victoria_metrics, vmalert
+from real.workers import CPU_AND_MEMORY_WATTS, configure, workers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DASHBOARDS = Path(__file__).parent.parent.parent / "compose/grafana/dashboards"
+BOARDS = [json.loads(path.read_text()) for path in sorted(DASHBOARDS.glob("*.json"))]
+SERVERS = ("prometheus", "victoriametrics")
+HOSTS = {"worker-1", "worker-2", "worker-3"}
+PATIENCE = 45.0
+EVERYTHING = ".*"  # the variables' value of All
+
+
+class Asked(NamedTuple):
+    """One query of a panel."""
+
+    board: str
+    panel: str
+    expr: str
+    instant: bool
+    step: float  # seconds
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Yield the servers' URLs by name; both scrape the same workers."""
+    directory = tmp_path_factory.mktemp("g")
+    with ExitStack() as stack:
+        targets = stack.enter_context(workers(directory))
+        config = configure(directory / "scrape", targets)
+        urls = {
+            "prometheus": stack.enter_context(prometheus(config, directory / "prometheus")),
+            "victoriametrics": stack.enter_context(victoria_metrics(directory / "vm", config)),
+        }
+        rules = str(config.parent / "rules/recording.yml")
+        nobody = "http://127.0.0.1:9"
+        stack.enter_context(vmalert(rules, urls["victoriametrics"], nobody, directory / "vmalert"))
+        yield urls
+
+
+def ask(url: str, path: str, **parameters: Any) -> Any:
+    try:
+        answer = json.loads(get(f"{url}/api/v1/{path}?{urlencode(parameters, doseq=True)}"))
+    except HTTPError as refusal:
+        pytest.fail(f"{parameters}: {refusal.read().decode()}")
+    return answer["data"]
+
+
+def found(url: str, asked: Asked, values: dict[str, str]) -> list[float]:
+    """Return the values that a query gives as Grafana would ask it."""
+    expr = fill(asked, values)
+    now = time.time()
+    if asked.instant:
+        result = ask(url, "query", query=expr, time=now)["result"]
+        return [float(one["value"][1]) for one in result]
+    result = ask(url, "query_range", query=expr, start=now - 10, end=now, step=asked.step)["result"]
+    return [float(value) for one in result for _, value in one["values"]]
+
+
+def fill(asked: Asked, values: dict[str, str]) -> str:
+    """Return an expression with its variables filled in.
+
+    Source: https://grafana.com/docs/grafana/latest/datasources/prometheus/template-variables/,
+    $__rate_interval: the larger of four scrape intervals, and the step and one.
+    """
+    scrape = asked.step
+    built_in = {"__rate_interval": f"{4 * scrape:g}s", "__range": "3600s", "__interval": f"{scrape:g}s"}
+    for name, value in {**built_in, **values}.items():
+        asked = asked._replace(expr=re.sub(rf"\${name}\b", lambda _, value=value: value, asked.expr))
+    assert "$" not in asked.expr
+    return asked.expr
+
+
+def escaped(value: str) -> str:
+    """Return a chosen value as Grafana writes it into a regular expression within PromQL's quotes."""
+    return re.sub(r"([$^*{}\[\]'+?.()|])", r"\\\\\1", value)
+
+
+def all_queries() -> list[Asked]:
+    """Return every query of every panel."""
+    queries = []
+    for board in BOARDS:
+        panels = [inner for panel in board["panels"] for inner in (panel, *(panel.get("panels") or ()))]
+        for panel in panels:
+            for target in panel.get("targets") or ():
+                step = float(target.get("interval", "5s").removesuffix("s"))
+                queries.append(Asked(board["uid"], panel["title"], target["expr"], target["instant"], step))
+    return queries
+
+
+def choices(url: str, board: dict[str, Any]) -> dict[str, list[str]]:
+    """Return what each variable of a dashboard offers, in its order."""
+    offered: dict[str, list[str]] = {}
+    for variable in board["templating"]["list"][1:]:
+        match = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"])
+        assert match
+        selector = match[1]
+        for name, values in offered.items():
+            selector = selector.replace(f"${name}", "|".join(values))
+        offered[variable["name"]] = sorted(ask(url, f"label/{match[2]}/values", **{"match[]": selector}))
+        if not variable.get("includeAll"):
+            offered[variable["name"]] = offered[variable["name"]][-1:]
+    return offered
+
+
+def eventually(url: str, *, ticked: bool) -> list[str]:
+    """Return the queries that give nothing, or what is no number, however long one waits.
+
+    `ticked`: with each value of each variable chosen; else as a dashboard opens.
+    """
+    left = all_queries()
+    patience = time.monotonic() + PATIENCE
+    while left and time.monotonic() < patience:
+        values = {board["uid"]: chosen(url, board, ticked=ticked) for board in BOARDS}
+        left = [asked for asked in left if not is_number(found(url, asked, values[asked.board]))]
+        if left:
+            time.sleep(0.5)
+    return [f"{asked.board}: {asked.panel}: {asked.expr}" for asked in left]
+
+
+def is_number(got: list[float]) -> bool:
+    return bool(got) and all(map(math.isfinite, got))
+
+
+def chosen(url: str, board: dict[str, Any], *, ticked: bool) -> dict[str, str]:
+    """Return the values of a dashboard's variables, as they stand in an expression."""
+    offered = choices(url, board)
+    whole = {v["name"] for v in board["templating"]["list"] if v.get("includeAll") and not ticked}
+    return {
+        name: EVERYTHING if name in whole else f"({'|'.join(map(escaped, names))})"
+        for name, names in offered.items()
+    }
+
+
+@pytest.mark.parametrize("ticked", [False, True], ids=["all", "each"])
+@pytest.mark.parametrize("server", SERVERS)
+def test_every_query_gives_data(servers: dict[str, str], server: str, *, ticked: bool) -> None:
+    """Each query gives finite numbers: on All, as a dashboard opens, and with each value ticked.
+
+    With each value ticked, what the variables offer is shown to be what the panels' series have.
+    """
+    assert eventually(servers[server], ticked=ticked) == []
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_every_variable_offers_what_there_is(servers: dict[str, str], server: str) -> None:
+    """The variables' own queries give the hosts, one that is down among them, and the rest."""
+    for board in BOARDS:
+        wait_for(lambda board=board: set(choices(servers[server], board)["host"]) == HOSTS, "every host")
+        offered = choices(servers[server], board)
+        assert all(offered.values()), offered
+        expected = {"stream": ["cam1"], "container": ["busy"], "component": ["cpu", "dram", "gpu"]}
+        expected |= {"run_id": ["test_results_20260304_050607"], "scenario": ["abr", "baseline"]}
+        for name, values in offered.items():
+            assert values == expected.get(name, values)
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_what_is_shown_is_what_was_drawn(servers: dict[str, str], server: str) -> None:
+    """Measured power is what the simulated CPU and memory draw; the other host's estimate is not in it."""
+    shown = {asked.panel: asked for asked in all_queries() if asked.board == "power-monitoring"}
+    values = {"host": EVERYTHING, "component": "(cpu|dram)"}
+
+    def near() -> bool:
+        measured = found(servers[server], shown["Measured power"], values)
+        return measured == [pytest.approx(CPU_AND_MEMORY_WATTS, rel=0.1)]
+
+    wait_for(near, "the power that is drawn")
+    estimated = found(servers[server], shown["Estimated power"], values)
+    assert len(estimated) == 1
+    assert found(servers[server], shown["Estimated power"], {**values, "host": "worker-1"}) == []

@@ -240,10 +240,10 @@ def test_a_query_asks_for_what_there_is(placed: Placed) -> None:
 
 @each_panel
 def test_legends_name_labels_that_there_are(placed: Placed) -> None:
-    """A legend's labels are labels of what is asked; `note` is there where it is made."""
+    """A legend's labels are labels of what is asked; or made by label_replace."""
     for target in placed.panel["targets"]:
         labels = {label for selector in selectors(target["expr"]) for label in KNOWN[selector.metric]}
-        made = {"note"} if "label_replace" in target["expr"] else set()
+        made = set(re.findall(r'label_replace\(.*, "(\w+)", "[^"]*", "\w+", "[^"]*"\)', target["expr"]))
         used = set(re.findall(r"\{\{(\w+)\}\}", target.get("legendFormat") or ""))
         assert used <= labels | TARGET_LABELS | made
         if "sum by" in target["expr"] or "max by" in target["expr"]:
@@ -297,7 +297,7 @@ def test_variables(name: str) -> None:
     by_name = {variable["name"]: variable for variable in board["templating"]["list"]}
     assert by_name["host"]["includeAll"]
     assert all(variable["multi"] for variable in board["templating"]["list"][1:])
-    used = set(re.findall(r"\$(?!__|\{__)\{?(\w+)", json.dumps([*panels(board)], ensure_ascii=False)))
+    used = set(re.findall(r"\$(?!__|\{__|1)\{?(\w+)", json.dumps([*panels(board)], ensure_ascii=False)))
     used |= set(re.findall(r"\$(\w+)", " ".join(variable_queries(board).values())))
     assert used == set(names)
     for query in variable_queries(board).values():

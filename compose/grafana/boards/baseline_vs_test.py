@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 RUN = 'run_id=~"$run_id"'
 SCENARIO = 'scenario=~"$scenario"'
-NAMED = "{{scenario}} · {{run_id}} ({{source}})"
+NAMED = "{{scenario}} ({{source}}) {{host}} {{run}}"
 NO_RUN = "no run"
 NO_BASELINE = "no baseline"
 SETTINGS = ("bitrate", "resolution", "fps", "encoder", "preset", "streams")
@@ -25,6 +25,11 @@ REPEATS = "Mean over the scenario's repeats; its source of energy stands in brac
 def figure(name: str) -> str:
     """Return a figure of the chosen scenarios."""
     return of(f"results_scenario_{name}", RUN, SCENARIO)
+
+
+def named(expr: str) -> str:
+    """Return an expression whose series have a short `run` beside their run_id, for their legends."""
+    return f'label_replace({expr}, "run", "$1", "run_id", "(?:test_results_)?(.+)")'
 
 
 def summary() -> Row:
@@ -95,7 +100,7 @@ def _bars(title: str, what: str, unit: str, name: str, nothing: str = NO_BASELIN
         title,
         f"{what} {REPEATS}",
         unit,
-        Query(f"sort_desc({figure(name)})", NAMED),
+        Query(f"sort_desc({named(figure(name))})", NAMED),
         size=(8, 9),
         decimals=2,
         nothing=nothing,
@@ -104,7 +109,7 @@ def _bars(title: str, what: str, unit: str, name: str, nothing: str = NO_BASELIN
 
 def scenarios() -> Row:
     """Return the row that has every figure of every scenario."""
-    labels = ("run_id", "scenario", "source", *SETTINGS)
+    labels = ("scenario", "host", "source", *SETTINGS, "run_id")
 
     def column(name: str) -> str:
         return f"max by ({', '.join(labels)}) ({figure(name)})"
@@ -148,7 +153,7 @@ def costs() -> Row:
                 "Energy a frame",
                 f"Energy of the host, idle energy among it, a frame encoded. {REPEATS}",
                 "joule",
-                Query(f"sort_desc({figure('energy_mj_per_frame')} / 1000)", NAMED),
+                Query(f"sort_desc({named(figure('energy_mj_per_frame'))} / 1000)", NAMED),
                 size=(8, 9),
                 decimals=3,
                 nothing=no_encode,
@@ -210,7 +215,7 @@ def history() -> Row:
                 "Mean power beyond the baseline as the agent showed it, its source in brackets: a step where "
                 "a newer run took over.",
                 "watt",
-                Query(of("results_scenario_delta_power_watts", SCENARIO), NAMED),
+                Query(named(of("results_scenario_delta_power_watts", SCENARIO)), NAMED),
                 step=SLOW_STEP,
                 least=None,
                 nothing=NO_BASELINE,

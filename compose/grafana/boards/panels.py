@@ -84,6 +84,7 @@ def graph(
     panel = (
         _begun(timeseries.Panel(), title, description, size, nothing)
         .unit(unit)
+        .color_scheme(_by(dashboard.FieldColorModeId.PALETTE_CLASSIC))
         .line_width(1)
         .fill_opacity(40 if stacked else 8)
         .show_points(common.VisibilityMode.AUTO)
@@ -127,6 +128,7 @@ def stat(
     base: str = "text",
     decimals: int | None = None,
     size: tuple[int, int] = SMALL,
+    step: str = "",
     nothing: str = NOTHING,
 ) -> stat_builders.Panel:
     """Return one figure of now."""
@@ -136,8 +138,9 @@ def stat(
         .graph_mode(common.BigValueGraphMode.NONE)
         .color_mode(common.BigValueColorMode.VALUE)
         .reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]))
+        .color_scheme(_by(dashboard.FieldColorModeId.THRESHOLDS))
         .thresholds(thresholds(steps, base))
-        .with_target(_now(0, query))
+        .with_target(_now(0, query, step))
     )
     return panel if decimals is None else panel.decimals(decimals)
 
@@ -151,6 +154,7 @@ def bars(
     steps: Steps = (),
     base: str = "blue",
     decimals: int | None = None,
+    step: str = "",
     nothing: str = NOTHING,
 ) -> bargauge.Panel:
     """Return figures of now as bars beside their names."""
@@ -163,12 +167,13 @@ def bars(
         .value_mode(common.BarGaugeValueMode.TEXT)
         .show_unfilled(False)
         .reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]))
+        .color_scheme(_by(dashboard.FieldColorModeId.THRESHOLDS))
         .thresholds(thresholds(steps, base))
     )
     if decimals is not None:
         panel.decimals(decimals)
     for place, query in enumerate(queries):
-        panel.with_target(_now(place, query))
+        panel.with_target(_now(place, query, step))
     return panel
 
 
@@ -210,7 +215,7 @@ def table(
         )
     )
     for place, (head, (expr, unit)) in enumerate(columns.items()):
-        panel.with_target(_now(place, expr, prometheus_models.PromQueryFormat.TABLE))
+        panel.with_target(_now(place, expr).format(prometheus_models.PromQueryFormat.TABLE))
         panel.override_by_name(head, [dashboard.DynamicConfigValue(id_val="unit", value=unit)])
     return panel
 
@@ -233,7 +238,7 @@ def states(
         _begun(statetimeline.Panel(), title, description, size, nothing)
         .unit("none")
         .mappings([dashboard.ValueMap(options=mapped)])
-        .color_scheme(dashboard_builders.FieldColor().mode(dashboard.FieldColorModeId.THRESHOLDS))
+        .color_scheme(_by(dashboard.FieldColorModeId.THRESHOLDS))
         .thresholds(thresholds((), "text"))
         .merge_values(True)
         .show_value(common.VisibilityMode.NEVER)
@@ -268,6 +273,10 @@ def _begun(panel: Kind, title: str, description: str, size: tuple[int, int], not
     )
 
 
+def _by(mode: dashboard.FieldColorModeId) -> dashboard_builders.FieldColor:
+    return dashboard_builders.FieldColor().mode(mode)
+
+
 def _target(place: int, expr: str) -> prometheus.Dataquery:
     return prometheus.Dataquery().ref_id(chr(65 + place)).datasource(DATASOURCE).expr(expr)
 
@@ -277,11 +286,9 @@ def _over_time(place: int, query: Query, step: str) -> prometheus.Dataquery:
     return target.interval(step) if step else target
 
 
-def _now(
-    place: int,
-    query: Query | str,
-    form: prometheus_models.PromQueryFormat = prometheus_models.PromQueryFormat.TIME_SERIES,
-) -> prometheus.Dataquery:
+def _now(place: int, query: Query | str, step: str = "") -> prometheus.Dataquery:
     expr, legend = (query, "") if isinstance(query, str) else query
-    target = _target(place, expr).instant().format(form)
-    return target.legend_format(legend) if legend else target
+    target = _target(place, expr).instant().format(prometheus_models.PromQueryFormat.TIME_SERIES)
+    if legend:
+        target.legend_format(legend)
+    return target.interval(step) if step else target

@@ -219,7 +219,7 @@ def processors() -> Row:
 
 def devices() -> Row:
     """Return the row of disks and network, out of node_exporter."""
-    card = 'device!~"lo|veth.*|docker.*|br-.*"'
+    card = 'device!~"lo|veth.*|ve-.*|docker.*|br-.*|ifb.*"'
     disk = 'device!~"loop.*|ram.*|zram.*|fd.*|sr.*"'
     mount = 'fstype!~"tmpfs|ramfs|overlay|squashfs|devtmpfs|fuse.*"'
     missing = "node_exporter is not scraped"

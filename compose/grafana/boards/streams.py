@@ -85,6 +85,7 @@ def now() -> Row:
                 "Frames encoded a second, all chosen streams together. Measured.",
                 "suffix: fps",
                 Query(frames, "fps"),
+                step=FFMPEG_STEP,
                 decimals=1,
                 nothing=MISSING,
             ),

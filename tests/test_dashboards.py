@@ -26,7 +26,8 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 import generate
 
-GRAFANA = Path(generate.__file__).parent
+ROOT = Path(__file__).parent.parent
+GRAFANA = ROOT / "compose/grafana"
 UIDS = {"power-monitoring", "baseline-vs-test", "streams", "fleet", "agent"}
 UNITS = {
     *("watt", "watth", "joule", "percent", "percentunit", "bytes", "Bps", "bps", "s", "hertz", "celsius"),
@@ -317,6 +318,20 @@ def test_links_lead_to_the_others(name: str) -> None:
     for panel in panels(board):
         for on_value in panel["fieldConfig"]["defaults"].get("links") or ():
             assert re.match(r"/d/([\w-]+)\?", on_value["url"])[1] in UIDS
+
+
+def test_rules_that_are_asked_for_are_recorded() -> None:
+    """Every recording rule that a dashboard names is one of recording.yml, with its estimates kept apart."""
+    file = ROOT / "compose/prometheus/rules/recording.yml"
+    rules = [rule for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]]
+    asked = {one.metric for placed in PANELS for expr in exprs(placed) for one in selectors(expr)}
+    for name in asked & RULES.keys():
+        found = [rule for rule in rules if rule["record"] == name]
+        if "measured" in RULES[name]:
+            assert [rule["labels"]["measured"] for rule in found] == ["true", "false"]
+        else:
+            assert len(found) == 1
+            assert "source" in grouping(found[0]["expr"])
 
 
 def test_provisioning() -> None:

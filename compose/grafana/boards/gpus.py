@@ -23,7 +23,7 @@ def nvidia() -> Row:
             graph(
                 "NVIDIA: power",
                 "Power of each board and the limit that is enforced, measured by NVML. The lines are the "
-                "alerts' thresholds.",
+                "alerts' default thresholds.",
                 "watt",
                 Query(of("nvidia_gpu_power_draw_watts"), named),
                 Query(of("nvidia_gpu_power_limit_watts"), f"{named} limit"),
@@ -104,7 +104,7 @@ def others() -> Row:
             graph(
                 "AMD and Intel: power",
                 "Power of each GPU, measured: AMD's own sensor, Intel's energy counter over the last beat. "
-                "A GPU within a CPU is part of the CPU's power, too. The lines are the alerts' thresholds.",
+                "A GPU within a CPU is part of the CPU's power, too. The lines are the alerts' defaults.",
                 "watt",
                 Query(of("drm_gpu_power_watts"), named),
                 lines=POWER_LIMITS,
@@ -148,7 +148,7 @@ def dcgm() -> Row:
             graph(
                 "DCGM: power",
                 "Power of each board, measured by DCGM: the same boards as under NVIDIA GPUs, so never add "
-                "the two up. The lines are the alerts' thresholds.",
+                "the two up. The lines are the alerts' default thresholds.",
                 "watt",
                 Query(of("DCGM_FI_DEV_POWER_USAGE"), named),
                 step=SLOW_STEP,

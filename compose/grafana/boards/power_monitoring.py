@@ -102,8 +102,8 @@ def power() -> Row:
             graph(
                 "Power of CPU packages and memory",
                 "Power of each RAPL zone, mean over a second, measured. Zones overlap (psys has packages in "
-                "it, a package its cores), so never add them up. The lines are the alerts' thresholds for a "
-                "package.",
+                "it, a package its cores), so never add them up. The lines are the alerts' default "
+                "thresholds of a package.",
                 "watt",
                 Query(of("rapl_power_watts"), "{{host}} {{zone}} {{package}} ({{path}})"),
                 size=(12, 9),

@@ -54,9 +54,6 @@ FOREIGN = {
     "DCGM_FI_DEV_ENC_UTIL": ("gpu", "UUID"),
     "DCGM_FI_DEV_GPU_TEMP": ("gpu", "UUID"),
     "DCGM_FI_DEV_FB_USED": ("gpu", "UUID"),
-    "nginx_rtmp_stream_bytes_in_total": ("application", "stream"),
-    "nginx_rtmp_stream_bytes_out_total": ("application", "stream"),
-    "nginx_rtmp_stream_clients": ("application", "stream"),
 }
 _SHARED = ("host", "measured")
 RULES = {

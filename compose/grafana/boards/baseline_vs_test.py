@@ -120,10 +120,15 @@ def scenarios() -> Row:
             table(
                 "All figures",
                 "Every chosen scenario with its settings, its source of energy and its figures, all of the "
-                "host alone and means over repeats. One that names the source estimate was not measured.",
+                "host alone and means over repeats. One that names the source estimate was not measured. "
+                "Δ from and Δ to are the 95 % interval of the power beyond the baseline (Welch), with "
+                "repeats alone: where it holds 0, no difference was detected.",
                 {
                     "mean power": (column("mean_power_watts"), "watt"),
                     "Δ power": (column("delta_power_watts"), "watt"),
+                    "Δ from": (column("delta_power_ci_lower_watts"), "watt"),
+                    "Δ to": (column("delta_power_ci_upper_watts"), "watt"),
+                    "repeats": (column("repeats"), "none"),
                     "Δ %": (column("power_pct_increase"), "percent"),
                     "Δ energy": (column("delta_energy_wh"), "watth"),
                     "mJ a frame": (column("energy_mj_per_frame"), "none"),

@@ -1,6 +1,6 @@
 """The rules' tests, which promtool runs in PromQL, told again to VictoriaMetrics and vmalert in MetricsQL.
 
-What is imported has no mark at a series' end, so there it ends a step later: the tests look a step later, too.
+What is imported has no mark at a series' end, so there it ends a step later: the tests look a step later.
 """
 
 from __future__ import annotations

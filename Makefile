@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 RUN := $(BIN)/powerbench run --output-dir test_results
 .PHONY: help demo test test-real test-single test-multi test-batch analyze bench lint format type check pre-commit \
-	lock docs doctor native-up native-down dashboards
+	lock docs doctor native-up native-down dashboards deb
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | \
@@ -23,7 +23,7 @@ demo: $(VENV)/.run ## measure an idle baseline and one real stream, and compare 
 test: $(VENV)/.dev ## run the fast tests: no root, no network, no daemon
 	@$(BIN)/pytest
 
-test-real: $(VENV)/.dev ## run the tests against real programs; as root on Debian it installs what is missing
+test-real: $(VENV)/.real ## run the tests against real programs; as root on Debian it installs what is missing
 	@tests/real/prepare
 	@$(BIN)/pytest tests/real
 
@@ -69,6 +69,9 @@ type: $(VENV)/.dev ## mypy, strict
 
 check: lint type test ## lint, type and test
 
+deb: $(VENV)/.dev ## build the Debian package and its SBOM, into dist/
+	@packaging/debian/build $(BIN)
+
 pre-commit: $(VENV)/.dev ## run the commit hooks on every file
 	@$(BIN)/pre-commit run --all-files
 
@@ -79,10 +82,11 @@ dashboards: $(VENV)/.dev ## write compose/grafana/dashboards anew out of compose
 	@$(BIN)/python compose/grafana/generate.py
 
 lock: $(VENV)/.dev ## write requirements/*.txt anew (needs uv)
-	@for extra in run:bench ffmpeg:ffmpeg dev:dev; do \
+	@for extra in agent: run:bench ffmpeg:ffmpeg dev:dev real:real; do \
+		set -- $${extra#*:}; \
 		uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 			--no-emit-index-url --no-emit-find-links --no-emit-package powerbench-agent \
-			--extra "$${extra#*:}" pyproject.toml requirements/build.in -o "requirements/$${extra%:*}.txt"; \
+			$${1:+--extra "$$1"} pyproject.toml requirements/build.in -o "requirements/$${extra%:*}.txt"; \
 	done
 
 # The worker's install and the benchmark's, for those who only want to run it; ffmpeg where there is none.
@@ -94,6 +98,10 @@ $(VENV)/.run: requirements/run.txt requirements/ffmpeg.txt pyproject.toml | $(VE
 $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/.made
 	@requirements/install $(VENV) requirements/dev.txt
 	@touch $@ $(VENV)/.run
+
+$(VENV)/.real: requirements/real.txt $(VENV)/.dev
+	@requirements/install $(VENV) requirements/real.txt
+	@touch $@
 
 $(VENV)/.made:
 	@requirements/make-venv $(VENV) $(PYTHON)

@@ -27,6 +27,7 @@ import structlog
 
 from powerbench.agent.config import CollectorOptions
 from powerbench.agent.model import Absent, Claim, Host, Metric, ReadFailed, Reading, Sample
+from powerbench.agent.processes import own_pid
 from powerbench.collectors._cgroup import Cgroup, Layout, parse_net_dev
 from powerbench.collectors._engine import LIVE, STATES, Container, Engine, parse_one_shot
 from powerbench.collectors._engine_processes import EngineProcesses
@@ -176,6 +177,9 @@ class Docker:
         self._following: asyncio.Task[None] | None = None
         self._patience = min(_CONNECT_SECONDS, 0.8 * options.interval)
         self._layout = Layout(host)
+        # A cgroup numbers its processes as its reader's namespace does. In a container that has the host's
+        # /proc, those numbers are other processes there.
+        self._numbers_fit = own_pid(host) in (None, os.getpid())
         self._processes = EngineProcesses(host)
         self._watched: dict[str, _Watched] = {}
         self._asked: set[asyncio.Task[None]] = set()
@@ -247,7 +251,7 @@ class Docker:
                 self._met += 1
                 watched = self._watched[key] = _Watched(container, self._met % SLICES)
                 watched.cgroup = self._layout.find(key)
-                if watched.cgroup is None or container.started_here:
+                if watched.cgroup is None or container.started_here or not self._numbers_fit:
                     self._ask(self._look_closer(watched))
             watched.container = container
 
@@ -326,7 +330,7 @@ class Docker:
         """Return the bytes (received, transmitted); None for a container on the host's own network."""
         if watched.container.host_network or watched.cgroup is None:
             return None
-        pid = watched.cgroup.first_process() or watched.pid
+        pid = (watched.cgroup.first_process() if self._numbers_fit else None) or watched.pid
         if pid is None:
             return None
         try:

@@ -96,6 +96,18 @@ async def test_a_network_that_is_not_known_yet_is_not_shown(driven: Driven) -> N
     assert values(reading, docker.RX) == {}
 
 
+async def test_in_a_container_a_cgroups_process_numbers_are_others_on_the_host(tmp_path: Path) -> None:
+    """With the host's /proc in a container only the engine's number is looked up there; none before it says."""
+    machine = Machine(tmp_path)
+    (machine.host.procfs / "self").symlink_to(str(os.getpid() + 1))
+    async for driven in drive(machine):
+        driven.start(1)
+        assert values(await driven.beat(), docker.RX) == {}
+        driven.collector._watched[identity(1)].pid = 10_001
+        readings = [await driven.beat() for _ in range(docker.SLICES)]
+        assert value(readings[-1], docker.RX, "c1") == 100
+
+
 async def test_total_and_states(driven: Driven) -> None:
     """The total is the sum of all containers; every state is counted, those with none as 0."""
     for number, state in enumerate(("running", "running", "paused", "exited", "created", "strange")):

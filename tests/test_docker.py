@@ -97,7 +97,7 @@ async def test_a_network_that_is_not_known_yet_is_not_shown(driven: Driven) -> N
 
 
 async def test_in_a_container_a_cgroups_process_numbers_are_others_on_the_host(tmp_path: Path) -> None:
-    """With the host's /proc in a container only the engine's number is looked up there; none before it says."""
+    """With the host's /proc in a container the engine's number is looked up there; none before it says."""
     machine = Machine(tmp_path)
     (machine.host.procfs / "self").symlink_to(str(os.getpid() + 1))
     async for driven in drive(machine):

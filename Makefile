@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 RUN := $(BIN)/powerbench run --output-dir test_results
 .PHONY: help demo test test-real test-single test-multi test-batch analyze bench lint format type check pre-commit \
-	lock docs doctor native-up native-down dashboards deb
+	lock docs doctor native-up native-down dashboards deb image env up up-build down restart ps logs targets prom-reload nvidia-up nvidia-up-build
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | \
@@ -71,6 +71,47 @@ check: lint type test ## lint, type and test
 
 deb: $(VENV)/.dev ## build the Debian package and its SBOM, into dist/
 	@packaging/debian/build $(BIN)
+
+image: ## build the agent's image: BASE=its base, TAG=its name, BUILD_FLAGS=docker build's own
+	@docker build $(if $(BASE),--build-arg BASE=$(BASE)) --tag $(or $(TAG),powerbench-agent) $(BUILD_FLAGS) \
+		--file packaging/image/Dockerfile .
+
+env: ## make compose/.env, with a new password for Grafana, where there is none
+	@compose/make-env
+
+up: env ## start the stack in containers: Grafana on localhost:3000, Prometheus 9090, the agent 9510
+	@mkdir -p test_results
+	@compose/run up --detach
+
+up-build: env ## the same, with images built anew
+	@mkdir -p test_results
+	@compose/run up --detach --build
+
+down: ## stop the stack; what it has stored stays
+	@compose/run down --remove-orphans
+
+restart: ## restart it, or SERVICE= of it
+	@compose/run restart $(SERVICE)
+
+ps: ## what of the stack runs, and how it is
+	@compose/run ps
+
+logs: ## follow what it logs, or SERVICE= of it
+	@compose/run logs --follow --tail=100 $(SERVICE)
+
+targets: ## whom Prometheus scrapes, and what is wrong: PROM_URL=http://127.0.0.1:9090
+	@$(PYTHON) compose/ask_prometheus.py targets
+
+prom-reload: ## have Prometheus read its configuration and rules anew: PROM_URL=
+	@$(PYTHON) compose/ask_prometheus.py reload
+
+nvidia-up: env ## start the stack with the DCGM exporter, and the agent with the GPUs (NVIDIA's container toolkit)
+	@mkdir -p test_results
+	@compose/run --nvidia up --detach
+
+nvidia-up-build: env ## the same, with images built anew
+	@mkdir -p test_results
+	@compose/run --nvidia up --detach --build
 
 pre-commit: $(VENV)/.dev ## run the commit hooks on every file
 	@$(BIN)/pre-commit run --all-files

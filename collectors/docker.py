@@ -332,11 +332,14 @@ class Docker:
             return None
         pid = (watched.cgroup.first_process() if self._numbers_fit else None) or watched.pid
         if pid is None:
+            if not self._numbers_fit:
+                self._ask(self._look_closer(watched))
             return None
         try:
             text = self._host.read(self._host.procfs / str(pid) / "net/dev").decode("ascii", "replace")
             return parse_net_dev(text)
         except (OSError, ValueError):
+            watched.pid = None  # it may have been started again
             return None
 
     def _machine(self) -> int | None:

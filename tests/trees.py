@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -146,7 +147,7 @@ class Powercap:
             directory = self._devices / control
             directory.mkdir(parents=True)
             (directory / "enabled").write_text("1\n")
-        (self._links / "intel-rapl").symlink_to(self._devices / "intel-rapl")
+        self._link("intel-rapl", self._devices / "intel-rapl")
 
     def zone(
         self,
@@ -169,7 +170,11 @@ class Powercap:
         for number, (constraint, watts) in enumerate((limits or {}).items()):
             (directory / f"constraint_{number}_name").write_text(f"{constraint}\n")
             (directory / f"constraint_{number}_power_limit_uw").write_text(f"{int(watts * 1e6)}\n")
-        (self._links / path).symlink_to(directory)
+        self._link(path, directory)
+
+    def _link(self, name: str, directory: Path) -> None:
+        # Relative, as the kernel's: the tree may be mounted elsewhere.
+        (self._links / name).symlink_to(os.path.relpath(directory, self._links))
 
     def file(self, path: str, name: str = "energy_uj") -> Path:
         """Return where a zone's attribute lies."""

@@ -42,8 +42,9 @@ class _Connection(http.client.HTTPConnection):
 class Dockerd:
     """One daemon: its socket, its data and its containers lie in a directory of their own."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, storage: str = "vfs") -> None:
         self._directory = directory
+        self._storage = ["--storage-driver", storage] if storage else []  # "": the best that works here
         self.socket = directory / "docker.sock"
         self.url = f"unix://{self.socket}"
         self.process: subprocess.Popen[bytes] | None = None
@@ -61,7 +62,7 @@ class Dockerd:
             f"{where}/exec",
         ]
         # Without the default bridge and without rules it leaves alone what this machine has.
-        command += ["--pidfile", f"{where}/pid", "--storage-driver", "vfs", "--bridge", "none"]
+        command += ["--pidfile", f"{where}/pid", *self._storage, "--bridge", "none"]
         command += ["--iptables=false", "--ip6tables=false", "--ip-masq=false"]
         with (where / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)

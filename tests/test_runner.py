@@ -132,7 +132,7 @@ def stream(name: str = "x", block: int = 0, warm_up: float = 0) -> Scenario:
 def kept(name: str, watts: float, *, ago: float = 600, kind: str = "baseline") -> dict[str, Any]:
     """Return a scenario as an earlier run has left it in the file."""
     part = {"component": "cpu", "source": "rapl", "joules": watts * 60, "watts": watts}
-    energy = {"source": "rapl", "seconds": 60.0, "joules": watts * 60, "parts": [part]}
+    energy = {"source": "rapl", "seconds": 60.0, "joules": watts * 60, "mean_watts": watts, "parts": [part]}
     times = {"start_time": NOW - ago - 60, "end_time": NOW - ago}
     return {"name": name, "type": kind, "status": "ok", "energy": energy, **times}
 

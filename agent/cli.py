@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from powerbench.agent import __version__, listen, log, roster
+from powerbench.agent import __version__, listen, log, roster, systemd
 from powerbench.agent.config import (
     DEFAULT_PATH,
     Config,
@@ -77,7 +77,7 @@ def configure(
     """Return the file's configuration with the flags on top. Raises: ConfigError."""
     path = Path(flags.config) if flags.config else _default_path()
     config = load(path, known)
-    changes: dict[str, object] = {}
+    changes: dict[str, object] = {"web": systemd.with_credentials(config.agent.web, environ)}
     problems: list[Problem] = []
     for name in ("sysfs", "procfs"):
         if (value := getattr(flags, name)) is not None:
@@ -152,9 +152,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(flags, known, modules, passed)
     except ConfigError as error:
         print(error, file=sys.stderr)  # noqa: T201 - one problem a line, whatever the log looks like
+        systemd.tell_failure(str(error))
         return EX_CONFIG
     except listen.ListenError as error:
         print(f"powerbench-agent: {error}", file=sys.stderr)  # noqa: T201 - likewise
+        systemd.tell_failure(str(error))
         return 1
 
 

@@ -28,7 +28,7 @@ from powerbench.agent.http import Handlers
 from powerbench.agent.listen import Site
 from powerbench.agent.model import Host, Reconfigures
 from powerbench.agent.scheduler import Scheduler
-from powerbench.agent.systemd import Notifier
+from powerbench.agent.systemd import Notifier, status_of
 
 if TYPE_CHECKING:
     import socket
@@ -219,8 +219,12 @@ async def serve_forever(
         listeners = [(address, bound) for address in sites if (bound := listen.bind(address))]
     notifier = Notifier()
     connections = Connections(raise_descriptor_limit())
-    feed_watchdog = functools.partial(notifier.send, "WATCHDOG=1")
-    agent = Agent(config, modules, rules, feed_watchdog, connections)
+
+    def on_beat() -> None:
+        notifier.send("WATCHDOG=1")
+        notifier.status(status_of(agent.scheduler.snapshot))
+
+    agent = Agent(config, modules, rules, on_beat, connections)
     agent.tls = tls
     loop = asyncio.get_running_loop()
     stop, hangup = asyncio.Event(), asyncio.Event()
@@ -232,7 +236,7 @@ async def serve_forever(
     try:
         await agent.serve(sites, listeners)
         log.info("listening", addresses=[str(address) for address, _ in listeners], version=__version__)
-        notifier.send("READY=1", "STATUS=reading")
+        notifier.send("READY=1")
         while not stop.is_set():
             waits = [asyncio.ensure_future(event.wait()) for event in (stop, hangup)]
             await asyncio.wait([*waits, beating], return_when=asyncio.FIRST_COMPLETED)

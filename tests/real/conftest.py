@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 BIN = Path(sys.executable).parent
 PATIENCE = 30.0
@@ -54,10 +54,13 @@ def get(url: str) -> str:
 
 @contextmanager
 def agent(
-    port: int, *arguments: str, env: Mapping[str, str] | None = None
+    port: int,
+    *arguments: str,
+    program: Sequence[str] = (str(BIN / "powerbench-agent"),),
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a real powerbench-agent for as long as the context lasts; `env` on top of this process's."""
-    command = [str(BIN / "powerbench-agent"), "--listen", f"127.0.0.1:{port}", *arguments]
+    command = [*program, "--listen", f"127.0.0.1:{port}", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, **(env or {})})
     try:
         wait_for(lambda: _answers(port), "the agent listens")

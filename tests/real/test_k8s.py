@@ -27,7 +27,7 @@ def whole_documents() -> list[dict[str, Any]]:
 def render(folder: Path) -> list[dict[str, Any]]:
     kubectl = shutil.which("kubectl")
     if kubectl is None:
-        pytest.skip("kubectl, which renders kustomizations, is in no Debian in a version that can")
+        pytest.skip("kubectl is not installed (Debian 12 has one that is too old)")
     done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))

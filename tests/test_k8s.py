@@ -96,7 +96,7 @@ def test_the_host_is_mounted_read_only() -> None:
 
 def test_the_configuration_reads_what_is_mounted_and_serves_the_port_that_is_asked(tmp_path: Path) -> None:
     """agent.toml is good, reads the mounts, and listens where probes, services and monitors look."""
-    text = (K8S / "agent/agent.toml").read_text()
+    text = (K8S / "base/agent.toml").read_text()
     mounts = {mount["name"]: mount["mountPath"] for mount in CONTAINER["volumeMounts"]}
     for name in ("sys", "proc"):  # as if this were the container
         assert f'"{mounts[name]}"' in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -73,14 +74,25 @@ def test_every_node_has_one_agent() -> None:
     assert plain["selector"] != gpu["selector"]
 
 
-def test_root_is_a_component_that_adds_no_capability(tmp_path: Path) -> None:
-    """With the component `root` the user is 0, and everything else stays closed."""
-    shutil.copytree(K8S, tmp_path / "k8s")
-    (tmp_path / "kustomization.yaml").write_text("resources: [k8s/gpu]\ncomponents: [k8s/root]\n")
-    sets = [document for document in render(tmp_path) if document["kind"] == "DaemonSet"]
+def test_the_guides_overlay_is_good(tmp_path: Path) -> None:
+    """The overlay in docs/packages.md: its image and configuration everywhere, root without a capability."""
+    guide = (K8S.parents[1] / "docs/packages.md").read_text()
+    (overlay,) = re.findall(r"```yaml\n(# kustomization.yaml\n.*?)```", guide, re.DOTALL)
+    (monitor,) = re.findall(r"```yaml\n(patches:\n.*?delete.*?)```", guide, re.DOTALL)
+    (tmp_path / "kustomization.yaml").write_text(overlay + monitor)
+    (tmp_path / "agent.toml").write_text("# mine")
+    shutil.copytree(K8S, tmp_path / "powerbench/packaging/k8s")
+    rendered = render(tmp_path)
+    (configuration,) = [document for document in rendered if document["kind"] == "ConfigMap"]
+    assert configuration["data"] == {"agent.toml": "# mine"}
+    assert "PodMonitor" not in {document["kind"] for document in rendered}
+    sets = [document for document in rendered if document["kind"] == "DaemonSet"]
     assert len(sets) == 2
     for one in sets:
         pod = one["spec"]["template"]["spec"]
         assert pod["securityContext"]["runAsUser"] == 0
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert pod["containers"][0]["image"].startswith("registry.example/")
+        named = [volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume]
+        assert named == [configuration["metadata"]["name"]]

@@ -53,6 +53,15 @@ def test_the_workers_lock_is_a_part_of_the_benchmarks() -> None:
     assert locked.items() < pins("run.txt").items()
 
 
+@pytest.mark.parametrize("name", ["agent.txt", "run.txt", "ffmpeg.txt", "real.txt"])
+def test_no_lock_contradicts_another(name: str) -> None:
+    """What two locks have, they have in one version: installing one after the other changes nothing."""
+    everything = pins("dev.txt")
+    assert {
+        part: version for part, version in pins(name).items() if everything.get(part, version) != version
+    } == {}
+
+
 def test_every_wheel_of_the_lock_has_its_hash() -> None:
     """Nothing is installed that could be another file than the one that was locked."""
     entries = re.split(r"\n(?=[a-z])", (ROOT / "requirements/agent.txt").read_text().strip())

@@ -264,9 +264,8 @@ class Scheduler:
             if slot.refreshes is None or reading is None:
                 continue
             # An estimate beside a measurement counts for nothing: the beat's is fresh enough.
-            if reading.meters and all(
-                m.source == ESTIMATE and m.component in measured for m in reading.meters
-            ):
+            estimated = {meter.component for meter in reading.meters if meter.source == ESTIMATE}
+            if estimated and estimated <= measured:
                 continue
             # One after the other: a task for each would cost more than most of these readings.
             await self._attempt(slot, refresh=True)
@@ -355,11 +354,10 @@ class Scheduler:
     def _add_up(self, started: float, cpu: CpuTime | None) -> None:
         present = [name for name, slot in self._slots.items() if slot.state]
         readings = {name: slot.beaten for name, slot in self._slots.items() if slot.beaten}
-        measured = self._measured()
         ended = self._clock.monotonic()
         now = self._clock.time()
         self._node_state = State(
-            reading=self._node.beat(readings, measured, present, cpu, started),
+            reading=self._node.beat(readings, self._measured(), present, cpu, started),
             time=now,
             monotonic=started,
             duration=self._clock.monotonic() - ended,

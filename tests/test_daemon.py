@@ -442,21 +442,6 @@ async def test_a_disabled_collector_is_closed(
 # -- TLS ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("NOT CHECKED: openssl is not on the PATH, so there is no certificate to serve")
-    where = tmp_path_factory.mktemp("tls")
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    files = ["-keyout", str(where / "key.pem"), "-out", str(where / "cert.pem")]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run(
-        [openssl, "req", "-x509", *curve, *files, *names, "-days", "2"], check=True, capture_output=True
-    )
-    return str(where / "cert.pem"), str(where / "key.pem")
-
-
 def with_tls(cert: str, key: str) -> Config:
     return config({"agent": {"web": {"tls_cert": cert, "tls_key": key}}})
 

@@ -264,8 +264,8 @@ class Scheduler:
             if slot.refreshes is None or reading is None:
                 continue
             # An estimate beside a measurement counts for nothing: the beat's is fresh enough.
-            estimated = {meter.component for meter in reading.meters if meter.source == ESTIMATE}
-            if estimated and estimated <= measured:
+            estimated = {meter.source for meter in reading.meters} == {ESTIMATE}
+            if estimated and measured.issuperset(meter.component for meter in reading.meters):
                 continue
             # One after the other: a task for each would cost more than most of these readings.
             await self._attempt(slot, refresh=True)

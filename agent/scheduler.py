@@ -259,7 +259,7 @@ class Scheduler:
 
     async def _refresh(self) -> None:
         measured = self._measured()
-        for slot in self._slots.values():
+        for slot in tuple(self._slots.values()):  # a reload may take some away meanwhile
             reading = slot.state.reading if slot.state else None
             if slot.refreshes is None or reading is None:
                 continue

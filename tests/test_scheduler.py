@@ -575,6 +575,19 @@ async def test_a_reload_ends_the_reading_of_a_collector_that_hangs(
 
 
 @pytest.mark.looptime
+async def test_a_reload_in_the_middle_of_a_fresh_reading(loop_clock: LoopClock, cheap: type[Cheap]) -> None:
+    """A collector that is configured away while a scrape waits for another costs that scrape nothing."""
+    slow, other = cheap(GOOD), cheap(GOOD)
+    slow.refreshes = [None]  # no answer before the deadline
+    async with running(loop_clock, {"slow": (slow, 1.0), "other": (other, 1.0)}) as scheduler:
+        await loop_clock.until(0.5)
+        scrape = asyncio.ensure_future(scheduler.fresh())
+        await loop_clock.until(0.6)
+        await scheduler.replace({"slow": (opening(slow), 1.0)}, reopen=set())
+        assert "other" not in (await scrape).states
+
+
+@pytest.mark.looptime
 async def test_the_nodes_counter_outlives_a_reopened_meter(
     loop_clock: LoopClock, scripted: type[Scripted]
 ) -> None:

@@ -139,8 +139,10 @@ class Handlers:
         async for message in socket:
             if message.type is WSMsgType.ERROR:
                 break
-            snapshot, fresh = await self._latest(self._site(request).shown, bucket)
-            meters = describe(snapshot, self._site(request).shown, samples=False)
+            shown = self._site(request).shown
+            snapshot, fresh = await self._latest(shown, bucket)
+            metered = {n for n, state in snapshot.states.items() if state.reading and state.reading.meters}
+            meters = describe(snapshot, shown & metered, samples=False)
             await socket.send_bytes(msgspec.json.encode({**meters, "fresh": fresh}))
         return socket
 

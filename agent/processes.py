@@ -144,9 +144,11 @@ def find_sender(host: Host, sender: Sender, index: Index) -> int:
     """
     if sender.pid:
         return _find_given(host, sender, index)
-    connection = _find_connection(host.procfs / "net", sender)
+    # In a network namespace of its own it serves sockets that it was given: the machine's has the other end.
+    places = (host.procfs / "net", host.procfs / "1/net")
+    connection = next((found for net in places if (found := _find_connection(net, sender))), None)
     if connection is None:
-        raise Unresolved("its connection is not in this network namespace")
+        raise Unresolved("its connection is not in this network namespace, nor in the machine's")
     owner = index.having(f"socket:[{connection.inode}]")
     if not owner:
         raise Unresolved("its connection has closed, or its owner is not visible to the agent's user")

@@ -313,6 +313,14 @@ def test_the_agents_end_is_not_the_senders(proc: Processes) -> None:
     assert "powerbench pipe" in refused.value.remedy
 
 
+def test_a_connection_in_the_machines_namespace(proc: Processes) -> None:
+    """An agent in a network namespace of its own, as under its unit, looks into the first process's."""
+    proc.start(50)
+    proc.connections(proc.procfs / "1/net", Connection())
+    proc.opens(50, 5, f"socket:[{Connection().inode}]")
+    assert find_sender(proc.host, Connection().sender(), Index(proc.host)) == 50
+
+
 @pytest.mark.parametrize("content", ["", "\n", "soon 1.0\n"])
 def test_without_an_uptime_no_pid_is_taken(proc: Processes, content: str) -> None:
     """Where nobody knows how old a process is nobody can tell whose its number was."""

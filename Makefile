@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 RUN := $(BIN)/powerbench run --output-dir test_results
 .PHONY: help demo test test-real test-single test-multi test-batch analyze bench lint format type check pre-commit \
-	lock docs doctor native-up native-down dashboards deb image env up up-build down restart ps logs targets prom-reload nvidia-up nvidia-up-build
+	lock docs doctor native-up native-down dashboards deb image env up up-build down restart ps logs targets \
+	prom-reload nvidia-up nvidia-up-build test-systemd
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | \
@@ -68,6 +69,11 @@ type: $(VENV)/.dev ## mypy, strict
 	@$(BIN)/mypy
 
 check: lint type test ## lint, type and test
+
+test-systemd: $(VENV)/.dev ## boot a minimal Debian under systemd and try the package on it; as root on Debian
+	@tests/systemd/prepare programs
+	@tests/systemd/prepare & made=$$!; $(MAKE) --no-print-directory deb && wait $$made
+	@$(BIN)/pytest tests/systemd
 
 deb: $(VENV)/.dev ## build the Debian package and its SBOM, into dist/
 	@packaging/debian/build $(BIN)

@@ -4,15 +4,18 @@
 
 `up` starts what does not run yet and waits until each answers; where one does not, it stops what it started
 and says why. Everything lies in DIR: data, logs, process ids, and what differs from the containers'
-configuration, which is addresses alone (prometheus/targets, nginx's listen lines).
+configuration, which is addresses alone (prometheus/targets, nginx's listen lines, agent/agent.toml). Those
+are written once, and the operator's from then on.
 
-Exit codes: 0 it runs (or is down); 1 a service does not start, or a port is taken; 69 a program is missing.
+Exit codes: 0 it runs (or is down); 1 a service does not start, or a port is taken; 69 a program is missing;
+78 Prometheus would not take its configuration.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -20,135 +23,19 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from native_services import HERE, Service, lay_out, services
 
 from powerbench.bench import exits, ports
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-HERE = Path(__file__).resolve().parent
-HOST = "127.0.0.1"
 START_SECONDS, STOP_SECONDS = 30.0, 10.0
 RTMP_MODULE = Path("/usr/lib/nginx/modules/ngx_rtmp_module.so")
-
-
-class Service(NamedTuple):
-    """One program of the stack."""
-
-    name: str
-    package: str  # Debian's
-    ports: tuple[int, ...]  # the first one answers HTTP
-    ready: str  # the path that answers when it is up
-    command: tuple[str, ...]
-    targets: tuple[str, ...] = ()  # files of prometheus/targets that name it
-
-    @property
-    def url(self) -> str:
-        """Where it answers."""
-        return f"http://{HOST}:{self.ports[0]}"
-
-
-def services(directory: Path, agent: str) -> list[Service]:
-    """Return the stack's services, in the order they start."""
-    data, prometheus = directory / "data", directory / "prometheus"
-    database, alerts = f"http://{HOST}:8428", f"http://{HOST}:9093"
-    return [
-        Service(
-            "nginx-rtmp",
-            "nginx libnginx-mod-rtmp",
-            (8080, 1935),
-            "/health",
-            (
-                "nginx",
-                "-p",
-                str(directory / "nginx"),
-                "-c",
-                str(directory / "nginx/nginx.conf"),
-                "-e",
-                "stderr",
-            ),
-        ),
-        Service(
-            "node_exporter",
-            "prometheus-node-exporter",
-            (9100,),
-            "/",
-            ("prometheus-node-exporter", f"--web.listen-address={HOST}:9100"),
-            ("node",),
-        ),
-        Service(
-            "agent",
-            "",
-            (9510,),
-            "/ready",
-            (agent, "--config", str(directory / "agent/agent.toml")),
-            ("powerbench",),
-        ),
-        Service(
-            "alertmanager",
-            "prometheus-alertmanager",
-            (9093,),
-            "/-/ready",
-            (
-                "prometheus-alertmanager",
-                f"--config.file={HERE / 'alertmanager/alertmanager.yml'}",
-                f"--storage.path={data / 'alertmanager'}",
-                f"--web.listen-address={HOST}:9093",
-                "--cluster.listen-address=",
-            ),
-            ("alertmanager",),
-        ),
-        Service(
-            "prometheus",
-            "prometheus",
-            (9090,),
-            "/-/ready",
-            (
-                "prometheus",
-                f"--config.file={prometheus / 'prometheus.yml'}",
-                f"--storage.tsdb.path={data / 'prometheus'}",
-                f"--web.listen-address={HOST}:9090",
-                "--web.enable-lifecycle",
-            ),
-            ("prometheus",),
-        ),
-        Service(
-            "victoriametrics",
-            "victoria-metrics",
-            (8428,),
-            "/health",
-            (
-                "victoria-metrics",
-                f"-storageDataPath={data / 'victoriametrics'}",
-                f"-httpListenAddr={HOST}:8428",
-                f"-promscrape.config={prometheus / 'prometheus.yml'}",
-                "-promscrape.config.strictParse=false",
-                "-promscrape.fileSDCheckInterval=30s",
-            ),
-            ("victoriametrics",),
-        ),
-        Service(
-            "vmalert",
-            "victoria-metrics",
-            (8880,),
-            "/health",
-            (
-                "vmalert",
-                f"-rule={prometheus}/rules/*.yml",
-                "-disableAlertgroupLabel",
-                f"-datasource.url={database}",
-                f"-remoteRead.url={database}",
-                f"-remoteWrite.url={database}",
-                f"-notifier.url={alerts}",
-                f"-httpListenAddr={HOST}:8880",
-            ),
-            ("vmalert",),
-        ),
-    ]
 
 
 class Refused(Exception):  # noqa: N818 - a verdict
@@ -159,105 +46,107 @@ class Refused(Exception):  # noqa: N818 - a verdict
         self.code = code
 
 
-# -- what differs from the containers ----------------------------------------------------------------
-
-
-def lay_out(directory: Path, stack: Iterable[Service], results: Path) -> None:
-    """Write what the services read: links to the stack's own files, and this machine's addresses."""
-    prometheus, nginx, agent = (directory / name for name in ("prometheus", "nginx", "agent"))
-    for part in (prometheus / "targets", nginx, agent, directory / "logs", results):
-        part.mkdir(parents=True, exist_ok=True)
-    for name in ("alertmanager", "prometheus", "victoriametrics"):
-        (directory / "data" / name).mkdir(parents=True, exist_ok=True)
-    _link(prometheus / "prometheus.yml", HERE / "prometheus/prometheus.yml")
-    _link(prometheus / "rules", HERE / "prometheus/rules")
-    _link(nginx / "nginx.conf", HERE / "nginx-rtmp/nginx.conf")
-    addresses = {name: service.ports[0] for service in stack for name in service.targets}
-    for file in (HERE / "prometheus/targets").glob("*.yml"):
-        own = prometheus / "targets" / file.name
-        if file.stem in addresses:
-            target = {"targets": [f"{HOST}:{addresses[file.stem]}"], "labels": {"host": "localhost"}}
-            own.write_text(json.dumps([target]) + "\n")  # JSON is YAML
-        elif not own.exists():  # the operator's own, from then on
-            own.write_text("[]\n")
-    (nginx / "listen-rtmp.conf").write_text(f"listen {HOST}:1935;\n")
-    (nginx / "listen-http.conf").write_text(f"listen {HOST}:8080;\n")
-    (nginx / "allow-stat.conf").write_text("allow 127.0.0.0/8;\ndeny all;\n")
-    options = {
-        "agent": {"listen": f"{HOST}:9510"},
-        "collectors.nginx_rtmp": {"url": f"http://{HOST}:8080/stat"},
-        "collectors.results": {"directory": str(results), "prometheus": f"http://{HOST}:9090"},
-    }
-    lines = [
-        f"[{section}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
-        for section, keys in options.items()
-    ]
-    (agent / "agent.toml").write_text("\n".join(lines))
-
-
-def _link(path: Path, target: Path) -> None:
-    path.unlink(missing_ok=True)
-    path.symlink_to(target)
-
-
 # -- processes ---------------------------------------------------------------------------------------
 
 
-def started_at(pid: int) -> str | None:
-    """Return when a process started, in clock ticks since boot; None where there is none, or a dead one.
-
-    Together with its number this names one process for good. Source: proc(5), /proc/PID/stat.
-    """
+def _stat(pid: int) -> list[str] | None:
+    """Return the fields of /proc/PID/stat from the state on; None where no such process lives."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return fields[19] if fields[0] != "Z" else None
+    return fields if fields[0] not in "ZX" else None
+
+
+def started_at(pid: int) -> str | None:
+    """Return when a process started, in clock ticks since boot; None where it does not run.
+
+    Together with its number this names one process for good. Source: proc(5), /proc/PID/stat.
+    """
+    fields = _stat(pid)
+    return fields[19] if fields else None
+
+
+def _noted(directory: Path) -> dict[str, tuple[int, str]]:
+    """Return (pid, when it started) of the services that were started here, by name."""
+    try:
+        noted = json.loads((directory / "run.json").read_text())
+        return {str(name): (int(pid), str(start)) for name, (pid, start) in noted.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def running(directory: Path) -> dict[str, int]:
     """Return the pids of the services that run, by name."""
-    try:
-        noted = json.loads((directory / "run.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return {name: pid for name, (pid, start) in noted.items() if started_at(pid) == start}
+    return {name: pid for name, (pid, start) in _noted(directory).items() if started_at(pid) == start}
 
 
 def note(directory: Path, pids: Mapping[str, int]) -> None:
     """Put down which processes are ours."""
-    content = {name: (pid, started_at(pid)) for name, pid in pids.items()}
+    starts = {name: (pid, started_at(pid)) for name, pid in pids.items()}
+    content = {name: noted for name, noted in starts.items() if noted[1]}
     temporary = directory / ".run.json"
     temporary.write_text(json.dumps(content) + "\n")
     temporary.replace(directory / "run.json")
 
 
-def stop(pids: Mapping[str, int]) -> None:
-    """End these processes, and wait until they are gone."""
-    begun = {pid: started_at(pid) for pid in pids.values()}
-    for pid in begun:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+def groups(directory: Path) -> dict[str, int]:
+    """Return the process groups of the services that were started here and that somebody is in still.
+
+    A service leads its group. One whose number another process has by now is none of ours; as long as a
+    member lives no other process gets that number.
+    """
+    members: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        if fields := _stat(int(path.name)):
+            members.setdefault(int(fields[2]), []).append(int(path.name))
+    return {
+        name: pid
+        for name, (pid, start) in _noted(directory).items()
+        if members.get(pid) and (pid not in members[pid] or started_at(pid) == start)
+    }
+
+
+def stop(directory: Path) -> None:
+    """End every service, with the processes that it has started, and wait until all are gone."""
     patience = time.monotonic() + STOP_SECONDS
-    while left := [pid for pid, start in begun.items() if start and started_at(pid) == start]:
-        if time.monotonic() > patience:
-            for pid in left:
+    how = signal.SIGTERM
+    while left := groups(directory):
+        if how is signal.SIGTERM or time.monotonic() > patience:
+            for group in left.values():
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            patience += STOP_SECONDS
+                    os.killpg(group, how)
+            how, patience = signal.SIGKILL, max(patience, time.monotonic() + 1)
         time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Keep every other `up` and `down` of this directory out meanwhile. Raises: Refused."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused(f"another native.py is at work in {directory}", exits.FAILED) from None
+        yield
 
 
 def start(service: Service, program: str, directory: Path) -> subprocess.Popen[bytes]:
     """Start a service; its output is its log."""
-    with (directory / f"logs/{service.name}.log").open("ab") as log:
+    with log_of(service, directory).open("ab") as log:
         return subprocess.Popen(
             [program, *service.command[1:]],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # a Ctrl-C here is not for it
+            start_new_session=True,  # a Ctrl-C here is not for it, and it leads a group of its own
         )
+
+
+def log_of(service: Service, directory: Path) -> Path:
+    """Return where a service's output goes."""
+    return directory / f"logs/{service.name}.log"
 
 
 def answers(url: str) -> bool:
@@ -269,13 +158,13 @@ def answers(url: str) -> bool:
         return False
 
 
-def wait_ready(service: Service, process: subprocess.Popen[bytes], directory: Path) -> None:
-    """Wait until a service answers. Raises: Refused."""
+def wait_ready(service: Service, process: subprocess.Popen[bytes], directory: Path, said: int) -> None:
+    """Wait until a service answers; `said`: how long its log was before. Raises: Refused."""
     patience = time.monotonic() + START_SECONDS
-    while not answers(service.url + service.ready):
+    while process.poll() is not None or not answers(service.url + service.ready):
         if process.poll() is not None or time.monotonic() > patience:
-            log = directory / f"logs/{service.name}.log"
-            lines = log.read_text(errors="replace").strip().splitlines()
+            log = log_of(service, directory)
+            lines = log.read_bytes()[said:].decode(errors="replace").strip().splitlines()
             last = lines[-1] if lines else "it said nothing"
             raise Refused(f"{service.name} does not start: {last} (all of it: {log})", exits.FAILED)
         time.sleep(0.05)
@@ -295,6 +184,8 @@ def programs(stack: Iterable[Service]) -> dict[str, str]:
             missing[service.name] = service.package
         else:
             found[service.name] = program
+    if set(missing.values()) == {""}:
+        raise Refused("there is no program as --agent names it: give its path", exits.UNAVAILABLE)
     if missing:
         packages = " ".join(sorted({word for package in missing.values() for word in package.split()}))
         raise Refused(
@@ -317,6 +208,21 @@ def check_ports(stack: Iterable[Service]) -> None:
         raise Refused("; ".join(taken) + f": {hint}", exits.FAILED)
 
 
+def check_configuration(directory: Path) -> None:
+    """Check what Prometheus is to read, target files among it. Raises: Refused."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        return
+    command = [promtool, "check", "config", str(directory / "prometheus/prometheus.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        failed = [
+            line for line in (done.stdout + done.stderr).splitlines() if "FAILED" in line or "error" in line
+        ]
+        what = " ".join(failed).replace("FAILED:", "").split()
+        raise Refused(f"Prometheus would not take its configuration: {' '.join(what)}", exits.BAD_FILE)
+
+
 def up(directory: Path, stack: Sequence[Service], results: Path) -> None:
     """Start what does not run. Raises: Refused; then nothing that it has started runs any more."""
     found = programs(stack)
@@ -324,15 +230,21 @@ def up(directory: Path, stack: Sequence[Service], results: Path) -> None:
     missing = [service for service in stack if service.name not in alive]
     check_ports(missing)
     lay_out(directory, stack, results)
+    check_configuration(directory)
     begun: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for service in missing:
+            log = log_of(service, directory)
+            said = log.stat().st_size if log.exists() else 0
             begun[service.name] = start(service, found[service.name], directory)
             note(directory, alive | {name: process.pid for name, process in begun.items()})
-            wait_ready(service, begun[service.name], directory)
+            wait_ready(service, begun[service.name], directory, said)
+        for service in missing:  # one that has gone meanwhile is not up
+            wait_ready(service, begun[service.name], directory, 0)
     except BaseException:
         for process in begun.values():
-            process.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
         for process in begun.values():
             process.wait()
         note(directory, alive)
@@ -361,19 +273,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     directory = flags.directory.absolute()
     stack = services(directory, flags.agent)
     try:
-        if flags.verb == "up":
-            up(directory, stack, flags.results.absolute())
-        elif flags.verb == "down":
-            stop(running(directory))
-            (directory / "run.json").unlink(missing_ok=True)
-        else:
+        if flags.verb == "ps":
             show(stack, running(directory))
+            return exits.OK
+        with alone(directory):
+            if flags.verb == "up":
+                up(directory, stack, flags.results.absolute())
+            else:
+                stop(directory)
+                (directory / "run.json").unlink(missing_ok=True)
     except Refused as refused:
         print(f"native: {refused}", file=sys.stderr)
         return refused.code
     except OSError as error:
         print(f"native: {error.filename or directory}: {error.strerror}", file=sys.stderr)
         return exits.FAILED
+    except KeyboardInterrupt:
+        print("native: interrupted; what had been started is stopped again", file=sys.stderr)
+        return exits.INTERRUPTED
     return exits.OK
 
 

@@ -5,6 +5,7 @@ Its ports are the stack's (docs/stack.md), so nothing else may have them meanwhi
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -159,7 +160,7 @@ def test_a_taken_port_is_named_with_its_holder_and_nothing_is_started(tmp_path: 
     assert (code, out, errors.count("\n")) == (1, "", 1)
     assert errors.startswith("native: port 9093 (alertmanager) is taken by ")
     assert f"(pid {os.getpid()}): stop it" in errors
-    assert not (tmp_path / "native").exists()
+    assert not (tmp_path / "native/run.json").exists()
 
 
 def test_a_service_that_does_not_start_takes_the_others_down_with_it(tmp_path: Path) -> None:
@@ -168,6 +169,55 @@ def test_a_service_that_does_not_start_takes_the_others_down_with_it(tmp_path: P
     assert (code, out) == (1, "")
     assert errors.startswith("native: agent does not start: it said nothing (all of it: ")
     assert pids(tmp_path) == {}
+
+
+def test_a_target_file_that_cannot_be_read_is_named_before_anything_starts(tmp_path: Path) -> None:
+    """Prometheus would start without those targets, and nobody would know."""
+    targets = tmp_path / "native/prometheus/targets"
+    targets.mkdir(parents=True)
+    (targets / "powerbench-workers.yml").write_text("- targets: [worker-1:9510\n")
+    code, out, errors = native(tmp_path, "up")
+    assert (code, out, errors.count("\n")) == (78, "", 1)
+    assert "/targets/powerbench*.yml" in errors
+    assert "line 1" in errors
+    assert not (tmp_path / "native/run.json").exists()
+
+
+def test_what_the_operator_writes_stays(tmp_path: Path) -> None:
+    """Addresses are written once; a second start leaves them as they have been made."""
+    with stack(tmp_path):
+        own = tmp_path / "native/prometheus/targets/node.yml"
+        own.write_text("- targets: [127.0.0.1:9100, 127.0.0.1:9101]\n")
+        assert native(tmp_path, "up")[0] == 0
+        assert "9101" in own.read_text()
+
+
+def test_a_second_up_at_the_same_time_is_refused(tmp_path: Path) -> None:
+    """Two of them would take each other's ports."""
+    (tmp_path / "native").mkdir()
+    with (tmp_path / "native/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert native(tmp_path, "up")[0] == 1
+        assert "another native.py is at work" in native(tmp_path, "down")[2]
+
+
+def test_a_worker_that_has_lost_its_master_is_stopped_too(tmp_path: Path) -> None:
+    """`down` ends what a service has started, even where the service itself has been killed."""
+    with stack(tmp_path):
+        os.kill(pids(tmp_path)["nginx-rtmp"], 9)
+        with socket.create_connection(("127.0.0.1", 1935)):  # its worker goes on
+            pass
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", 1935))
+
+
+def test_a_file_of_processes_that_is_none_is_no_process(tmp_path: Path) -> None:
+    """Whatever is in it, nobody's process is taken for ours, and there is no traceback."""
+    (tmp_path / "native").mkdir()
+    for content in ("[]", "null", '{"agent": 5}', '{"agent": [1, null]}', "{"):
+        (tmp_path / "native/run.json").write_text(content)
+        code, out, errors = native(tmp_path, "ps")
+        assert (code, out.count("not running"), errors) == (0, len(SERVICES), "")
 
 
 def test_a_missing_program_is_named_with_its_package(tmp_path: Path) -> None:

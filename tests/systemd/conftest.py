@@ -17,11 +17,13 @@ ROOT = Path(__file__).parents[2]
 DIST = ROOT / "dist"
 SIMULATED = "/opt/simulated"  # a /sys of the tests' own: no machine that is booted here has RAPL
 AS_INSTALLED = f"""
-rm -rf /etc/systemd/system/powerbench*.d {SIMULATED} /etc/powerbench/tls /etc/powerbench/token
 systemctl stop powerbench.target 'powerbench@*' 'ffmpeg-*' {SOCKET} {UNIT}
-systemctl daemon-reload
+rm -rf {SIMULATED} /etc/powerbench/tls /etc/powerbench/token
+if ls -d /etc/systemd/system/powerbench*.d; then
+    rm -r /etc/systemd/system/powerbench*.d
+    systemctl daemon-reload
+fi
 systemctl reset-failed
-systemctl start {UNIT}
 """
 ZONE = f"{SIMULATED}/sys/class/powercap/intel-rapl:0"
 
@@ -62,13 +64,20 @@ def installed(tmp_path_factory: pytest.TempPathFactory, deb: Path) -> Iterator[M
 
 
 @pytest.fixture
-def machine(installed: Machine) -> Iterator[Machine]:
-    """Bring that machine to where the installation has left it."""
+def idle(installed: Machine) -> Iterator[Machine]:
+    """Bring that machine to where the installation has left it, with nothing of ours running."""
     installed.write(CONFIG, (installed.directory / "agent.toml").read_text())
     installed.run("sh", "-c", AS_INSTALLED)
     installed.forget()
     yield installed
     print(installed.run("journalctl", "--no-pager", "--lines=60", "--output=short-monotonic"))  # noqa: T201 - shown where it failed
+
+
+@pytest.fixture
+def machine(idle: Machine) -> Machine:
+    """Start the agent on it."""
+    idle.systemctl("start", UNIT)
+    return idle
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def test_it_is_up_under_systemds_eyes(machine: Machine) -> None:
 def test_the_page_is_there_for_other_machines(machine: Machine) -> None:
     """Over a cable: metrics and health for everyone, /api for nobody from there, for itself on loopback."""
     assert "powerbench_build_info" in machine.get()
-    assert machine.health()["host"]["state"] == "up"
+    wait_for(lambda: machine.health()["host"]["state"] == "up", "it has read")
     with pytest.raises(OSError, match="403"):
         machine.get("/api/v1/snapshot")
     ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9510/api/v1/snapshot').status)"

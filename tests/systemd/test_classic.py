@@ -18,24 +18,26 @@ MEGABYTE = 1 << 20
 
 
 @pytest.fixture
-def classic(machine: Machine) -> Machine:
+def classic(idle: Machine) -> Machine:
     """Start all of it, in the agent's place."""
-    machine.systemctl("start", "powerbench.target")
-    return machine
+    idle.systemctl("start", "powerbench.target")
+    return idle
 
 
 @pytest.fixture
-def docker(machine: Machine) -> Iterator[None]:
+def docker(idle: Machine) -> Iterator[None]:
     """Give the machine the group and the place of the socket that Docker's package would."""
-    machine.run("groupadd", "--system", "docker")
-    machine.run("touch", "/run/docker.sock")
+    idle.run("groupadd", "--system", "docker")
+    idle.run("touch", "/run/docker.sock")
     yield
-    machine.run("rm", "/run/docker.sock")
-    machine.run("groupdel", "docker")
+    idle.run("rm", "/run/docker.sock")
+    idle.run("groupdel", "docker")
 
 
 def test_every_exporter_has_its_port_and_the_agent_makes_way(classic: Machine) -> None:
     """Each classic port shows its collector alone; agent and layout are never up together."""
+    classic.systemctl("start", UNIT)
+    classic.systemctl("start", "powerbench.target")
     for name, port in PORTS.items():
         wait_for(lambda port=port: classic.answers(port), f"{name} answers")  # type: ignore[misc]
         assert name in classic.health(port)
@@ -102,29 +104,31 @@ def test_with_docker_its_exporter_runs_and_it_alone_has_the_group(classic: Machi
         assert (group in groups) == (name == "docker")
 
 
-@pytest.mark.parametrize(
-    ("older", "name"), [("cpu", "rapl"), ("gpu", "nvml"), ("stats", "ffmpeg"), ("docker-stats", "docker")]
-)
 @pytest.mark.usefixtures("docker")
-def test_an_older_name_starts_stops_and_restarts_its_exporter(
-    machine: Machine, older: str, name: str
-) -> None:
+def test_an_older_name_starts_stops_and_restarts_its_exporter(idle: Machine) -> None:
     """`systemctl start ffmpeg-cpu-exporter` and its like do what they did: the port answers, or is closed."""
-    unit, port = f"ffmpeg-{older}-exporter", {**PORTS, "docker": 9501}[name]
-    machine.systemctl("start", unit)
-    wait_for(lambda: machine.answers(port), "its port answers")
-    assert machine.health(port).keys() >= {name}
-    process = machine.show("MainPID", f"powerbench@{name}")
-    machine.systemctl("restart", unit)
-    wait_for(lambda: machine.show("MainPID", f"powerbench@{name}") not in (process, "0"), "another process")
-    wait_for(lambda: machine.answers(port), "its port answers again")
-    machine.systemctl("stop", unit)
-    wait_for(lambda: not machine.is_active(f"powerbench@{name}.service"), "it has stopped")
-    wait_for(lambda: not machine.answers(port), "its port is closed")
+    older = [f"ffmpeg-{name}-exporter" for name in ("cpu", "gpu", "stats", "docker-stats")]
+    ports = {"rapl": 9510, "nvml": 9511, "ffmpeg": 9506, "docker": 9501}
+
+    def processes() -> set[str]:
+        return {idle.show("MainPID", f"powerbench@{name}") for name in ports} - {"0"}
+
+    idle.systemctl("start", *older)
+    for name, port in ports.items():
+        wait_for(lambda port=port: idle.answers(port), f"{name} answers")  # type: ignore[misc]
+        assert idle.health(port).keys() >= {name}
+    before = processes()
+    idle.systemctl("restart", *older)
+    wait_for(lambda: len(processes() - before) == len(ports), "each has another process")
+    for name, port in ports.items():
+        wait_for(lambda port=port: idle.answers(port), f"{name} answers again")  # type: ignore[misc]
+    idle.systemctl("stop", *older)
+    wait_for(lambda: not processes(), "they have stopped")
+    wait_for(lambda: not any(idle.answers(port) for port in ports.values()), "their ports are closed")
 
 
-def test_an_exporter_follows_its_older_name_and_back(machine: Machine) -> None:
+def test_an_exporter_follows_its_older_name_and_back(idle: Machine) -> None:
     """What is stopped under its new name is stopped under the older one too."""
-    machine.systemctl("start", "ffmpeg-stats-exporter")
-    machine.systemctl("stop", "powerbench@ffmpeg.service", "powerbench@ffmpeg.socket")
-    wait_for(lambda: not machine.is_active("ffmpeg-stats-exporter.service"), "it has stopped")
+    idle.systemctl("start", "ffmpeg-stats-exporter")
+    idle.systemctl("stop", "powerbench@ffmpeg.service", "powerbench@ffmpeg.socket")
+    wait_for(lambda: not idle.is_active("ffmpeg-stats-exporter.service"), "it has stopped")

@@ -228,8 +228,15 @@ class Machine:
             return False
 
     def health(self, port: int = 9510) -> dict[str, Any]:
-        """Return each collector's state."""
-        collectors: dict[str, Any] = json.loads(self.get("/health", port))["collectors"]
+        """Return each collector's state, once each has been tried."""
+        collectors: dict[str, Any] = {}
+
+        def tried() -> bool:
+            collectors.clear()
+            collectors.update(json.loads(self.get("/health", port))["collectors"])
+            return all(its["state"] != "starting" for its in collectors.values())
+
+        wait_for(tried, "every collector has been tried")
         return collectors
 
     def requests(self, number: int, during: subprocess.Popen[Any]) -> Iterator[float]:

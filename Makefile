@@ -108,8 +108,9 @@ logs: ## follow what it logs, or SERVICE= of it
 targets: ## whom Prometheus scrapes, and what is wrong: PROM_URL=http://127.0.0.1:9090
 	@$(PYTHON) compose/ask_prometheus.py targets
 
-prom-reload: ## have Prometheus read its configuration and rules anew: PROM_URL=
-	@$(PYTHON) compose/ask_prometheus.py reload
+prom-reload: ## have Prometheus, Alertmanager and vmalert read their files anew, in containers or without
+	@$(PYTHON) compose/ask_prometheus.py reload \
+		$(if $(wildcard .native/run.json),$(BIN)/python compose/native.py reload,compose/run hup)
 
 nvidia-up: env ## start the stack with the DCGM exporter, and the agent with the GPUs (NVIDIA's container toolkit)
 	@mkdir -p test_results

@@ -1,6 +1,6 @@
 """The stack without containers: the same files, run from the distribution's packages, on loopback.
 
-    native.py up|down|ps [--directory DIR] [--agent PROGRAM]
+    native.py up|down|ps|reload [--directory DIR] [--agent PROGRAM]
 
 `up` starts what does not run yet and waits until each answers; where one does not, it stops what it started
 and says why. Everything lies in DIR: data, logs, process ids, and what differs from the containers'
@@ -252,6 +252,15 @@ def up(directory: Path, stack: Sequence[Service], results: Path) -> None:
     show(stack, running(directory))
 
 
+def reload(pids: Mapping[str, int]) -> None:
+    """Have the servers read their files anew. Raises: Refused where none runs."""
+    if "prometheus" not in pids:
+        raise Refused("the stack does not run: make native-up", exits.UNAVAILABLE)
+    for name in ("prometheus", "alertmanager", "victoriametrics", "vmalert"):
+        if pid := pids.get(name):
+            os.kill(pid, signal.SIGHUP)
+
+
 def show(stack: Iterable[Service], pids: Mapping[str, int]) -> None:
     """Print a line a service."""
     for service in stack:
@@ -263,7 +272,7 @@ def show(stack: Iterable[Service], pids: Mapping[str, int]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code."""
     parser = argparse.ArgumentParser(prog="native.py", description="The stack without containers.")
-    parser.add_argument("verb", choices=("up", "down", "ps"))
+    parser.add_argument("verb", choices=("up", "down", "ps", "reload"))
     parser.add_argument("--directory", type=Path, default=HERE.parent / ".native", help="default: .native")
     parser.add_argument(
         "--results", type=Path, default=HERE.parent / "test_results", help="of powerbench run"
@@ -275,6 +284,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if flags.verb == "ps":
             show(stack, running(directory))
+            return exits.OK
+        if flags.verb == "reload":
+            reload(running(directory))
             return exits.OK
         with alone(directory):
             if flags.verb == "up":

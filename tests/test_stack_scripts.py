@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parent.parent
 SHELL = Path(shutil.which("sh") or "/bin/sh").parent
@@ -37,16 +37,17 @@ def run(
 
 
 @contextlib.contextmanager
-def answers(*statuses: int, body: bytes = b"{}") -> Iterator[str]:
-    """Serve these statuses, one a request, on loopback; give the address."""
+def answers(*statuses: int, body: bytes | Callable[[str], bytes] = b"{}") -> Iterator[str]:
+    """Serve these statuses, one a request and then 200, on loopback; give the address."""
     left = list(statuses)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(left.pop(0))
-            self.send_header("Content-Length", str(len(body)))
+            content = body if isinstance(body, bytes) else body(self.path)
+            self.send_response(left.pop(0) if left else 200)
+            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(content)
 
         do_POST = do_GET  # noqa: N815 - the standard library's name
 
@@ -87,34 +88,63 @@ def settings(directory: Path) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
 
 
+def made(compose: Path, **environment: object) -> subprocess.CompletedProcess[str]:
+    """Run make-env on a machine without RAPL, unless it is said otherwise."""
+    places = {"POWERCAP": "/nonexistent"} | {name: str(value) for name, value in environment.items()}
+    return run([compose / "make-env"], places)
+
+
 def test_env_is_made_once_for_its_owner_alone(compose: Path, tmp_path: Path) -> None:
-    """0600, a long password that is printed nowhere, the socket's group; a second run leaves it as it is."""
+    """0600, and a password of its own that is printed nowhere; a second run leaves both as they are."""
     engine = tmp_path / "docker.sock"
     engine.touch()
-    made = run([compose / "make-env"], {"DOCKER_SOCKET": str(engine)})
-    assert (made.returncode, made.stderr) == (0, "")
-    file = compose / ".env"
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    done = made(compose, DOCKER_SOCKET=engine)
+    assert (done.returncode, done.stderr) == (0, "")
+    env, password = compose / ".env", compose / ".secrets/grafana_password"
+    assert stat.S_IMODE(env.stat().st_mode) == 0o600
+    assert stat.S_IMODE(password.parent.stat().st_mode) == 0o700
     found = settings(compose)
-    assert found == {"GRAFANA_PASSWORD": found["GRAFANA_PASSWORD"], "DOCKER_GID": str(engine.stat().st_gid)}
-    assert len(found["GRAFANA_PASSWORD"]) == 36
-    assert found["GRAFANA_PASSWORD"] not in made.stdout
-    assert "compose/.env" in made.stdout
-    before = file.read_bytes()
-    again = run([compose / "make-env"], {"DOCKER_SOCKET": str(engine)})
-    assert (again.returncode, again.stdout, file.read_bytes()) == (0, "", before)
-    file.unlink()
-    run([compose / "make-env"], {"DOCKER_SOCKET": str(engine)})
-    assert settings(compose)["GRAFANA_PASSWORD"] != found["GRAFANA_PASSWORD"]
+    key = found["VICTORIAMETRICS_KEY"]
+    group = str(engine.stat().st_gid)
+    assert found == {"DOCKER_GID": group, "POWERBENCH_USER": "9510:9510", "VICTORIAMETRICS_KEY": key}
+    assert len(key) == len(password.read_text()) == 36
+    assert password.read_text() not in done.stdout + env.read_text()
+    before = env.read_bytes(), password.read_bytes()
+    again = made(compose, DOCKER_SOCKET=engine)
+    assert (again.returncode, again.stdout) == (0, "")
+    assert (env.read_bytes(), password.read_bytes()) == before
+    password.unlink()
+    made(compose, DOCKER_SOCKET=engine)
+    assert password.read_bytes() != before[1]
     assert [path.name for path in compose.glob(".env*")] == [".env"]
 
 
-def test_env_without_docker_says_what_is_to_be_set(compose: Path) -> None:
-    """Where there is no socket the group is left empty, and Compose will ask for it by name."""
-    made = run([compose / "make-env"], {"DOCKER_SOCKET": "/nonexistent"})
-    assert made.returncode == 0
-    assert "DOCKER_GID" in made.stderr
+def test_env_without_docker_is_mended_once_it_runs(compose: Path, tmp_path: Path) -> None:
+    """Where there is no socket the group is left empty, and said; the next run with one puts it in."""
+    done = made(compose, DOCKER_SOCKET="/nonexistent")
+    assert done.returncode == 0
+    assert "start Docker" in done.stderr
     assert settings(compose)["DOCKER_GID"] == ""
+    assert "DOCKER_GID is empty" in made(compose, DOCKER_SOCKET="/nonexistent").stderr
+    engine = tmp_path / "docker.sock"
+    engine.touch()
+    assert made(compose, DOCKER_SOCKET=engine).stderr == ""
+    assert settings(compose)["DOCKER_GID"] == str(engine.stat().st_gid)
+
+
+@pytest.mark.parametrize(("mode", "root"), [(0o440, False), (0o400, True)])
+def test_the_agents_user_is_the_least_that_can_read_rapl(
+    compose: Path, tmp_path: Path, mode: int, *, root: bool
+) -> None:
+    """The group of the counters where it may read them; uid 0 only where they are root's alone."""
+    counter = tmp_path / "intel-rapl:0/energy_uj"
+    counter.parent.mkdir()
+    counter.touch()
+    counter.chmod(mode)
+    done = made(compose, DOCKER_SOCKET="/nonexistent", POWERCAP=tmp_path)
+    expected = "0:0" if root else f"9510:{counter.stat().st_gid}"
+    assert settings(compose)["POWERBENCH_USER"] == expected
+    assert ("uid 0" in done.stdout) == root
 
 
 def test_without_docker_the_stack_says_what_to_install(compose: Path, tmp_path: Path) -> None:
@@ -197,14 +227,45 @@ def test_targets_are_a_table_with_those_in_trouble_first(compose: Path) -> None:
     assert done.returncode == 1
 
 
-def test_reload_says_what_the_server_refuses(compose: Path) -> None:
-    """200: said; otherwise the server's own words, and exit 78."""
-    with answers(200, 500, body=b"failed to reload config: rules/x.yml: line 3") as url:
-        command: list[str | Path] = [sys.executable, compose / "ask_prometheus.py", "reload"]
-        assert run(command, {"PROM_URL": url}).returncode == 0
-        refused = run(command, {"PROM_URL": url})
-    assert refused.returncode == 78
-    assert "rules/x.yml: line 3" in refused.stderr
+def metrics(successful: int, at: int, unreadable: int = 0) -> bytes:
+    return (
+        f"prometheus_config_last_reload_successful {successful}\n"
+        f"prometheus_config_last_reload_success_timestamp_seconds {at}e+09\n"
+        f"prometheus_sd_file_read_errors_total {unreadable}\n"
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("after", "code", "words"),
+    [
+        (metrics(1, 2), 0, "has read its files anew"),
+        (metrics(0, 1), 78, "keeps the old configuration: promtool"),
+        (metrics(1, 2, 4), 78, "its targets are gone"),
+    ],
+)
+def test_reload_says_whether_the_files_were_taken(compose: Path, after: bytes, code: int, words: str) -> None:
+    """What the server says of itself after the command: taken, kept the old ones, or lost targets."""
+    bodies = iter([metrics(1, 1, 3)])
+    content = after.replace(b"total 0", b"total 3")
+    with answers(body=lambda _: next(bodies, content)) as url:
+        command: list[str | Path] = [sys.executable, compose / "ask_prometheus.py", "reload", "true"]
+        done = run(command, {"PROM_URL": url})
+    assert done.returncode == code
+    assert words in done.stdout + done.stderr
+
+
+def test_a_reload_whose_command_fails_fails_as_it_does(compose: Path) -> None:
+    """The command has said why."""
+    with answers(body=lambda _: metrics(1, 1)) as url:
+        command: list[str | Path] = [
+            sys.executable,
+            compose / "ask_prometheus.py",
+            "reload",
+            "sh",
+            "-c",
+            "exit 69",
+        ]
+        assert run(command, {"PROM_URL": url}).returncode == 69
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"data": null}'])

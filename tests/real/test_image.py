@@ -102,11 +102,13 @@ def stack(images: Dockerd, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     powercap = Powercap(sysfs)
     powercap.zone(ZONE, "package-0", energy_uj=100e6)
     powercap.file(ZONE).chmod(0o400)
-    (sysfs / "fs/cgroup").mkdir(parents=True)
+    for name in ("fs/cgroup", "kernel"):
+        (sysfs / name).mkdir(parents=True)
     results = directory / "results"
     results.mkdir()
     lines = [f"{name}_PORT={port}" for name, port in ports.items()]
-    lines += ["GRAFANA_PASSWORD=unused", f"DOCKER_GID={images.socket.stat().st_gid}"]
+    lines += ["VICTORIAMETRICS_KEY=unused", "POWERBENCH_USER=0:0"]  # the counters are root's alone
+    lines += [f"DOCKER_GID={images.socket.stat().st_gid}"]
     lines += [f"DOCKER_SOCKET={images.socket}", f"RESULTS_DIR={results}"]
     (directory / "env").write_text("\n".join(lines))
     simulated = {"volumes": [f"{sysfs}:/host/sys:ro", "/sys/fs/cgroup:/host/sys/fs/cgroup:ro"]}
@@ -139,7 +141,7 @@ def test_compose_takes_the_file(version: str, tmp_path: Path) -> None:
     """Compose of today and Debian's 1.29 both read it with every profile and the GPUs' file on top."""
     program = str(BIN / "docker-compose") if version == "2" else need("/usr/bin/docker-compose")
     env = tmp_path / "env"
-    env.write_text("GRAFANA_PASSWORD=x\nDOCKER_GID=1\n")
+    env.write_text("VICTORIAMETRICS_KEY=x\nDOCKER_GID=1\n")
     files = ["--file", str(FILE), "--file", str(ROOT / "compose/nvidia.yml")]
     profiles = ["--profile", "vm", "--profile", "nvidia", "--profile", "per-port"]
     command = [program, "--env-file", str(env), *files, *profiles, "config", "--quiet"]
@@ -257,6 +259,15 @@ def test_a_service_can_do_nothing_else(stack: Stack, service: str) -> None:
         stack.docker("exec", container, "touch", "/there", "/etc/there")
     user = lines["Uid"].split()[0]
     assert user == {"agent": "0"}.get(service, "33")
+
+
+def test_of_the_hosts_mounts_only_what_is_asked_for_is_there(stack: Stack) -> None:
+    """Debug file systems and binfmt_misc, which `:ro` would not reach on older engines, are hidden."""
+    container = stack.container("agent")
+    for path in ("/host/sys/kernel", "/host/proc/sys"):
+        assert stack.docker("exec", container, "ls", "-A", path) == ""
+        with pytest.raises(subprocess.CalledProcessError):
+            stack.docker("exec", container, "touch", f"{path}/there")
 
 
 def test_encoders_of_this_machine_may_report_and_other_containers_not(stack: Stack) -> None:

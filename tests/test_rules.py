@@ -59,6 +59,21 @@ def test_every_metric_of_a_rule_is_somebodys() -> None:
     assert used >= set(FOREIGN)
 
 
+def test_a_host_that_is_scraped_twice_counts_once() -> None:
+    """What a rule adds up of agents is first the largest by the metric's own labels, whatever the job."""
+    metrics = [metric for module in roster.load_modules().values() for metric in module.METRICS]
+    labels = {metric.name: {"host", *metric.labels} for metric in [*metrics, *energy.NODE_METRICS]}
+    added = 0
+    for rule in rules():
+        expr = re.sub(r"\s+", " ", rule["expr"])
+        for at in re.finditer(r"\bsum\b(?: by \([^)]*\))? ", expr):
+            first = re.match(r"\( ?max by \(([^)]*)\) \((?:rate\()?(\w+)", expr[at.end() :])
+            assert first, expr
+            assert set(first[1].split(", ")) == labels[first[2]]
+            added += 1
+    assert added
+
+
 @pytest.mark.parametrize("alert", ALERTS)
 def test_every_alert_is_tested_firing_and_not(alert: str) -> None:
     """rules/tests has a moment at which it fires, and one at which it does not."""

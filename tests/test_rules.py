@@ -25,6 +25,17 @@ FOREIGN = {
     "process_start_time_seconds": "client libraries, the agent's own page among them",
     "powerbench_collector_up": "the agent's scheduler",
     "DCGM_FI_DEV_POWER_USAGE": "dcgm-exporter",
+    "prometheus_sd_file_read_errors_total": "Prometheus",
+    "prometheus_config_last_reload_successful": "Prometheus",
+    "prometheus_rule_evaluation_failures_total": "Prometheus",
+    "prometheus_notifications_dropped_total": "Prometheus",
+    "alertmanager_config_last_reload_successful": "Alertmanager",
+    "alertmanager_notifications_failed_total": "Alertmanager",
+    "vm_log_messages_total": "VictoriaMetrics",
+    "vm_promscrape_config_last_reload_successful": "VictoriaMetrics, but not Debian 12's",
+    "vmalert_config_last_reload_successful": "vmalert",
+    "vmalert_execution_errors_total": "vmalert",
+    "vmalert_alerts_send_errors_total": "vmalert",
 }
 
 

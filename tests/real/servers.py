@@ -32,6 +32,7 @@ def victoria_metrics(data: Path, config: Path | None = None) -> Iterator[str]:
     command = [need("victoria-metrics"), f"-storageDataPath={data}", "-search.latencyOffset=1s"]
     if config is not None:
         command += [f"-promscrape.config={config}", "-promscrape.config.strictParse=false"]
+        command += ["-promscrape.fileSDCheckInterval=1s"]
     with _served(command, "-httpListenAddr=", "/health", data) as url:
         yield url
 

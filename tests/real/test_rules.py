@@ -9,6 +9,7 @@ import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 import yaml
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 COMPOSE = Path(__file__).parent.parent.parent / "compose"
 PROMETHEUS = COMPOSE / "prometheus"
 RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
+ALERTS = PROMETHEUS / "rules/alerts.yml"
 RULE_TESTS = sorted((PROMETHEUS / "rules/tests").glob("*.yml"))
 ALERTMANAGER = COMPOSE / "alertmanager/alertmanager.yml"
 
@@ -143,19 +145,19 @@ def switchboard(directory: Path, hook: Webhook) -> Iterator[str]:
 
 
 @contextmanager
-def evaluated(engine: str, directory: Path, agent_port: int, notifier: str) -> Iterator[None]:
-    """Let one of the two scrape the agent and evaluate the rules."""
+def evaluated(engine: str, directory: Path, agent_port: int, notifier: str) -> Iterator[str]:
+    """Let one of the two scrape the agent and evaluate the rules; yield its URL."""
     config = hastened(directory / "prometheus", agent_port, notifier)
     if engine == "prometheus":
-        with prometheus(config, directory / "data"):
-            yield
+        with prometheus(config, directory / "data") as url:
+            yield url
     else:
         rules = f"{directory}/prometheus/rules/*.yml"
         with (
             victoria_metrics(directory / "data", config) as url,
             vmalert(rules, url, notifier, directory / "vmalert"),
         ):
-            yield
+            yield url
 
 
 @pytest.mark.parametrize("engine", ["prometheus", "victoriametrics"])
@@ -191,3 +193,45 @@ def sent(hook: Webhook, path: str) -> list[Message]:
     """Return the messages about CpuPowerCritical."""
     about = [m for m in hook.messages if m.path == path]
     return [m for m in about if "CpuPowerCritical" in json.dumps(m.content)]
+
+
+# -- the monitoring itself -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["prometheus", "victoriametrics"])
+def test_a_file_of_targets_that_breaks_is_told(tmp_path: Path, engine: str) -> None:
+    """A server that watches itself says, by its own counters, that it cannot read a file of targets."""
+    nobody = f"http://127.0.0.1:{free_port()}"
+    with evaluated(engine, tmp_path / engine, free_port(), nobody) as url:
+        targets = tmp_path / engine / "prometheus/targets"
+        (targets / f"{engine}.yml").write_text(f"- targets: ['{url.removeprefix('http://')}']\n")
+        wait_for(lambda: bool(asked(url, f'up{{job="{engine}"}} == 1')), "it watches itself")
+        broken = f'ALERTS{{alertname="MonitoringBroken",fault="targets",job="{engine}",alertstate="firing"}}'
+        assert asked(url, broken) == []
+        (targets / "powerbench.yml").write_text("- target: [\n")
+        wait_for(lambda: bool(asked(url, broken)), "it says that the file cannot be read")
+
+
+def asked(url: str, query: str) -> list[Any]:
+    """Return the series that a query gives now."""
+    answer: list[Any] = json.loads(get(f"{url}/api/v1/query?query={quote(query)}"))["data"]["result"]
+    return answer
+
+
+def test_the_servers_have_what_is_asked_of_them(tmp_path: Path) -> None:
+    """Every metric of a server that MonitoringBroken names is on the page of the real one."""
+    config = hastened(tmp_path / "scrape", free_port(), "http://127.0.0.1:9")
+    rules = f"{tmp_path}/scrape/rules/*.yml"
+    with (
+        prometheus(config, tmp_path / "prometheus") as first,
+        victoria_metrics(tmp_path / "vm", config) as second,
+        alertmanager(ALERTMANAGER, tmp_path / "alertmanager") as third,
+        vmalert(rules, second, third, tmp_path / "vmalert") as fourth,
+    ):
+        pages = [get(f"{url}/metrics") for url in (first, second, third, fourth)]
+    found = {name for page in pages for name in re.findall(r"^\w+", page, re.MULTILINE)}
+    (alert,) = re.findall(r"alert: MonitoringBroken.*?for:", ALERTS.read_text(), re.DOTALL)
+    named = set(re.findall(r"\b(?:prometheus|alertmanager|vmalert|vm)_\w+", alert))
+    assert len(named) > 10
+    # VictoriaMetrics has had it since after Debian 12's, which the tests run.
+    assert named - found <= {"vm_promscrape_config_last_reload_successful"}

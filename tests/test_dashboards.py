@@ -54,6 +54,10 @@ FOREIGN = {
     "DCGM_FI_DEV_ENC_UTIL": ("gpu", "UUID"),
     "DCGM_FI_DEV_GPU_TEMP": ("gpu", "UUID"),
     "DCGM_FI_DEV_FB_USED": ("gpu", "UUID"),
+    "container_cpu_usage_seconds_total": ("name", "cpu"),
+    "container_memory_working_set_bytes": ("name",),
+    "container_network_receive_bytes_total": ("name", "interface"),
+    "container_network_transmit_bytes_total": ("name", "interface"),
 }
 _SHARED = ("host", "measured")
 RULES = {
@@ -68,6 +72,8 @@ RULES = {
         "host:powerbench_joules_per_frame": _SHARED,
     }.items()
 }
+# The end of an expression of all components: what has no estimate in it, or what has one.
+WHOLE = re.compile(r' (unless|and) on \([^)]*\) rate\(\w+\{[^}]*source="estimate"[^}]*\}\[[^\]]*\]\)$')
 
 
 class Placed(NamedTuple):
@@ -203,6 +209,19 @@ def test_a_panel_says_what_it_is(placed: Placed) -> None:
 
 
 @each_panel
+def test_no_figure_is_blamed_on_nothing(placed: Placed) -> None:
+    """Where a panel shows recording rules, no value is called just that; the description has the causes."""
+    asked = [one.metric for expr in exprs(placed) for one in selectors(expr)]
+    if placed.panel["type"] != "table" and RULES.keys() & set(asked):
+        assert placed.panel["fieldConfig"]["defaults"]["noValue"] in {
+            "no figure",
+            "no measurement",
+            "no estimate",
+        }
+        assert "or the recording rules do not run." in placed.panel["description"]
+
+
+@each_panel
 def test_a_query_goes_to_the_chosen_source(placed: Placed) -> None:
     """Every target asks ${datasource}, under a letter of its own, over time or now as its panel needs."""
     panel = placed.panel
@@ -250,15 +269,30 @@ def test_legends_name_labels_that_there_are(placed: Placed) -> None:
 
 @each_panel
 def test_no_estimate_is_added_to_what_is_measured(placed: Placed) -> None:
-    """What is summed or averaged is of one kind of source, or the sum is by source."""
+    """What is added up is of one kind of source, or by source, or whole and called by what is in it."""
     for expr in exprs(placed):
-        if not re.search(r"\b(sum|avg)\b", expr):
+        sums = re.findall(r"\b(?:sum|avg)\b(?: by \(([^)]*)\))?", expr)
+        if not sums or WHOLE.search(expr):
             continue
+        by = set.intersection(*(set(labels.split(", ")) for labels in sums))
         for metric, matchers, _ in selectors(expr):
             kinds = {"source", "measured"} & set(KNOWN[metric])
             # No model estimates a GPU.
-            apart = kinds & (matchers.keys() | grouping(expr)) or matchers.get("component") == '="gpu"'
+            apart = kinds & (matchers.keys() | by) or matchers.get("component") == '="gpu"'
             assert not kinds or apart, expr
+
+
+@each_panel
+def test_a_host_that_is_scraped_twice_counts_once(placed: Placed) -> None:
+    """What is added up of agents is first the largest (or smallest) by the metric's own labels."""
+    for expr in exprs(placed):
+        for at in re.finditer(r"\bsum\b(?: by \([^)]*\))? ?\((?:1 - )?(?!1 - |sum\b)", expr):
+            added = expr[at.end() :]
+            metric = selectors(added)[0].metric
+            if largest := re.match(r"m(?:ax|in) by \(([^)]*)\)", added):
+                assert set(largest[1].split(", ")) == {"host", *KNOWN[metric]}, expr
+            else:  # a rule has counted already; targets are what is counted
+                assert metric in RULES or metric == "up", expr
 
 
 @each_panel
@@ -270,6 +304,9 @@ def test_a_curve_shows_an_estimate_as_one(placed: Placed) -> None:
             if not {"source", "measured"} & set(KNOWN[metric]) or matchers.get("component") == '="gpu"':
                 continue
             legend = target.get("legendFormat") or ""
+            if whole := WHOLE.search(target["expr"]):
+                assert ("(estimate)" in legend) is (whole[1] == "and")
+                continue
             kind = matchers.get("source") or matchers.get("measured")
             if kind in ('="estimate"', '="false"'):
                 assert "estimate" in f"{legend} {panel['title']}".lower() or panel["type"] == "table"

@@ -182,7 +182,7 @@ def test_what_is_shown_is_what_was_drawn(servers: dict[str, str], server: str) -
         measured = found(servers[server], shown["Measured power"], values)
         return measured == [pytest.approx(CPU_AND_MEMORY_WATTS, rel=0.1)]
 
-    wait_for(near, "the power that is drawn")
+    wait_for(near, "the power that is drawn, once, though the host is scraped under two jobs")
     estimated = found(servers[server], shown["Estimated power"], values)
     assert len(estimated) == 1
     assert found(servers[server], shown["Estimated power"], {**values, "host": "worker-1"}) == []

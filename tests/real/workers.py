@@ -51,6 +51,12 @@ nginx_rtmp_stream_bytes_in_total{{application="live",stream="cam1"}} {octets}
 nginx_rtmp_stream_bytes_out_total{{application="live",stream="cam1"}} {octets}
 nginx_rtmp_stream_clients{{application="live",stream="cam1"}} 3
 """
+CADVISOR = """container_cpu_usage_seconds_total{{name="busy",cpu="total"}} {octets}e-6
+container_memory_working_set_bytes{{name="busy"}} 4096000
+container_memory_working_set_bytes{{name=""}} 9e9
+container_network_receive_bytes_total{{name="busy",interface="eth0"}} {octets}
+container_network_transmit_bytes_total{{name="busy",interface="eth0"}} {octets}
+"""
 
 
 @contextmanager
@@ -78,15 +84,19 @@ def workers(directory: Path) -> Iterator[dict[str, str]]:
         for port in ports[:2]:
             stack.enter_context(_stream(port))
         node = stack.enter_context(_node_exporter())
-        page = stack.enter_context(_page())
+        page = stack.enter_context(_page(PAGE))
+        cadvisor = stack.enter_context(_page(CADVISOR))
         targets = "".join(
             f"- targets: ['127.0.0.1:{port}']\n  labels: {{host: worker-{number}}}\n"
             for number, port in enumerate(ports, 1)
         )
         yield {
             "powerbench.yml": targets,
+            # Once more in another job: what is added up counts it once.
+            "rapl.yml": f"- targets: ['127.0.0.1:{ports[0]}']\n  labels: {{host: worker-1}}\n",
             "node.yml": f"- targets: ['127.0.0.1:{node}']\n  labels: {{host: worker-1}}\n",
             "dcgm.yml": f"- targets: ['127.0.0.1:{page}']\n  labels: {{host: worker-1}}\n",
+            "cadvisor.yml": f"- targets: ['127.0.0.1:{cadvisor}']\n  labels: {{host: worker-1}}\n",
         }
 
 
@@ -195,13 +205,13 @@ def _node_exporter() -> Iterator[int]:
 
 
 @contextmanager
-def _page() -> Iterator[int]:
-    """Serve what DCGM's exporter and nginx-rtmp would show: made by hand, there being neither here."""
+def _page(text: str) -> Iterator[int]:
+    """Serve what others would show (DCGM's exporter, nginx-rtmp, cAdvisor), made by hand: none is here."""
     begun = time.monotonic()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            page = PAGE.format(octets=int((time.monotonic() - begun) * 250_000)).encode()
+            page = text.format(octets=int((time.monotonic() - begun) * 250_000)).encode()
             self.send_response(200)
             self.send_header("Content-Type", "text/plain; version=0.0.4")
             self.send_header("Content-Length", str(len(page)))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from boards.layout import Row, board
 from boards.panels import BAD, GOOD, THIRD, WARN, bars, graph, stat, states, table
-from boards.queries import AGENTS, MEASURED, SLOW_STEP, Query, apart, gained, of, rate
+from boards.queries import AGENTS, MEASURED, SLOW_STEP, Query, apart, gained, of, once, rate
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.models import dashboard
@@ -34,7 +34,7 @@ def now() -> Row:
                 "Collectors down",
                 "Collectors whose last reading failed. One without a source on its machine does not count.",
                 "none",
-                Query(f"sum(1 - {of('powerbench_collector_up')})", "down"),
+                Query(f"sum(1 - min by (host, collector) ({of('powerbench_collector_up')}))", "down"),
                 base=GOOD,
                 steps=((1, BAD),),
             ),
@@ -42,7 +42,7 @@ def now() -> Row:
                 "Failed readings",
                 "Readings that failed or met no deadline, over the time that is shown.",
                 "short",
-                Query(f"sum({gained('powerbench_collector_failures_total')})", "failed"),
+                Query(f"sum({once(gained('powerbench_collector_failures_total'), 'collector')})", "failed"),
                 base=GOOD,
                 steps=((1, WARN),),
                 decimals=0,
@@ -60,7 +60,7 @@ def now() -> Row:
                 "Power of the agents",
                 "The agents' share of measured energy a second, by CPU time: a share, not a measurement.",
                 "watt",
-                Query(f"sum({rate(OWN, MEASURED)})", "measured, shared"),
+                Query(f"sum({once(rate(OWN, MEASURED), 'component', 'source')})", "measured, shared"),
                 decimals=3,
                 nothing="nothing is measured",
             ),
@@ -119,7 +119,7 @@ def cost() -> Row:
                 "Power of each agent",
                 "The agent's share of its host's energy a second, by CPU time: a share, not a measurement.",
                 "watt",
-                *apart(f"sum by (host) ({rate(OWN, 'SOURCE')})", "{{host}}"),
+                *apart(f"sum by (host) ({once(rate(OWN, 'SOURCE'), 'component', 'source')})", "{{host}}"),
                 size=THIRD,
             ),
             graph(

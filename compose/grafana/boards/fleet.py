@@ -19,8 +19,13 @@ PER_FRAME = "host:powerbench_joules_per_frame:rate1m"
 MEASURED = 'measured="true"'
 ESTIMATED = 'measured="false"'
 NAMED = "{{host}} {{note}}"
-NO_RULES = "no recording rules"
-NO_STREAM = "no stream is active"
+# What is true whatever the cause; the descriptions have the causes.
+NO_FIGURE = "no figure"
+WHY_NONE = "No figure: no agent answers, or the recording rules do not run."
+WHY_NO_RATIO = "No figure: no stream is active, no agent answers, or the recording rules do not run."
+WHOLE_HOST = (
+    "All components of the host: one that says estimate has an estimate in it, beside what is measured."
+)
 HOST_LINK = "/d/power-monitoring?var-host={}&${{datasource:queryparam}}&${{__url_time_range}}"
 
 
@@ -54,21 +59,23 @@ def now() -> Row:
             stat(
                 "Measured power",
                 "Power of the chosen hosts together, mean over a minute: what RAPL and GPUs measure. "
-                "Estimates are not in it.",
+                "Estimates are not in it. No figure: all is estimated, no agent answers, or the recording "
+                "rules do not run.",
                 "watt",
                 Query(f"sum({of(WATTS, MEASURED)})", "measured"),
                 decimals=0,
-                nothing=NO_RULES,
+                nothing="no measurement",
             ),
             stat(
                 "Estimated power",
                 "Power of what nothing measures, mean over a minute: a linear model of CPU time, never added "
-                "to measured power.",
+                "to measured power. No figure: all is measured, no agent answers, or the recording rules do "
+                "not run.",
                 "watt",
                 Query(f"sum({of(WATTS, ESTIMATED)})", "estimate"),
                 decimals=0,
                 base="purple",
-                nothing="all is measured",
+                nothing="no estimate",
             ),
             stat(
                 "Active streams",
@@ -95,34 +102,39 @@ def worst() -> Row:
     return Row(
         "The worst ten",
         [
-            _worst("Most power", "Power of a host, mean over a minute.", "watt", WATTS, NO_RULES),
+            _worst(
+                "Most power",
+                "Power of a host, mean over a minute. What is measured and what is estimated of a host are a "
+                f"bar each. {WHY_NONE}",
+                "watt",
+                WATTS,
+            ),
             _worst(
                 "Most energy a frame",
-                "Joules of a host, idle energy among them, by the frames that its streams encode.",
+                "Joules of a host, idle energy among them, by the frames that its streams encode. "
+                f"{WHOLE_HOST} {WHY_NO_RATIO}",
                 "joule",
                 PER_FRAME,
-                NO_STREAM,
             ),
             _worst(
                 "Most power a stream",
-                "Power of a host, idle power among it, by its active streams.",
+                f"Power of a host, idle power among it, by its active streams. {WHOLE_HOST} {WHY_NO_RATIO}",
                 "watt",
                 PER_STREAM,
-                NO_STREAM,
             ),
         ],
     )
 
 
-def _worst(title: str, what: str, unit: str, rule: str, nothing: str) -> Panel:
+def _worst(title: str, what: str, unit: str, rule: str) -> Panel:
     panel = bars(
         title,
-        f"{what} The ten highest, measured ones and those that say estimate each on their own.",
+        f"The ten highest. {what}",
         unit,
         Query(f"topk(10, {recorded(rule)})", NAMED),
         size=(8, 9),
         decimals=2,
-        nothing=nothing,
+        nothing=NO_FIGURE,
     )
     return linked(panel, "Power monitoring of this host", HOST_LINK.format("${__field.labels.host}"))
 
@@ -134,10 +146,11 @@ def hosts() -> Row:
         [
             graph(
                 "Power by host",
-                "Power of each host, mean over a minute. An estimate says so, and is a curve of its own.",
+                "Power of each host, mean over a minute. An estimate says so, and is a curve of its "
+                f"own. {WHY_NONE}",
                 "watt",
                 Query(recorded(WATTS), NAMED),
-                nothing=NO_RULES,
+                nothing=NO_FIGURE,
             ),
             graph(
                 "Streams by host",
@@ -149,38 +162,39 @@ def hosts() -> Row:
             graph(
                 "Energy a frame by host",
                 "Joules of a host, idle energy among them, by the frames that its streams encode; mean over "
-                "a minute. An estimate says so.",
+                f"a minute. {WHOLE_HOST} {WHY_NO_RATIO}",
                 "joule",
                 Query(recorded(PER_FRAME), NAMED),
-                nothing=NO_STREAM,
+                nothing=NO_FIGURE,
             ),
             graph(
                 "Power a stream by host",
-                "Power of a host, idle power among it, by its active streams; mean over a minute. An "
-                "estimate says so.",
+                "Power of a host, idle power among it, by its active streams; mean over a minute. "
+                f"{WHOLE_HOST} {WHY_NO_RATIO}",
                 "watt",
                 Query(recorded(PER_STREAM), NAMED),
-                nothing=NO_STREAM,
+                nothing=NO_FIGURE,
             ),
             graph(
                 "Power by component, all hosts",
                 "Power of the chosen hosts together by component and source, mean over a minute. Sources are "
-                "never added up.",
+                f"never added up. {WHY_NONE}",
                 "watt",
                 Query(
                     "sum by (component, source) ("
                     f"{of('host_component_source:powerbench_node_watts:rate1m')})",
                     "{{component}} ({{source}})",
                 ),
-                nothing=NO_RULES,
+                nothing=NO_FIGURE,
             ),
             graph(
                 "Energy a frame, all hosts",
                 "Joules that the chosen hosts draw by the frames that they encode, hosts without a stream "
-                "left out. Measured energy only.",
+                "left out, and those with an estimate in their energy: measured hosts only. "
+                "No figure: no such host has a stream, no agent answers, or the recording rules do not run.",
                 "joule",
                 Query(_per_frame_of_all(), "measured"),
-                nothing=NO_STREAM,
+                nothing=NO_FIGURE,
             ),
         ],
     )
@@ -198,7 +212,8 @@ def agents() -> Row:
     panel = table(
         "Hosts",
         "Every host with its figures of now, means over a minute. What is measured and what is estimated "
-        "stand in columns of their own; up is 0 where the last scrape failed.",
+        "stand in columns of their own; a frame's and a stream's figures are of all components, and stand "
+        "among the measured ones only where no estimate is in them. up is 0 where the last scrape failed.",
         {
             "up": (f"max by (host) ({of('up', AGENTS)})", "none"),
             "measured": (f"{of_host} ({of(WATTS, MEASURED)})", "watt"),
@@ -206,6 +221,8 @@ def agents() -> Row:
             "streams": (streams_by_host(), "none"),
             "measured a frame": (f"{of_host} ({of(PER_FRAME, MEASURED)})", "joule"),
             "measured a stream": (f"{of_host} ({of(PER_STREAM, MEASURED)})", "watt"),
+            "a frame, with an estimate": (f"{of_host} ({of(PER_FRAME, ESTIMATED)})", "joule"),
+            "a stream, with an estimate": (f"{of_host} ({of(PER_STREAM, ESTIMATED)})", "watt"),
         },
         {"host": "host"},
         sort_by="measured",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from boards import gpus
+from boards import cadvisor, gpus
 from boards.layout import Row, board, choice, matching
 from boards.panels import BAD, THIRD, WARN, bars, graph, stat, table
 from boards.queries import (
@@ -17,6 +17,7 @@ from boards.queries import (
     apart,
     gained,
     of,
+    once,
     rate,
 )
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 NODE = "powerbench_node_energy_joules_total"
 NODE_WATTS = "powerbench_node_power_watts"
 GPU = 'component="gpu"'
-ALL_MEASURED = "all is measured"
+NO_ESTIMATE = "no estimate"
+PARTS = ("component", "source")  # of the node's energy
 # Defaults of the alerts CpuPowerHigh and CpuPowerCritical.
 PACKAGE_LIMITS = ((80, WARN), (120, BAD))
 
@@ -43,7 +45,7 @@ def power() -> Row:
                 "Power now of the chosen hosts and components together: what RAPL and GPUs measure, mean of "
                 "the agent's last beat (1 s). Estimates are not in it.",
                 "watt",
-                Query(f"sum({of(NODE_WATTS, COMPONENT, MEASURED)})", "measured"),
+                Query(f"sum({once(of(NODE_WATTS, COMPONENT, MEASURED), *PARTS)})", "measured"),
                 decimals=1,
             ),
             stat(
@@ -51,32 +53,32 @@ def power() -> Row:
                 "Power now of the hosts whose CPUs nothing measures: a linear model of CPU time, not a "
                 "measurement. Never added to measured power.",
                 "watt",
-                Query(f"sum({of(NODE_WATTS, COMPONENT, ESTIMATED)})", "estimate"),
+                Query(f"sum({once(of(NODE_WATTS, COMPONENT, ESTIMATED), *PARTS)})", "estimate"),
                 decimals=1,
                 base="purple",
-                nothing=ALL_MEASURED,
+                nothing=NO_ESTIMATE,
             ),
             stat(
                 "Measured energy",
                 "Energy of the chosen hosts and components over the time that is shown, measured.",
                 "watth",
-                Query(f"sum({gained(NODE, COMPONENT, MEASURED)}) / 3600", "measured"),
+                Query(f"sum({once(gained(NODE, COMPONENT, MEASURED), *PARTS)}) / 3600", "measured"),
                 decimals=2,
             ),
             stat(
                 "Estimated energy",
                 "Energy over the time that is shown of the hosts whose CPUs nothing measures: an estimate.",
                 "watth",
-                Query(f"sum({gained(NODE, COMPONENT, ESTIMATED)}) / 3600", "estimate"),
+                Query(f"sum({once(gained(NODE, COMPONENT, ESTIMATED), *PARTS)}) / 3600", "estimate"),
                 decimals=2,
                 base="purple",
-                nothing=ALL_MEASURED,
+                nothing=NO_ESTIMATE,
             ),
             stat(
                 "GPU power",
                 "Power now of the discrete GPUs of the chosen hosts together, measured.",
                 "watt",
-                Query(f"sum({of(NODE_WATTS, GPU)})", "measured"),
+                Query(f"sum({once(of(NODE_WATTS, GPU), *PARTS)})", "measured"),
                 decimals=1,
                 nothing="no GPU",
             ),
@@ -84,7 +86,7 @@ def power() -> Row:
                 "CPU use",
                 "Share of CPU time of the chosen hosts that was not idle. Measured.",
                 "percent",
-                Query(f"100 * (1 - sum({_idle()}) / sum({rate('host_cpu_seconds_total')}))", "busy"),
+                Query(f"100 * (1 - sum({_idle()}) / sum({_every()}))", "busy"),
                 steps=((80, WARN), (95, BAD)),
                 decimals=1,
             ),
@@ -94,7 +96,7 @@ def power() -> Row:
                 "source in brackets: rapl, nvml and drm measure, estimate is a model's figure.",
                 "watt",
                 Query(
-                    f"sum by (host, component, source) ({rate(NODE, COMPONENT)})",
+                    once(rate(NODE, COMPONENT), *PARTS),
                     "{{host}} {{component}} ({{source}})",
                 ),
                 size=(12, 9),
@@ -116,21 +118,20 @@ def power() -> Row:
                 "Who used the estimated energy",
                 "Energy of the hosts whose CPUs nothing measures, an estimate",
                 ESTIMATED,
-                ALL_MEASURED,
+                NO_ESTIMATE,
             ),
         ],
     )
 
 
 def _energy() -> Panel:
-    by = "sum by (host, component, source)"
     return table(
         "Energy and mean power by component",
         "Energy over the time that is shown, and mean power now. One row a source: where it says estimate, "
         "the figures are a model's.",
         {
-            "energy": (f"{by} ({gained(NODE, COMPONENT)}) / 3600", "watth"),
-            "power": (f"{by} ({rate(NODE, COMPONENT)})", "watt"),
+            "energy": (f"{once(gained(NODE, COMPONENT), *PARTS)} / 3600", "watth"),
+            "power": (once(rate(NODE, COMPONENT), *PARTS), "watt"),
         },
         {"host": "host", "component": "component", "source": "source"},
         sort_by="energy",
@@ -139,8 +140,9 @@ def _energy() -> Panel:
 
 
 def _shares(title: str, what: str, source: str, nothing: str) -> Panel:
-    def part(bucket: str, *more: str) -> str:
-        return f"sum({rate(f'{bucket}_energy_joules_total', COMPONENT, source, *more)})"
+    def part(bucket: str, *labels: str, only: str = "") -> str:
+        matchers = (COMPONENT, source, only) if only else (COMPONENT, source)
+        return f"sum({once(rate(f'{bucket}_energy_joules_total', *matchers), *labels, *PARTS)})"
 
     outside = 'container=""'  # a stream within a container is a view of that container's energy
     return graph(
@@ -149,8 +151,8 @@ def _shares(title: str, what: str, source: str, nothing: str) -> Panel:
         "measured one by one; the parts add up to the whole. Streams in containers are within containers.",
         "watt",
         Query(part("powerbench_idle"), "idle"),
-        Query(part("docker_container"), "containers"),
-        Query(part("ffmpeg_stream", outside), "streams outside containers"),
+        Query(part("docker_container", "container"), "containers"),
+        Query(part("ffmpeg_stream", "stream", "container", only=outside), "streams outside containers"),
         Query(part("powerbench_agent"), "the agent"),
         Query(part("powerbench_departed"), "departed"),
         Query(part("powerbench_unattributed"), "unattributed"),
@@ -161,12 +163,15 @@ def _shares(title: str, what: str, source: str, nothing: str) -> Panel:
 
 
 def _idle() -> str:
-    return rate("host_cpu_seconds_total", 'mode=~"idle|iowait"')
+    return once(rate("host_cpu_seconds_total", 'mode=~"idle|iowait"'), "mode")
+
+
+def _every() -> str:
+    return once(rate("host_cpu_seconds_total"), "mode")
 
 
 def processors() -> Row:
     """Return the row of CPU and memory, as the agent sees them."""
-    every = rate("host_cpu_seconds_total")
     return Row(
         "CPU and memory",
         [
@@ -175,7 +180,7 @@ def processors() -> Row:
                 "Share of CPU time that was not idle, all CPUs of a host together. Measured.",
                 "percent",
                 Query(
-                    f"100 * (1 - sum by (host) ({_idle()}) / sum by (host) ({every}))",
+                    f"100 * (1 - sum by (host) ({_idle()}) / sum by (host) ({_every()}))",
                     "{{host}}",
                 ),
                 most=100,
@@ -278,7 +283,7 @@ def devices() -> Row:
 
 def containers() -> Row:
     """Return the row of containers, as the agent sees them."""
-    joules = "docker_container_energy_joules_total"
+    shares = rate("docker_container_energy_joules_total", COMPONENT, CONTAINER, "SOURCE")
     missing = "no container engine on these hosts"
     traffic = {
         "received": "docker_container_network_receive_bytes_total",
@@ -297,7 +302,7 @@ def containers() -> Row:
                 "Each container's share of the host's energy a second, by CPU time and GPU use: a share, "
                 "not a measurement. Where it says estimate, what is shared is an estimate, too.",
                 "watt",
-                *apart(f"sum by (host, container) ({rate(joules, COMPONENT, CONTAINER, 'SOURCE')})", named),
+                *apart(f"sum by (host, container) ({once(shares, 'container', *PARTS)})", named),
                 step=SLOW_STEP,
                 nothing=missing,
             ),
@@ -367,7 +372,16 @@ def build() -> dashboard.Dashboard:
         "Power monitoring",
         "Power and energy of hosts by component, beside CPU, memory, network, disks, containers and GPUs. "
         "What is measured and what is estimated are never added up.",
-        [power(), processors(), gpus.nvidia(), gpus.others(), containers(), devices(), gpus.dcgm()],
+        [
+            power(),
+            processors(),
+            gpus.nvidia(),
+            gpus.others(),
+            containers(),
+            devices(),
+            gpus.dcgm(),
+            cadvisor.row(),
+        ],
         [
             choice("component", "Component", matching(NODE, "component")),
             choice("container", "Container", matching("docker_container_cpu_percent", "container")),

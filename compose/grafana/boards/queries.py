@@ -44,6 +44,11 @@ def gained(metric: str, *matchers: str) -> str:
     return f"increase({of(metric, *matchers)}[$__range])"
 
 
+def once(expr: str, *labels: str) -> str:
+    """Return series by host and their own labels, so that a host that is scraped twice counts once."""
+    return f"max by ({', '.join(('host', *labels))}) ({expr})"
+
+
 def apart(expr: str, legend: str) -> tuple[Query, Query]:
     """Return an expression twice: of what is measured, and of what is estimated, which is named so.
 

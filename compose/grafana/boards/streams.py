@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from boards.layout import Row, board, choice, matching
 from boards.panels import BAD, GOOD, THIRD, WARN, bars, graph, stat, states
-from boards.queries import FFMPEG_STEP, MEASURED, STREAM, Query, apart, gained, of, rate
+from boards.queries import ESTIMATED, FFMPEG_STEP, MEASURED, STREAM, Query, apart, gained, of, once, rate
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.models import dashboard
@@ -19,16 +19,25 @@ UNKNOWN = "no process known"
 STATES = {0: ("ended", "text"), 1: ("live", GOOD), 2: ("silent", BAD), 3: ("stalled", BAD)}
 
 
-def per_frame(source: str) -> str:
-    """Return joules a frame by stream, of what one kind of source says."""
-    frames = f"max by (host, stream) ({rate('ffmpeg_frames_total', STREAM)})"
-    return f"sum by (host, stream) ({rate(ENERGY, STREAM, source)}) / ({frames} > 0)"
+def watts(*sources: str) -> str:
+    """Return each part of each stream's share a second, counted once."""
+    return once(rate(ENERGY, STREAM, *sources), "stream", "container", "component", "source")
+
+
+def per_frame() -> tuple[Query, Query]:
+    """Return joules a frame by stream, of all components: without an estimate in them, and with one."""
+    frames = once(rate("ffmpeg_frames_total", STREAM), "stream")
+    whole = f"sum by (host, stream) ({watts()}) / ({frames} > 0)"
+    estimates = f"on (host, stream) {rate(ENERGY, STREAM, ESTIMATED)}"
+    return (
+        Query(f"{whole} unless {estimates}", NAMED),
+        Query(f"{whole} and {estimates}", f"{NAMED} (estimate)"),
+    )
 
 
 def now() -> Row:
     """Return the row of figures of now."""
     active = f"sum(max by (host, stream) ({of('ffmpeg_stream_active', STREAM)}))"
-    watts = f"sum({rate(ENERGY, STREAM, MEASURED)})"
     frames = f"sum(max by (host, stream) ({rate('ffmpeg_frames_total', STREAM)}))"
     return Row(
         "Now",
@@ -76,7 +85,7 @@ def now() -> Row:
                 "The chosen streams' share of measured energy a second: a share by CPU time and GPU use. "
                 "Estimates are not in it.",
                 "watt",
-                Query(watts, "measured, shared"),
+                Query(f"sum({watts(MEASURED)})", "measured, shared"),
                 decimals=2,
                 nothing=UNKNOWN,
             ),
@@ -160,17 +169,18 @@ def energy() -> Row:
                 "Each stream's share of its host's energy a second, by CPU time and GPU use: a share, not a "
                 "measurement. Where it says estimate, what is shared is an estimate, too.",
                 "watt",
-                *apart(f"sum by (host, stream) ({rate(ENERGY, STREAM, 'SOURCE')})", NAMED),
+                *apart(f"sum by (host, stream) ({watts('SOURCE')})", NAMED),
                 size=THIRD,
                 step=FFMPEG_STEP,
                 nothing=UNKNOWN,
             ),
             graph(
                 "Energy a frame",
-                "Joules of a stream's share by frames that it encoded; a gap while it encodes none. Without "
-                "the idle energy of its host, which fleet has.",
+                "Joules of a stream's share, all components, by frames that it encoded; a gap while it "
+                "encodes none. One that says estimate has an estimate in it, beside what is measured. "
+                "Without the idle energy of its host, which fleet has.",
                 "joule",
-                *apart(per_frame("SOURCE"), NAMED),
+                *per_frame(),
                 size=THIRD,
                 step=FFMPEG_STEP,
                 nothing=UNKNOWN,
@@ -180,7 +190,7 @@ def energy() -> Row:
                 "The same shares by component: CPU, memory, GPU. The source in brackets.",
                 "watt",
                 Query(
-                    f"sum by (host, stream, component, source) ({rate(ENERGY, STREAM)})",
+                    f"sum by (host, stream, component, source) ({watts()})",
                     f"{NAMED} {{{{component}}}} ({{{{source}}}})",
                 ),
                 size=THIRD,

@@ -7,13 +7,14 @@ channel for whoever can merely ask (PLATYPUS, https://platypusattack.com/).
 
 from __future__ import annotations
 
+import asyncio
 import html
 import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
-from aiohttp import ClientError, WSMsgType, http_exceptions, web
+from aiohttp import ClientError, WSCloseCode, http_exceptions, web
 
 from powerbench.agent import __version__, exposition
 from powerbench.agent.bucket import Bucket
@@ -32,7 +33,9 @@ log = structlog.get_logger("http")
 
 SCRAPE_FRESH_RATE, SCRAPE_FRESH_BURST = 2.0, 5.0  # fresh readings a second for whoever asks
 KNOWN_FRESH_RATE, KNOWN_FRESH_BURST = 50.0, 50.0  # for whoever has shown who they are
-_MAX_WATCH_BYTES = 1024  # of a message, whose content nobody looks at
+_MAX_WATCH_BYTES = 64  # of a message
+MAX_WATCHED, MAX_WATCH_SECONDS = 100, 10.0  # readings that one message asks for, and how long they take
+_BAD_WATCH = b"a message is the number of readings and the seconds between them, like: 10 0.1"
 
 _FORBIDDEN = (
     "only loopback peers (by an address or a name of this machine's own), networks in [agent.web] trusted, "
@@ -129,21 +132,32 @@ class Handlers:
         return _json({**describe(snapshot, names, samples=samples), "fresh": fresh})
 
     async def watch(self, request: web.Request) -> web.WebSocketResponse:
-        """Serve the meters of this moment over one WebSocket, a message for each that comes.
+        """Serve the meters over one WebSocket: a message, like `10 0.1`, is so many readings so far apart.
 
-        For whoever asks ten times a second: a message costs an eighth of a request.
+        They are sent together when the last is taken. For whoever wants ten a second: a reading costs a
+        fifth of a request, and the asking side is woken once.
         """
         bucket = self._known if request[_KNOWN] else self._scrapes
         socket = web.WebSocketResponse(compress=False, max_msg_size=_MAX_WATCH_BYTES)
         await socket.prepare(request)
         async for message in socket:
-            if message.type is WSMsgType.ERROR:
+            try:
+                count, seconds = parse_watch(message.data)
+            except ValueError:
+                await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=_BAD_WATCH)
                 break
-            shown = self._site(request).shown
-            snapshot, fresh = await self._latest(shown, bucket)
-            metered = {n for n, state in snapshot.states.items() if state.reading and state.reading.meters}
-            meters = describe(snapshot, shown & metered, samples=False)
-            await socket.send_bytes(msgspec.json.encode({**meters, "fresh": fresh}))
+            loop = asyncio.get_running_loop()
+            begun, readings = loop.time(), []
+            for number in range(1, count + 1):
+                await asyncio.sleep(begun + number * seconds - loop.time())
+                shown = self._site(request).shown
+                snapshot, fresh = await self._latest(shown, bucket)
+                metered = {
+                    n for n, state in snapshot.states.items() if state.reading and state.reading.meters
+                }
+                meters = describe(snapshot, shown & metered, samples=False)
+                readings.append({**meters, "fresh": fresh})
+            await socket.send_bytes(msgspec.json.encode(readings))
         return socket
 
     async def _latest(self, names: Collection[str], bucket: Bucket) -> tuple[Snapshot, bool]:
@@ -231,6 +245,15 @@ class Handlers:
             if isinstance(collector, Ingests):
                 return collector
         return None
+
+
+def parse_watch(message: object) -> tuple[int, float]:
+    """Return (how many readings, seconds between them). Raises: ValueError."""
+    text = message.decode() if isinstance(message, bytes) else str(message)
+    count, seconds = (kind(word) for kind, word in zip((int, float), text.split(), strict=True))
+    if not (1 <= count <= MAX_WATCHED and 0 <= count * seconds <= MAX_WATCH_SECONDS):
+        raise ValueError(f"{count} readings every {seconds} s are too many, or take too long")
+    return int(count), seconds
 
 
 _ADDRESS = web.AppKey("address", Address)

@@ -122,34 +122,42 @@ class AgentClient:
                 body = await answer.read()
         except (aiohttp.ClientError, OSError) as error:
             raise self._gone(error) from None
-        return self._content(body)
+        return self._checked(self._decoded(body))
 
-    async def watch(self) -> dict[str, Any]:
-        """Return the meters as of now, over a connection that is kept. Raises: AgentFailed."""
+    async def watch(self, count: int, seconds: float) -> list[dict[str, Any]]:
+        """Return the meters of so many moments to come, so far apart. Raises: AgentFailed."""
         socket, self._socket = self._socket, None
         try:
-            async with asyncio.timeout(_TIMEOUT.total):
+            async with asyncio.timeout(_EDGE_SECONDS + count * seconds):
                 if socket is None or socket.closed:
                     socket = await self._session.ws_connect(
                         f"{self.url}/api/v1/watch", headers=self._headers, max_msg_size=0
                     )
-                await socket.send_bytes(b"")
+                await socket.send_str(f"{count} {seconds:g}")
                 body = await socket.receive_bytes()
         except aiohttp.WSServerHandshakeError as refused:
             raise self._refused(refused.status) from None
         except (aiohttp.ClientError, aiohttp.WSMessageTypeError, OSError) as error:
             raise self._gone(error) from None
         self._socket = socket  # one that is out of step, or gone, is not asked again
-        return self._content(body)
+        readings = self._decoded(body)
+        if not isinstance(readings, list) or not readings:
+            raise self._stranger()
+        return [self._checked(reading) for reading in readings]
 
-    def _content(self, body: bytes) -> dict[str, Any]:
+    def _decoded(self, body: bytes) -> Any:
         try:
-            content = msgspec.json.decode(body)
+            return msgspec.json.decode(body)
         except ValueError as error:
             raise self._gone(error) from None
+
+    def _checked(self, content: Any) -> dict[str, Any]:
         if not isinstance(content, dict) or "collectors" not in content:
-            raise AgentFailed(f"what is at {self.url} is no powerbench agent")
+            raise self._stranger()
         return content
+
+    def _stranger(self) -> AgentFailed:
+        return AgentFailed(f"what is at {self.url} is no powerbench agent")
 
     def _refused(self, status: int) -> AgentFailed:
         if status == 403:
@@ -234,10 +242,24 @@ class Meters:
             await asyncio.sleep(0.1)
 
     async def glance(self) -> Edge:
-        """Read every counter, for the trace: now, or as of the agent's last beat. Raises: AgentFailed."""
-        if not self._frequent:
-            return (await self._read(fresh=False))[0]
-        return self._edge(await asyncio.gather(*(client.watch() for client in self.clients)))
+        """Read every counter: now, or as of the agent's last beat. Raises: AgentFailed."""
+        edge, _ = await self._read(fresh=self._frequent)
+        return edge
+
+    async def follow(self, seconds: float, hertz: float) -> list[Edge]:
+        """Return the trace of these next seconds, when they are over. Raises: AgentFailed."""
+        count = int(seconds * hertz + 1e-6)
+        if count < 1 or not self._frequent:
+            await asyncio.sleep(seconds if count < 1 else 1 / hertz)
+            return [await self.glance()] if count else []
+        rows = await asyncio.gather(*(client.watch(count, 1 / hertz) for client in self.clients))
+        now = time.time()
+        edges = [self._edge(snapshots) for snapshots in zip(*rows, strict=False)]
+        last = max((mark.monotonic for mark in edges[-1].marks.values()), default=0.0)
+        return [
+            edge._replace(time=now - (last - max((m.monotonic for m in edge.marks.values()), default=last)))
+            for edge in edges
+        ]
 
     async def sources(self) -> Sources:
         """Return what there is to read. Raises: AgentFailed."""

@@ -26,6 +26,7 @@ STEADY_SHARE = 0.03  # by which their powers may differ,
 STEADY_WATTS = 0.5  # or by this
 STEADY_CELSIUS = 1.0
 MAX_SETTLE = 60.0  # seconds, and never longer than the warm-up itself
+_FOLLOW_SECONDS = 1.0  # of readings that an agent sends together
 
 
 class Settling(NamedTuple):
@@ -128,7 +129,12 @@ class Phases:
             opened.readings += self._trace.take(name, "window", edge)
             return False
 
-        await self._poll(title, seconds, encoders, keep)
+        try:
+            await self._poll(title, seconds, encoders, keep)
+        except asyncio.CancelledError:  # what was measured until now is kept, up to now
+            with contextlib.suppress(AgentFailed):
+                keep(await self._meters.glance())
+            raise
         keep(await self._meters.edge(opened.begin))
         whole = opened.energy()
         self._finish(seconds, f"{whole.watts:.2f} W ({whole.source})" if whole else "")
@@ -155,27 +161,26 @@ class Phases:
         begun = last_shown = time.monotonic()
         hertz = min(1.0, self._meters.hertz) if slowly else self._meters.hertz
         before: Edge | None = None
-        ticks = 0
-        while (elapsed := time.monotonic() - begun) < seconds:
-            ticks = max(ticks + 1, int(elapsed * hertz) + 1)
-            await asyncio.sleep(min(ticks / hertz, seconds) - elapsed)
-            for encoder in encoders:
-                encoder.check_alive()
-            if time.monotonic() - begun >= seconds:
-                break
+        while (left := seconds - (time.monotonic() - begun)) > 0:
+            edges: list[Edge] = []
             try:
-                edge = await self._meters.glance()
+                edges = await self._meters.follow(min(left, _FOLLOW_SECONDS), hertz)
             except AgentFailed as failed:  # the counters make up for it at the edge; the trace has a gap
                 if (note := f"the trace has a gap: {failed}") not in self.notes:
                     self.notes.append(note)
-                continue
-            if look(edge):
+                await asyncio.sleep(min(left, 1 / hertz))
+            for encoder in encoders:
+                encoder.check_alive()
+            seen = [look(edge) for edge in edges]
+            if any(seen):
                 break
+            if not edges:
+                continue
             if before is None:
-                before = edge
-            elif time.monotonic() - last_shown >= 1:
-                self._display.update(time.monotonic() - begun, _news(before, edge, encoders))
-                before, last_shown = edge, time.monotonic()
+                before = edges[0]
+            if time.monotonic() - last_shown >= _FOLLOW_SECONDS / 2:
+                self._display.update(time.monotonic() - begun, _news(before, edges[-1], encoders))
+                before, last_shown = edges[-1], time.monotonic()
 
 
 def is_steady(edges: Sequence[tuple[Edge, float | None]]) -> bool:

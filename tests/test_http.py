@@ -296,20 +296,20 @@ async def test_who_shows_the_token_has_fifty_fresh_snapshots_a_second(
     assert collector.refreshed == 56
 
 
-async def test_a_watcher_is_answered_once_a_message(serve: Serve, cheap: type[Cheap]) -> None:
-    """Each message over /api/v1/watch is a fresh reading's meters, out of the bucket of who asks."""
+async def test_a_watcher_gets_the_readings_that_it_asks_for(serve: Serve, cheap: type[Cheap]) -> None:
+    """A message over /api/v1/watch has fresh meters, out of the bucket of who asks, sent together."""
     collector = cheap(GOOD)
     served = await serve({"fake": collector}, Access(token="s3cret"))
     await served.scheduler.beat()
     bearer = {"Authorization": "Bearer s3cret"}
     async with served.client.ws_connect("/api/v1/watch", headers=bearer) as socket:
-        for times in range(1, 51):
-            await socket.send_bytes(b"")
+        for times, message in ((40, "40 0"), (50, "10 0.0"), (50, "1 0.001")):
+            await socket.send_str(message)
             answer = msgspec.json.decode(await socket.receive_bytes())
-            assert (answer["fresh"], collector.refreshed) == (True, times)
-        await socket.send_bytes(b"")
-        assert msgspec.json.decode(await socket.receive_bytes())["fresh"] is False
-    state = answer["collectors"]["fake"]
+            assert len(answer) == int(message.split()[0])
+            assert collector.refreshed == times
+        assert [reading["fresh"] for reading in answer] == [False]
+    state = answer[0]["collectors"]["fake"]
     assert (state["samples"], [meter["joules"] for meter in state["meters"]]) == ([], [3.5])
 
 
@@ -319,10 +319,9 @@ async def test_a_watcher_without_a_token_shares_the_scrapes_bucket(serve: Serve,
     served = await serve({"fake": collector})
     await served.scheduler.beat()
     async with served.client.ws_connect("/api/v1/watch") as socket:
-        for _ in range(8):
-            await socket.send_bytes(b"")
-            await socket.receive_bytes()
-    assert collector.refreshed == 5
+        await socket.send_str("8 0")
+        fresh = [reading["fresh"] for reading in msgspec.json.decode(await socket.receive_bytes())]
+    assert (fresh, collector.refreshed) == ([True] * 5 + [False] * 3, 5)
 
 
 async def test_a_stranger_may_not_watch(serve: Serve, cheap: type[Cheap]) -> None:
@@ -332,12 +331,20 @@ async def test_a_stranger_may_not_watch(serve: Serve, cheap: type[Cheap]) -> Non
         await served.client.ws_connect("/api/v1/watch", headers=FOREIGN)
 
 
-async def test_a_message_that_is_too_long_ends_the_watching(serve: Serve, cheap: type[Cheap]) -> None:
-    """A watcher's memory is bounded: its connection is closed, and the agent goes on."""
-    served = await serve({"fake": cheap(GOOD)})
+@pytest.mark.parametrize(
+    "message",
+    ["", "x", "1", "0 1", "-1 1", "101 0", "11 1", "1 -1", "1 nan", "1 inf", "1 2 3", "1 0 " + "x" * 99],
+)
+async def test_a_message_that_asks_for_nothing_sensible_ends_the_watching(
+    serve: Serve, cheap: type[Cheap], message: str
+) -> None:
+    """A watcher's memory and time are bounded: its connection is closed, and the agent goes on."""
+    collector = cheap(GOOD)
+    served = await serve({"fake": collector})
     async with served.client.ws_connect("/api/v1/watch") as socket:
-        await socket.send_bytes(b"x" * 2000)
+        await socket.send_str(message)
         assert (await socket.receive()).type is WSMsgType.CLOSE
+    assert collector.refreshed == 0
     assert (await served.client.get("/health")).status == 200
 
 

@@ -111,11 +111,15 @@ class FakeAgent:
             return web.Response(status=self.status)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        async for _ in socket:
+        async for message in socket:
             if self.status != 200:
                 break
-            self.joules, self.monotonic = self.joules + 10, self.monotonic + 1
-            await socket.send_bytes(json.dumps(self._answer(fresh=True)).encode())
+            count, _ = message.data.split()
+            readings = []
+            for _ in range(int(count)):
+                self.joules, self.monotonic = self.joules + 10, self.monotonic + 1
+                readings.append(self._answer(fresh=True))
+            await socket.send_bytes(json.dumps(readings if self.body is None else self.body).encode())
         return socket
 
     def _answer(self, *, fresh: bool) -> dict[str, Any]:
@@ -184,28 +188,52 @@ async def test_two_edges_are_two_readings(fake: tuple[FakeAgent, AgentClient]) -
     assert window(begin, await meters.edge(begin)).joules == 10
 
 
-async def test_glances_share_one_connection(fake: tuple[FakeAgent, AgentClient]) -> None:
-    """The trace asks ten times a second: over one connection, with the token in its header."""
+async def test_readings_that_follow_come_over_one_connection(fake: tuple[FakeAgent, AgentClient]) -> None:
+    """The trace has ten a second, sent together; the token is in the header, once."""
     agent, client = fake
     meters = Meters([client])
-    joules = [mark.joules for _ in range(3) for mark in (await meters.glance()).marks.values()]
-    assert joules == [10, 20, 30]
+    edges = [*await meters.follow(1.0, 3.0), *await meters.follow(1.0, 2.0)]
+    assert [mark.joules for edge in edges for mark in edge.marks.values()] == [10, 20, 30, 40, 50]
     assert agent.authorization == ["Bearer s3cret"]
+    # Each has the moment at which the agent read it: a second apart, by the agent's clock.
+    assert [edges[2].time - edge.time for edge in edges[:3]] == [2, 1, 0]
+
+
+async def test_a_time_too_short_for_a_reading_has_none(fake: tuple[FakeAgent, AgentClient]) -> None:
+    """Nobody is asked, and the time goes by."""
+    agent, client = fake
+    assert await Meters([client]).follow(0.01, 10.0) == []
+    assert agent.authorization == []
+
+
+async def test_an_agent_that_does_not_know_us_is_asked_for_its_last_beat(
+    fake: tuple[FakeAgent, AgentClient],
+) -> None:
+    """Its few fresh readings are kept for the edges."""
+    agent, known = fake
+    client = AgentClient(known._session, known.url)
+    edges = await Meters([client]).follow(1.0, 100.0)
+    assert [mark.joules for edge in edges for mark in edge.marks.values()] == [0]
+    assert agent.authorization == [None]
 
 
 async def test_a_watch_that_breaks_is_one_error_and_then_begun_anew(
     fake: tuple[FakeAgent, AgentClient],
 ) -> None:
-    """An agent that restarts costs the trace a reading, and no more."""
+    """An agent that restarts costs the trace a second, and no more."""
     agent, client = fake
-    await client.watch()
+    await client.watch(1, 0)
     agent.status = 503
     with pytest.raises(AgentFailed):
-        await client.watch()
+        await client.watch(1, 0)
     with pytest.raises(AgentFailed, match="answers 503"):
-        await client.watch()
+        await client.watch(1, 0)
     agent.status = 403
     with pytest.raises(AgentFailed, match="--token-file"):
-        await client.watch()
+        await client.watch(1, 0)
     agent.status = 200
-    assert (await client.watch())["collectors"]["rapl"]["monotonic"] == 2
+    assert (await client.watch(1, 0))[0]["collectors"]["rapl"]["monotonic"] == 2
+    for body in ([], {}, [1], [{}]):
+        agent.body = body
+        with pytest.raises(AgentFailed, match="no powerbench agent"):
+            await client.watch(1, 0)

@@ -46,6 +46,15 @@ class FakeMeters:
             raise AgentFailed("it is away")
         return await self.edge()
 
+    async def follow(self, seconds: float, hertz: float) -> list[Edge]:
+        edges = []
+        for _ in range(int(seconds * hertz + 1e-6)):
+            await asyncio.sleep(1 / hertz)
+            edges.append(await self.glance())
+        if not edges:
+            await asyncio.sleep(seconds)
+        return edges
+
 
 class FakeDisplay:
     """Knows which phases there were."""

@@ -115,7 +115,10 @@ def _shuffled(block: list[Scenario], chance: random.Random) -> list[Scenario]:
 
 
 def shard(scenarios: Sequence[Scenario], number: int, count: int) -> list[Scenario]:
-    """Return what machine `number` of `count` measures: every idle window, and tests in turn."""
+    """Return what machine `number` of `count` measures once: every idle window, and tests in turn.
+
+    Before in_blocks: each machine then has its tests with all their repeats, and idle windows to every block.
+    """
     tests = [scenario for scenario in scenarios if scenario.type != "baseline"]
     ours = {id(scenario) for scenario in tests[number - 1 :: count]}
     return [scenario for scenario in scenarios if scenario.type == "baseline" or id(scenario) in ours]

@@ -48,10 +48,8 @@ def main(flags: argparse.Namespace) -> int:
     console = make_console()
     try:
         done = _execute(make_plan(flags), console, progress=flags.progress)
-    except BadFile as bad:
-        return exits.fail(str(bad), exits.BAD_FILE)
-    except (BadFlag, NotHere, AgentFailed) as refused:
-        return exits.fail(str(refused), exits.USAGE if isinstance(refused, BadFlag) else exits.UNAVAILABLE)
+    except (BadFlag, BadFile, NotHere, AgentFailed) as refused:
+        return exits.fail(str(refused), exits.code_of(refused))
     report(done, console)
     return exit_code(done)
 
@@ -74,18 +72,23 @@ def make_console() -> Console:
 
 
 def make_plan(flags: argparse.Namespace) -> Plan:
-    """Return what the flags ask for. Raises: BadFlag."""
+    """Return what the flags ask for. Raises: BadFlag, BadFile."""
     from powerbench.bench import agents, rates  # noqa: PLC0415 - heavy
     from powerbench.bench.runner import Plan  # noqa: PLC0415 - of the extra
 
     if flags.sink not in ("embedded", "null", "nginx") and not re.match(r"rtmp://[^/]+/.+", flags.sink):
         raise BadFlag(f"--sink {flags.sink!r}: must be embedded, null, nginx, or like rtmp://HOST/APP/STREAM")
     agents.check_urls(flags.agent)
-    scenarios = plans.in_blocks(_scenarios(flags), flags.repeat, flags.order, flags.seed)
-    suffix = ""
+    once, suffix = _scenarios(flags), ""
     if part := getattr(flags, "shard", None):
-        scenarios = plans.shard(scenarios, *part)
+        tests = sum(scenario.type != "baseline" for scenario in once)
+        once = plans.shard(once, *part)
+        if all(scenario.type == "baseline" for scenario in once):
+            number, count = part
+            has = f"{tests} test{'' if tests == 1 else 's'}"
+            raise BadFlag(f"--shard: shard {number} of {count} has nothing: the batch has {has}")
         suffix = "_s{}of{}".format(*part)
+    scenarios = plans.in_blocks(once, flags.repeat, flags.order, flags.seed)
     return Plan(
         scenarios=tuple(scenarios),
         output_dir=flags.output_dir,
@@ -110,7 +113,7 @@ def make_plan(flags: argparse.Namespace) -> Plan:
 
 
 def _scenarios(flags: argparse.Namespace) -> list[Scenario]:
-    """Return what is measured once. Raises: BadFlag, BadBatch."""
+    """Return what is measured once. Raises: BadFlag, BadFile."""
     if flags.kind == "batch":
         try:
             with flags.file.open("rb") as file:
@@ -125,7 +128,7 @@ def _scenarios(flags: argparse.Namespace) -> list[Scenario]:
         ]
         if lost:
             raise BadBatch(
-                "\n".join(f"{flags.file}: input: {name}: is no file" for name in dict.fromkeys(lost))
+                "\n".join(f"{flags.file}: input: {name!r}: is no file" for name in dict.fromkeys(lost))
             )
         return scenarios
     times = plans.Times(
@@ -141,7 +144,7 @@ def _scenarios(flags: argparse.Namespace) -> list[Scenario]:
 
 
 def _stream(flags: argparse.Namespace) -> Scenario:
-    """Return the scenario of `single` or `multi`. Raises: BadFlag."""
+    """Return the scenario of `single` or `multi`. Raises: BadFlag, BadFile."""
     bitrates: tuple[float, ...] = ()
     if flags.kind == "multi":
         bitrates = flags.bitrates or (flags.bitrate,) * (flags.count or 0)
@@ -151,7 +154,7 @@ def _stream(flags: argparse.Namespace) -> Scenario:
             what = f"--count {flags.count}, but {len(bitrates)} --bitrates"
             raise BadFlag(f"multi: {what}: make them agree, or leave --count out")
     if flags.input is not None and not flags.input.is_file():
-        raise BadFlag(f"--input {flags.input}: is no file")
+        raise BadFile(f"--input {flags.input}: is no file")
     settings = (flags.resolution, flags.fps, flags.encoder)
     name = plans.multi_name(bitrates, *settings) if bitrates else default_name(flags.bitrate, *settings)
     return Scenario(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from powerbench.agent import config, daemon, roster
-from powerbench.bench.exits import BadFlag
+from powerbench.bench.exits import BadFile, BadFlag
 from powerbench.bench.ffmpeg import NotHere
 from powerbench.bench.meters import ESTIMATE, AgentClient, AgentFailed, Meters, Sources
 
@@ -31,16 +31,19 @@ def check_urls(urls: Sequence[str]) -> None:
             raise BadFlag(f"--agent {url!r}: must be a URL, like http://127.0.0.1:9510")
 
 
-def read_token(name: str) -> str:
-    """Return the token in a file, "" for no file. Raises: BadFlag."""
-    if not name:
+def read_token(name: str | None) -> str:
+    """Return the token in a file, "" where no file is named. Raises: BadFile."""
+    if name is None:
         return ""
     try:
-        return Path(name).read_text(encoding="utf-8").strip()
+        token = Path(name).read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise BadFlag(f"--token-file {name}: cannot read it: {error.strerror}") from None
+        raise BadFile(f"--token-file {name}: cannot read it: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise BadFlag(f"--token-file {name}: is no text") from None
+        token = ""
+    if not token or not token.isprintable():  # what is not printable is no header either
+        raise BadFile(f"--token-file {name}: holds no token; put the agent's in it, or leave the flag out")
+    return token
 
 
 async def choose(

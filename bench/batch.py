@@ -12,7 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from powerbench.bench import plan, scenario
-from powerbench.bench.exits import BadFile
+from powerbench.bench.exits import BadFile, printable
 from powerbench.bench.scenario import ENCODERS, PRESETS, Scenario
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def parse_batch(content: bytes, where: str) -> list[Scenario]:
             continue
         label = f"{where}: scenario {number}"
         if isinstance(entry.get("name"), str):
-            label += f" ({entry['name'][:40]})"
+            label += f" ({printable(entry['name'][:40])})"
         # Of bitrate and bitrates an entry has one: its own, and not the other one's default beside it.
         rivals = {"bitrates": "bitrate", "bitrate": "bitrates"}
         unsaid = {rivals[key] for key in entry if key in rivals}
@@ -100,7 +100,7 @@ def _scenario(entry: dict[str, Any], unsaid: Collection[str]) -> tuple[Scenario 
     if kind not in TYPES:
         near = difflib.get_close_matches(str(kind), TYPES, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return None, [*wrong, f"type: {kind!r} is none of {', '.join(TYPES)}{hint}"]
+        return None, [*wrong, f"type: {str(kind)[:40]!r} is none of {', '.join(TYPES)}{hint}"]
 
     def get(key: str, parse: Callable[[str], Any], default: str) -> Any:
         value = entry.get(key, default)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from powerbench.agent import __version__
 from powerbench.bench import exits
-from powerbench.bench.flags import TOKEN_VARIABLE, Parser, add_agents, checked, parse_repeat
+from powerbench.bench.flags import TOKEN_VARIABLE, Parser, add_agents, checked, parse_file, parse_repeat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,7 +121,8 @@ def _add_pipe(verbs: argparse._SubParsersAction[Parser]) -> None:
     pipe.add_argument(
         "--token-file",
         metavar="FILE",
-        default=os.environ.get(TOKEN_VARIABLE, ""),
+        type=checked(parse_file),
+        default=os.environ.get(TOKEN_VARIABLE) or None,
         help=f"holds the agent's token (default: ${TOKEN_VARIABLE}); never on the command line",
     )
 

@@ -8,19 +8,32 @@ OK = 0
 FAILED = 1  # a scenario failed; the others' results are kept
 USAGE = 2
 UNAVAILABLE = 69  # what was asked for is not on this machine
-BAD_FILE = 78  # a file that was given cannot be used
+BAD_FILE = 78  # a file that was named is not there, cannot be read, or is not what it should be
 INTERRUPTED = 130
 
 
 def fail(text: str, code: int) -> int:
-    """Print one line for a person, and return the code."""
-    print(f"powerbench: {text}", file=sys.stderr)  # noqa: T201 - what a command line is for
+    """Print a line for a person, or a few, and return the code."""
+    lines = [printable(line) for line in f"powerbench: {text}".split("\n")]
+    print("\n".join(lines), file=sys.stderr)  # noqa: T201 - what a command line is for
     return code
 
 
+def printable(text: str) -> str:
+    """Return text without what upsets a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 class BadFile(Exception):  # noqa: N818 - a verdict
-    """A file that was given and cannot be used; a line for each thing that is wrong."""
+    """A file that was named and cannot be used; a line for each thing that is wrong."""
 
 
 class BadFlag(Exception):  # noqa: N818 - a verdict
     """A flag whose value argparse could not judge."""
+
+
+def code_of(refusal: Exception) -> int:
+    """Return the exit code of what keeps a verb from beginning."""
+    if isinstance(refusal, BadFlag):
+        return USAGE
+    return BAD_FILE if isinstance(refusal, BadFile) else UNAVAILABLE

@@ -57,9 +57,17 @@ def add_agents(verb: Parser) -> None:
     verb.add_argument(
         "--token-file",
         metavar="FILE",
-        default=os.environ.get(TOKEN_VARIABLE, ""),
+        type=checked(parse_file),
+        default=os.environ.get(TOKEN_VARIABLE) or None,
         help=f"holds the agents' token (default: ${TOKEN_VARIABLE}); never on the command line",
     )
+
+
+def parse_file(text: str) -> str:
+    """Return a file's name. Raises: ValueError for none."""
+    if not text:
+        raise ValueError("must name a file; leave the flag out for none")
+    return text
 
 
 def parse_repeat(text: str) -> int:

@@ -67,8 +67,12 @@ class Destination(NamedTuple):
 class _Refused(Exception):  # noqa: N818 - a verdict
     """The agent is there and does not want the reports."""
 
-    def __init__(self, status: int) -> None:
-        super().__init__(f"{status}: {_HINTS.get(status, 'see what serves there')}")
+    def __init__(self, status: int, *, shown: bool) -> None:
+        """`shown`: whether it was shown a token."""
+        hint = _HINTS.get(status, "see what serves there")
+        if shown and status in (401, 403):
+            hint = "it refuses the token of --token-file: it must be the agent's"
+        super().__init__(f"{status}: {hint}")
 
 
 class _TimeUp(Exception):  # noqa: N818 - a verdict
@@ -367,7 +371,7 @@ class Forwarder:
     def _judge(self, status: int, *, finished: bool) -> None:
         """Return if the agent has taken everything. Raises: _Refused, ConnectionError."""
         if not 200 <= status < 300:
-            raise _Refused(status)
+            raise _Refused(status, shown=bool(self._destination.token()))
         if not finished:
             raise ConnectionError(errno.EPROTO, "answered before the end")
         self._is_back()

@@ -22,7 +22,7 @@ from powerbench.bench import agents, command, costs, exits, fingerprint, record
 from powerbench.bench.command import CannotStart, Signals
 from powerbench.bench.conditions import read_conditions, warnings_of
 from powerbench.bench.costs import Measured, Run, Window
-from powerbench.bench.exits import BadFlag
+from powerbench.bench.exits import BadFile, BadFlag
 from powerbench.bench.ffmpeg import NotHere
 from powerbench.bench.meters import TRACE_HERTZ, AgentFailed, window
 from powerbench.bench.outcome import energy_warnings
@@ -77,8 +77,8 @@ def main(flags: argparse.Namespace) -> int:
         signals.ignore()  # what is left is to say and write what there is
     except KeyboardInterrupt:
         return exits.fail("interrupted before anything was measured", exits.INTERRUPTED)
-    except (BadFlag, NotHere, AgentFailed) as refused:
-        return exits.fail(str(refused), exits.USAGE if isinstance(refused, BadFlag) else exits.UNAVAILABLE)
+    except (BadFlag, BadFile, NotHere, AgentFailed) as refused:
+        return exits.fail(str(refused), exits.code_of(refused))
     if came.cannot_start is not None and not came.runs:
         return exits.fail(str(came.cannot_start), came.cannot_start.code)
     if not came.runs:
@@ -111,7 +111,7 @@ def exit_code(came: Came, cut_short: int) -> int:
 
 
 def make_plan(flags: argparse.Namespace) -> Plan:
-    """Return what the flags ask for. Raises: BadFlag; NotHere where the file cannot be written."""
+    """Return what the flags ask for. Raises: BadFlag, BadFile; NotHere where the file cannot be written."""
     if not flags.command:
         raise BadFlag("measure: no COMMAND to run; see powerbench measure --help")
     agents.check_urls(flags.agent)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -160,6 +161,11 @@ class AgentClient:
         return AgentFailed(f"what is at {self.url} is no powerbench agent")
 
     def _refused(self, status: int) -> AgentFailed:
+        if status in (401, 403) and self.knows_us:
+            return AgentFailed(
+                f"{self.url} refuses the token of --token-file: it must be the one of its own "
+                "[agent.web] token_file"
+            )
         if status == 403:
             return AgentFailed(
                 f"{self.url} does not let this machine in: give --token-file, or add its network to "
@@ -182,7 +188,11 @@ class AgentClient:
             await asyncio.sleep(0.05)
 
     def _gone(self, error: Exception) -> AgentFailed:
-        if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno:
+        if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, socket.gaierror):
+            if error.os_error.errno in (socket.EAI_NONAME, socket.EAI_NODATA):
+                return AgentFailed(f"no agent at {self.url}: the name {error.host} is unknown; check --agent")
+            what = str(error.os_error.strerror).lower()
+        elif isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno:
             what = os.strerror(error.os_error.errno).lower()
         else:
             what = str(error) or type(error).__name__

@@ -286,6 +286,9 @@ def main(flags: argparse.Namespace) -> int:
     """Forward one run's progress; return the exit code."""
     try:
         destination = _destination(flags)
+    except exits.BadFile as bad:
+        say(str(bad))
+        return exits.BAD_FILE
     except ValueError as error:
         say(f"{error}; see powerbench pipe --help")
         return exits.USAGE
@@ -307,7 +310,7 @@ def main(flags: argparse.Namespace) -> int:
 
 
 def _destination(flags: argparse.Namespace) -> Destination:
-    """Return what the flags say. Raises: ValueError, with words for a person."""
+    """Return what the flags say. Raises: ValueError, BadFile, with words for a person."""
     if not flags.stream:
         raise ValueError("--stream must not be empty")
     if not 0 <= flags.fd < 2**31:
@@ -331,20 +334,20 @@ class _Token:
 
     def __call__(self) -> str:
         """Return the token; the one known before, where the file cannot be read any more."""
-        with suppress(ValueError):
+        with suppress(exits.BadFile):
             self._known = self._read()
         return self._known
 
     def _read(self) -> str:
-        """Return the token. Raises: ValueError, with words for a person."""
+        """Return the token. Raises: BadFile."""
         try:
             token = Path(self._name).read_text(encoding="utf-8").strip()
         except OSError as error:
-            raise ValueError(f"--token-file {self._name}: cannot read it: {error.strerror}") from None
+            raise exits.BadFile(f"--token-file {self._name}: cannot read it: {error.strerror}") from None
         except UnicodeDecodeError:
             token = ""
         if not token or not token.isprintable():
-            raise ValueError(f"--token-file {self._name}: holds no token") from None
+            raise exits.BadFile(f"--token-file {self._name}: holds no token") from None
         return token
 
 

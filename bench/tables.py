@@ -12,6 +12,7 @@ import unicodedata
 from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 from powerbench.agent import log
+from powerbench.bench.exits import printable
 from powerbench.bench.export import stream_hour
 from powerbench.bench.figures import MIN_SPEED
 
@@ -307,11 +308,6 @@ def _needed(table: Table) -> int:
         cells = [*column.head.split("\n"), *(row[place] for row in table.rows)]
         needed += 3 + (_NAME_WIDTH if column.words else max(map(_width, cells)))
     return needed
-
-
-def printable(text: str) -> str:
-    """Return text without what upsets a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _width(text: str) -> int:

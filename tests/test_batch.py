@@ -131,6 +131,13 @@ def test_what_is_wrong_is_named_with_its_place(document: Any, words: list[str]) 
     assert all(word in text for word in words), text
 
 
+def test_a_name_with_escapes_reaches_no_terminal() -> None:
+    """What would colour or clear a terminal is a question mark in the message."""
+    text = problems([{"name": "\x1b[31mred\x07", "fps": 0}, {"type": "\x1b[2J", "input\x1b": 1}])
+    assert "scenario 1 (?[31mred?): " in text
+    assert all(c == "\n" or c.isprintable() for c in text)
+
+
 def test_every_problem_is_named_at_once() -> None:
     """Two bad entries are two lines."""
     assert len(problems([{"fps": 0}, {"bitrate": "x", "duration": "y"}]).splitlines()) == 3

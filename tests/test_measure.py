@@ -21,10 +21,10 @@ from powerbench.bench import costs
 from powerbench.bench.cli import parser
 from powerbench.bench.command import Used, says_frames
 from powerbench.bench.costs import Measured, Run, Window
+from powerbench.bench.exits import BadFile, BadFlag
 from powerbench.bench.ffmpeg import NotHere
 from powerbench.bench.measure import is_here, make_plan
 from powerbench.bench.meters import Edge, Energy, Mark, MeterKey, Part
-from powerbench.bench.run import BadFlag
 from powerbench.bench.share import Gain, GpuUse, Share, gpu_gains, share
 
 if TYPE_CHECKING:
@@ -551,7 +551,7 @@ def test_a_mistake_is_one_line_and_nothing_runs(arguments: list[str], code: int,
     ("arguments", "refusal", "words"),
     [
         (["--agent", "worker", "true"], BadFlag, "--agent 'worker': must be a URL"),
-        (["--token-file", "/nonexistent/t", "true"], BadFlag, "--token-file /nonexistent/t: cannot read it"),
+        (["--token-file", "/nonexistent/t", "true"], BadFile, "--token-file /nonexistent/t: cannot read it"),
         (["--json", "/nonexistent/f", "true"], NotHere, "cannot write /nonexistent/f: No such file"),
         (["--json", "/dev/null", "true"], NotHere, "cannot write /dev/null: it is there and no file"),
         (["--json", "/", "true"], NotHere, "cannot write /: it is there and no file"),

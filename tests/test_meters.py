@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.abc import AbstractResolver
 from aiohttp.test_utils import TestServer
 
 from powerbench.bench.meters import AgentClient, AgentFailed, Edge, Mark, MeterKey, Meters, counted, window
@@ -148,7 +150,8 @@ async def test_the_token_goes_in_the_header_alone(fake: tuple[FakeAgent, AgentCl
 @pytest.mark.parametrize(
     ("status", "body", "words"),
     [
-        (403, None, "--token-file"),
+        (403, None, "refuses the token of --token-file"),
+        (401, None, "refuses the token of --token-file"),
         (500, None, "answers 500"),
         (200, {"no": 1}, "no powerbench agent"),
         (200, [1], "no powerbench agent"),
@@ -162,6 +165,43 @@ async def test_an_agent_that_will_not_is_one_clear_error(
     agent.status, agent.body = status, body
     with pytest.raises(AgentFailed, match=words):
         await client.snapshot()
+
+
+async def test_without_a_token_it_is_asked_for(fake: tuple[FakeAgent, AgentClient]) -> None:
+    """Who shows none is told to give one, and not that one is refused."""
+    agent, client = fake
+    agent.status = 403
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(AgentFailed, match="give --token-file"):
+            await AgentClient(session, client.url).snapshot()
+
+
+class NoNames(AbstractResolver):
+    """A resolver that fails, as getaddrinfo does."""
+
+    def __init__(self, error: socket.gaierror) -> None:
+        self.error = error
+
+    async def resolve(self, *_: Any, **__: Any) -> Any:
+        raise self.error
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "the name worker1 is unknown"),
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), "temporary failure"),
+    ],
+)
+async def test_a_name_that_is_not_found_is_said_to_be_the_name(error: socket.gaierror, words: str) -> None:
+    """What a resolver says is no number of the system's: an unknown name is called one."""
+    connector = aiohttp.TCPConnector(resolver=NoNames(error))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        with pytest.raises(AgentFailed, match=words):
+            await AgentClient(session, "http://worker1:9510").snapshot()
 
 
 async def test_an_agent_that_is_not_there_is_one_clear_error() -> None:

@@ -491,8 +491,12 @@ def test_a_broken_connection_is_made_again_as_the_same_run(agent: Agent, pipe: C
     assert "is there now" in back
 
 
-def test_a_refusal_is_said_once_with_what_to_do(agent: Agent, pipe: Callable[..., Piped]) -> None:
-    """A 403 is one line that names the token file; the input is read on, and the end is no error."""
+@pytest.mark.parametrize(("token", "words"), [("", "give the agent's token"), ("t", "refuses the token of")])
+def test_a_refusal_is_said_once_with_what_to_do(
+    agent: Agent, pipe: Callable[..., Piped], tmp_path: Path, token: str, words: str
+) -> None:
+    """A 403 is one line that names the token file, and a token that was shown; the input is read on."""
+    (tmp_path / "token").write_text(token)
 
     def refuse() -> None:
         with suppress(OSError):
@@ -502,7 +506,7 @@ def test_a_refusal_is_said_once_with_what_to_do(agent: Agent, pipe: Callable[...
                 talk.answer("403 Forbidden")
 
     threading.Thread(target=refuse, daemon=True).start()
-    run = pipe(agent.url)
+    run = pipe(agent.url, POWERBENCH_TOKEN_FILE=str(tmp_path / "token") if token else "")
     run.write(block(1))
     wait_for(run.said, "a word about the refusal")
     run.write(blocks(500_000))
@@ -510,6 +514,7 @@ def test_a_refusal_is_said_once_with_what_to_do(agent: Agent, pipe: Callable[...
     assert run.ended() == 0
     assert len(run.said()) == 1
     assert "403" in run.said()[0]
+    assert words in run.said()[0]
     assert "--token-file" in run.said()[0]
 
 
@@ -692,8 +697,9 @@ def test_https_is_checked_and_spoken(agent: Agent, pipe: Callable[..., Piped], t
         (["--stream", "x", "--pid", "0"], 2, ["--pid"]),
         (["--stream", "x", "--pid", "me"], 2, ["--pid", "'me'"]),
         (["--stream", "x", "--url", "udp://x"], 2, ["--url", "udp://x", "http://"]),
-        (["--stream", "x", "--token-file", "/nonexistent/t"], 2, ["--token-file", "No such file"]),
-        (["--stream", "x", "--token-file", "/dev/null"], 2, ["--token-file", "no token"]),
+        (["--stream", "x", "--token-file", "/nonexistent/t"], 78, ["--token-file", "No such file"]),
+        (["--stream", "x", "--token-file", "/dev/null"], 78, ["--token-file", "no token"]),
+        (["--stream", "x", "--token-file", ""], 2, ["--token-file", "must name a file"]),
         (["--stream", "x", "--fd", "77"], 69, ["77", "not open for reading"]),
         (["--stream", "x", "--fd", "1"], 69, ["1", "not open for reading"]),
     ],

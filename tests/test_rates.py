@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from powerbench.bench import rates
-from powerbench.bench.exits import BadFlag
+from powerbench.bench.exits import BadFile
 
 
 def test_the_shipped_file_is_sound() -> None:
@@ -39,6 +39,6 @@ def test_what_is_left_out_is_unknown(tmp_path: Path) -> None:
 def test_what_is_wrong_is_named(tmp_path: Path, content: str, words: str) -> None:
     """One line with the file and the key."""
     (tmp_path / "r.toml").write_text(content + "\n")
-    with pytest.raises(BadFlag, match=words) as bad:
+    with pytest.raises(BadFile, match=words) as bad:
         rates.load(tmp_path / "r.toml")
     assert "r.toml" in str(bad.value)

@@ -99,6 +99,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     duration: float = 0.0
     encoder: str = ""
     preset: str = ""
+    input: str = ""  # path of the film that is streamed; "" for the test picture
+    input_sha256: str = ""  # which one it is; "" in files that do not say
     streams: int = 1
     energy: Energy | None = None
     encode: Encode | None = None
@@ -152,7 +154,9 @@ def parse_results(content: bytes, run_id: str) -> ResultsFile:
     if not isinstance(document, dict) or not isinstance(document.get("scenarios"), list):
         raise BadResults("foreign", "it has no list of scenarios: is it a results file?")
     form = document.get("format", 0)
-    if isinstance(form, int) and form > NEWEST_FORMAT:  # first: nobody knows what its keys hold
+    if isinstance(form, bool) or not isinstance(form, int) or form < 0:
+        raise BadResults("foreign", f"its format is {json.dumps(form)[:40]}, and no whole number from 0")
+    if form > NEWEST_FORMAT:  # before the rest: nobody knows what its keys hold
         raise BadResults("newer", f"its format {form} is newer than {NEWEST_FORMAT}; update powerbench")
     document["scenarios"] = [
         {key: value for key, value in scenario.items() if value is not None}  # null is what nobody said

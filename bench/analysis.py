@@ -10,15 +10,15 @@ Units: watts, joules; intervals are 95 %. Every figure is of the host alone: no 
 from __future__ import annotations
 
 import math
-import re
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench.agent.results_file import Conclusion
 from powerbench.agent.results_file import groups as by_name
 from powerbench.bench import stats
-from powerbench.bench.figures import MIN_SPEED
+from powerbench.bench.figures import MIN_SPEED, kind_of_warning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,18 +33,25 @@ _QUALITIES = ("vmaf", "psnr_db", "ssim")
 Sources = frozenset[tuple[str, str]]  # (component, source)
 
 
-class Settings(NamedTuple):
-    """What one stream is; `bitrates` is one where all streams have the same."""
+@dataclass(frozen=True)
+class Settings:
+    """What one stream is; `bitrates` is one where all streams have the same.
+
+    A film is its content, whatever its name; where a file does not say which one it is, its path.
+    """
 
     bitrates: tuple[str, ...]
     resolution: str
     fps: float
     encoder: str
     preset: str
+    input: str = field(default="", compare=False)  # the film's name; "" for the test picture
+    film: str = ""  # its SHA-256, or its path
 
     def __str__(self) -> str:
         rates = "+".join(self.bitrates)
-        return f"{rates} {self.resolution} {self.fps:g} fps {self.encoder} {self.preset}".strip()
+        said = f"{rates} {self.resolution} {self.fps:g} fps {self.encoder} {self.preset} {self.input}"
+        return said.strip()
 
 
 class Overhead(NamedTuple):
@@ -152,6 +159,7 @@ class Analysis:
     warnings: tuple[Warned, ...]
     notes: tuple[str, ...]  # what a person is to know of the figures
     unmeasured: tuple[Scenario, ...]  # went well, and have no energy
+    impossible: tuple[tuple[Scenario, str], ...]  # went well, with energy that cannot be, and why
     failed: tuple[Scenario, ...]
 
 
@@ -159,7 +167,7 @@ def analyze(results: ResultsFile, overheads: Mapping[str, Overhead] | None = Non
     """Return what the file says; `overheads` by the scenarios' names."""
     usable = [scenario for scenario in results.scenarios if scenario.status == "ok" and has_energy(scenario)]
     idle = [scenario for scenario in usable if scenario.is_baseline]
-    found = [_group(repeats, idle, overheads or {}) for repeats in split(usable)]
+    found = _told_apart([_group(repeats, idle, overheads or {}) for repeats in split(usable)])
     tests = _ranked([group for group in found if not group.is_baseline])
     return Analysis(
         results=results,
@@ -168,7 +176,8 @@ def analyze(results: ResultsFile, overheads: Mapping[str, Overhead] | None = Non
         families=tuple(_families(tests, idle)),
         warnings=tuple(kinds_of_warnings(results.scenarios)),
         notes=tuple(_notes(tests, found)),
-        unmeasured=tuple(s for s in results.scenarios if s.status == "ok" and not has_energy(s)),
+        unmeasured=tuple(s for s in results.scenarios if s.status == "ok" and s.energy is None),
+        impossible=tuple((s, why) for s in results.scenarios if s.status == "ok" and (why := impossible(s))),
         failed=tuple(s for s in results.scenarios if s.status != "ok"),
     )
 
@@ -190,8 +199,22 @@ def conclude(results: ResultsFile) -> list[Conclusion]:
 
 def has_energy(scenario: Scenario) -> bool:
     """Return whether its window has a figure to reckon with."""
-    energy = scenario.energy
-    return energy is not None and math.isfinite(energy.mean_watts) and energy.seconds > 0
+    return scenario.energy is not None and not impossible(scenario)
+
+
+def impossible(scenario: Scenario) -> str:
+    """Return what of a window's energy cannot be; "" where it can, or there is none."""
+    if (energy := scenario.energy) is None:
+        return ""
+    figures = {"seconds": energy.seconds, "joules": energy.joules, "mean_watts": energy.mean_watts}
+    for part in energy.parts:
+        figures |= {f"joules of {part.component}": part.joules, f"watts of {part.component}": part.watts}
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            return f"its energy is impossible: {name} is not finite"
+        if value < 0 or (value == 0 and name == "seconds"):
+            return f"its energy is impossible: {name} is {value:g}"
+    return ""
 
 
 def sources_of(scenario: Scenario) -> Sources:
@@ -206,7 +229,15 @@ def sources_of(scenario: Scenario) -> Sources:
 def settings_of(scenario: Scenario) -> Settings:
     """Return what one of its streams is."""
     rates = scenario.bitrates if len(set(scenario.bitrates)) > 1 else scenario.bitrates[:1]
-    return Settings(rates, scenario.resolution, scenario.fps, scenario.encoder, scenario.preset)
+    return Settings(
+        rates,
+        scenario.resolution,
+        scenario.fps,
+        scenario.encoder,
+        scenario.preset,
+        PurePath(scenario.input).name,
+        scenario.input_sha256 or scenario.input,
+    )
 
 
 def split(scenarios: Iterable[Scenario]) -> list[list[Scenario]]:
@@ -224,15 +255,6 @@ def idle_of(repeats: Sequence[Scenario], idle: Iterable[Scenario]) -> list[Scena
     blocks = {scenario.block for scenario in repeats}
     alike = [scenario for scenario in idle if sources_of(scenario) == sources_of(repeats[0])]
     return [scenario for scenario in alike if scenario.block in blocks] or alike
-
-
-def above_idle(repeats: Sequence[Scenario], idle: Sequence[Scenario]) -> list[float]:
-    """Return what each repeat drew beyond the baseline of its own block, in watts; nothing without any."""
-    found = []
-    for scenario in repeats:
-        if resting := watts_of(idle_of([scenario], idle)):
-            found += [watts - statistics.fmean(resting) for watts in watts_of([scenario])]
-    return found
 
 
 def watts_of(scenarios: Iterable[Scenario]) -> list[float]:
@@ -259,6 +281,19 @@ def _group(repeats: Sequence[Scenario], idle: Sequence[Scenario], overheads: Map
         overhead=_overhead([overheads[s.name] for s in repeats if s.name in overheads]),
         outliers=tuple(repeats[place].name for place in stats.outliers(watts)),
     )
+
+
+def _told_apart(groups: Sequence[Group]) -> list[Group]:
+    """Return the groups, those of one name that stream different films with the film's name."""
+    films: dict[str, set[str]] = {}
+    for group in groups:
+        films.setdefault(group.name, set()).add(group.settings.film)
+    return [
+        replace(group, name=f"{group.name} ({group.settings.input})")
+        if len(films[group.name]) > 1 and group.settings.input
+        else group
+        for group in groups
+    ]
 
 
 def cost(
@@ -343,7 +378,7 @@ def kinds_of_warnings(scenarios: Iterable[Scenario]) -> list[Warned]:
     found: dict[str, list[tuple[str, str]]] = {}
     for scenario in scenarios:
         for text in scenario.warnings:
-            found.setdefault(re.sub(r"\d+(\.\d+)?", "#", text), []).append((text, scenario.name))
+            found.setdefault(kind_of_warning(text), []).append((text, scenario.name))
     return [
         Warned(
             same[0][0], tuple(dict.fromkeys(name for _, name in same)), len({text for text, _ in same}) > 1

@@ -1,7 +1,8 @@
 """`powerbench analyze`: what a results file says, as tables for people and files for programs.
 
 Exit codes: 0 done; 1 no scenario went well, or a file could not be written; 2 usage; 69 what was asked for
-is not there (a file, the extra, a Prometheus and its samples); 78 a file that is no results file.
+is not there (any results in a directory, the extra, a Prometheus and its samples); 78 a file that was named
+is not there, or is no results file.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from powerbench.bench.exits import BadFlag
 
 if TYPE_CHECKING:
     import argparse
+
+    from rich.console import Console
 
     from powerbench.agent.results_file import Rates, ResultsFile
     from powerbench.bench.analysis import Analysis, Overhead
@@ -112,6 +115,7 @@ def need_extra(verb: str) -> None:
 
 
 def _check(flags: argparse.Namespace) -> None:
+    _check_apart(flags.csv, flags.json, flags.parquet)
     if flags.all is not None:
         for given, name in ((flags.file, "FILE"), (flags.prometheus, "--prometheus"), (flags.json, "--json")):
             if given:
@@ -126,6 +130,17 @@ def _check(flags: argparse.Namespace) -> None:
         raise BadFlag("--carbon-intensity and --carbon-source need each other: say where the figure is from")
 
 
+def _check_apart(csv: Path | None, json: Path | None, parquet: Path | None) -> None:
+    """Check that no two files are one. Raises: BadFlag."""
+    taken: dict[Path, str] = {}
+    for name, path in (("the CSV", csv), ("--json", json), ("--parquet", parquet)):
+        if path is None or (path.exists() and not path.is_file()):  # /dev/stdout takes them all
+            continue
+        if other := taken.get(path.resolve()):
+            raise BadFlag(f"{name} {path} is {other} as well: give each a file of its own")
+        taken[path.resolve()] = name
+
+
 def _one(flags: argparse.Namespace) -> int:
     from powerbench.bench import analysis, tables  # noqa: PLC0415 - of the extra
 
@@ -133,21 +148,32 @@ def _one(flags: argparse.Namespace) -> int:
     for out in (flags.csv, flags.json, flags.parquet):
         if out is not None and out.resolve() == path.resolve():
             raise BadFlag(f"{out} is the results file itself: it is not written over")
+    beside = flags.csv or path.with_name(f"{path.name.removesuffix('.json')}.csv")
+    _check_apart(beside, flags.json, flags.parquet)
     results, overheads, notes = _with_prometheus(read(path), flags)
-    found, rates = analysis.analyze(results, overheads), rates_of(results, flags)
+    rates, odd = rates_of(results, flags)
+    found = analysis.analyze(results, overheads)
     console = tables.make_console()
-    lines = [*(f"Note: {note}." for note in notes), *tables.sentences(found, rates)]
+    lines = [*(f"Note: {note}." for note in (*notes, *odd)), *tables.sentences(found, rates)]
     if found.unmeasured and not flags.prometheus:
         lines.append(f"Note: {NO_ENERGY}.")
     tables.say(console, tables.head(results))
     tables.show(console, tables.analysis_tables(found, rates), lines)
     if not found.tests and not found.baselines and not found.unmeasured:
-        raise Refused(f"{path}: no scenario went well: nothing to analyse", exits.FAILED)
-    beside = flags.csv or path.with_name(f"{path.name.removesuffix('.json')}.csv")
+        why = "no scenario has energy that can be" if found.impossible else "no scenario went well"
+        raise Refused(f"{path}: {why}: nothing to analyse", exits.FAILED)
     _export(found, rates, beside, flags)
-    if beside.is_file():  # and not /dev/stdout
-        tables.say(console, f"CSV: {beside}", whole=True)
+    announce(console, beside, flags.json, flags.parquet)
     return exits.OK
+
+
+def announce(console: Console, csv: Path | None, json: Path | None, parquet: Path | None) -> None:
+    """Say which files were written."""
+    from powerbench.bench import tables  # noqa: PLC0415 - of the extra
+
+    for kind, path in (("CSV", csv), ("JSON", json), ("Parquet", parquet)):
+        if path is not None and path.is_file():  # and not /dev/stdout
+            tables.say(console, f"{kind}: {path}", whole=True)
 
 
 def _with_prometheus(
@@ -176,23 +202,42 @@ def _export(found: Analysis, rates: Rates, beside: Path, flags: argparse.Namespa
         if flags.parquet:
             export.write_parquet(flags.parquet, rows, export.COLUMNS)
     except export.Failed as failed:
-        raise Refused(str(failed), exits.FAILED) from None
+        hint = "" if flags.csv or failed.path != beside else "; give --csv FILE to have it elsewhere"
+        raise Refused(f"{failed}{hint}", exits.FAILED) from None
 
 
-def rates_of(results: ResultsFile, flags: argparse.Namespace) -> Rates:
-    """Return the file's rates, or the flags' in their place: a price with its currency, as one."""
+def rates_of(results: ResultsFile, flags: argparse.Namespace) -> tuple[Rates, list[str]]:
+    """Return the file's rates, or the flags' in their place, and which of the file's are impossible.
+
+    A price and its currency are one.
+    """
     from msgspec import structs  # noqa: PLC0415 - beside its only use
 
-    rates = results.rates
+    rates, odd = results.rates, []
+    for name in ("price_per_kwh", "gco2e_per_kwh"):
+        value = getattr(rates, name)
+        if value is not None and not 0 <= value < math.inf:
+            odd.append(f"the file's {name} is {value:g}, which is impossible: it is left out")
+            rates = structs.replace(rates, **{name: None})
     if flags.price_per_kwh is not None:
         rates = structs.replace(rates, price_per_kwh=flags.price_per_kwh, currency=flags.currency)
     if flags.carbon_intensity is not None:
         rates = structs.replace(rates, gco2e_per_kwh=flags.carbon_intensity, gco2e_source=flags.carbon_source)
-    return rates
+    return rates, odd
+
+
+def listed(directory: Path, flag: str = "") -> None:
+    """Check that a directory can be listed: a pattern finds nothing where it cannot. Raises: Refused."""
+    try:
+        next(directory.iterdir(), None)
+    except OSError as error:
+        what = f"{flag}{directory}: cannot list it: {error.strerror}"
+        raise Refused(f"{what}; name a file, or give another --output-dir DIR", exits.UNAVAILABLE) from None
 
 
 def newest(directory: Path) -> Path:
     """Return the results file that was written last. Raises: Refused where there is none."""
+    listed(directory)
     found = []
     for path in directory.glob("test_results_*.json"):
         try:
@@ -212,12 +257,10 @@ def read(path: Path) -> ResultsFile:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise Refused(f"cannot read {path}: {error.strerror}", exits.UNAVAILABLE) from None
+        raise Refused(f"cannot read {path}: {error.strerror}", exits.BAD_FILE) from None
     try:
         return parse_results(content, path.stem)
     except BadResults as bad:
-        what_to_do = {
-            "broken": "; it was cut off or edited: mend it there, or take a copy",
-            "foreign": "; give a test_results_*.json of powerbench run",
-        }.get(bad.reason, "")
-        raise Refused(f"{path}: {bad}{what_to_do}", exits.BAD_FILE) from None
+        from powerbench.bench.record import unusable  # noqa: PLC0415 - heavy
+
+        raise Refused(f"{path}: {unusable(bad)}", exits.BAD_FILE) from None

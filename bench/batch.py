@@ -140,9 +140,9 @@ def _scenario(entry: dict[str, Any], unsaid: Collection[str]) -> tuple[Scenario 
     )
     common["outputs"] = tuple(outputs)
     if kind == "single":
-        common["name"] = name or scenario.default_name(bitrates[0], resolution, fps, encoder)
+        common["name"] = name or scenario.default_name(bitrates[0], resolution, fps, encoder, common["input"])
         return Scenario(type="single", video_kbps=bitrates[0], **common), wrong
-    common["name"] = name or plan.multi_name(bitrates, resolution, fps, encoder)
+    common["name"] = name or plan.multi_name(bitrates, resolution, fps, encoder, common["input"])
     return Scenario(type="multi", bitrates=bitrates, **common), wrong
 
 

@@ -3,13 +3,14 @@
 Groups of the same settings stand beside each other; every difference is B less A. Runs whose machines,
 ffmpeg, sinks or sources of energy differ are refused: the difference would be theirs.
 
-Exit codes: 0 compared; 1 refused, or nothing in common; 69 a file or the extra is not there; 78 a file that
-is no results file.
+Exit codes: 0 compared; 1 refused, or nothing in common; 69 the extra is not there; 78 a file that is not
+there, or is no results file.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from powerbench.bench import exits
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from powerbench.agent.results_file import ResultsFile
-    from powerbench.bench.analysis import Analysis, Group
+    from powerbench.bench.analysis import Analysis, Group, Settings
     from powerbench.bench.stats import Comparison, Moments, Summary
     from powerbench.bench.tables import Table
 
@@ -100,7 +101,7 @@ def _compare(flags: argparse.Namespace) -> int:
 def differences(a: ResultsFile, b: ResultsFile) -> Iterator[str]:
     """Yield what decides a figure and is not the same, or not known, in both runs."""
     for label, one, other in _decisive(a, b):
-        if one != other or one == _UNKNOWN:
+        if one != other or one.endswith(_UNKNOWN):
             yield f"{label}: {one}, {other}"
 
 
@@ -121,6 +122,21 @@ def _decisive(a: ResultsFile, b: ResultsFile) -> Iterator[tuple[str, str, str]]:
     )
     yield "sink", known(there=True, value=a.sink), known(there=True, value=b.sink)
     yield "energy from", _sources(a), _sources(b)
+    ours, theirs = _films(a), _films(b)
+    for name in sorted(ours.keys() & theirs.keys()):
+        if not ours[name] & theirs[name] - {_UNKNOWN}:
+            one, other = (f"SHA-256 {' '.join(sorted(its[name]))}" for its in (ours, theirs))
+            yield f"input {name}", one, other
+
+
+def _films(results: ResultsFile) -> dict[str, set[str]]:
+    """Return which films were streamed under each name: a path says nothing of another machine's."""
+    found: dict[str, set[str]] = {}
+    for scenario in results.scenarios:
+        if scenario.input and scenario.status == "ok":
+            name = PurePath(scenario.input).name
+            found.setdefault(name, set()).add(scenario.input_sha256[:12] or _UNKNOWN)
+    return found
 
 
 def _sources(results: ResultsFile) -> str:
@@ -140,7 +156,7 @@ def pairs(a: Analysis, b: Analysis) -> Iterator[Pair]:
     """Yield the groups that both have: of the same settings and streams, then of the same name."""
     for one, other in _matched(a, b):
         source = one.source if one.source == other.source else f"{one.source} (A), {other.source} (B)"
-        yield Pair(one.name, source, tuple(_changes(one, other, a, b)))
+        yield Pair(one.name, source, tuple(_changes(one, other)))
 
 
 def unpaired(a: Analysis, b: Analysis) -> list[str]:
@@ -160,29 +176,31 @@ def _matched(a: Analysis, b: Analysis) -> Iterator[tuple[Group, Group]]:
         alike = [
             other
             for other in left
-            if (other.settings, other.streams) == (one.settings, one.streams)
-            and other.is_baseline == one.is_baseline
+            if _alike(other.settings, one.settings)
+            and (other.streams, other.is_baseline) == (one.streams, one.is_baseline)
         ]
         if alike:
-            other = next((group for group in alike if group.name == one.name), alike[0])
+            # The film itself before another of its name, which --force alone lets through.
+            alike.sort(key=lambda group: (group.settings != one.settings, group.name != one.name))
+            other = alike[0]
             left.remove(other)
             yield one, other
 
 
-def _changes(one: Group, other: Group, a: Analysis, b: Analysis) -> Iterator[Change]:
-    from powerbench.bench import analysis, stats  # noqa: PLC0415 - of the extra
+def _alike(one: Settings, other: Settings) -> bool:
+    """Return whether two groups have the same settings; films of one name stand beside each other."""
+    return one == other or (one.input == other.input and replace(one, film="") == replace(other, film=""))
+
+
+def _changes(one: Group, other: Group) -> Iterator[Change]:
+    from powerbench.bench import stats  # noqa: PLC0415 - of the extra
 
     yield _change("Power of the host, W", "W", ".3f", one.watts, other.watts)
     if one.idle is not None and other.idle is not None and one.versus and other.versus:
-        # Four means, each with a spread of its own.
+        # Four means, each with a spread of its own: there is no one spread to have Hedges' g of.
         found = stats.contrast(
             [_moments(other.watts), _moments(one.idle)], [_moments(other.idle), _moments(one.watts)]
         )
-        above = [
-            analysis.above_idle(group.repeats, [s for rest in run.baselines for s in rest.repeats])
-            for group, run in ((other, b), (one, a))
-        ]
-        found = found._replace(hedges_g=stats.hedges_g(*above))
         yield Change("Power beyond idle, ΔW", "W", "+.3f", one.versus.delta, other.versus.delta, found)
     if one.per_frame is not None and other.per_frame is not None:
         yield _change(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import fsum, sqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from powerbench.bench.figures import difference
+from powerbench.bench.figures import difference, kind_of_warning
 from powerbench.bench.outcome import describe_energy
 
 if TYPE_CHECKING:
@@ -195,7 +195,12 @@ def hints(measured: Measured) -> Iterator[str]:
     if len(counted) > 1:
         of_idle = "; the idle window was measured once" if measured.idle is not None else ""
         yield f"± is the 95 % confidence interval of the mean over {len(counted)} runs{of_idle}"
-    yield from dict.fromkeys(text for run in counted for text in run.warnings)
+    alike: dict[str, list[str]] = {}
+    for text in (text for run in counted for text in run.warnings):
+        alike.setdefault(kind_of_warning(text), []).append(text)
+    for texts in alike.values():
+        others = f" (in {len(texts)} runs, with other figures)" if len(set(texts)) > 1 else ""
+        yield f"{texts[0]}{others}"
     shares = [run.share for run in counted if run.share is not None]
     if any(share.parts for share in shares):
         yield f"the command's share is {A_SHARE}"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,12 +67,16 @@ COLUMNS = {
     **_interval("marginal_watts_per_stream"),
     **dict.fromkeys(("vmaf", "psnr_db", "ssim"), _REAL),
     **dict.fromkeys(("docker_engine_cpu_percent", "docker_containers_cpu_percent"), _REAL),
-    "outliers": _TEXT,
+    **dict.fromkeys(("outliers", "input", "input_sha256"), _TEXT),
 }
 
 
 class Failed(Exception):  # noqa: N818 - a verdict
     """A file that could not be written."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"cannot write {path}: {why}")
+        self.path = path
 
 
 def rows(analysis: Analysis, rates: Rates) -> list[dict[str, Any]]:
@@ -94,6 +98,8 @@ def _bare(scenario: Scenario) -> dict[str, Any]:
         "fps": scenario.fps,
         "encoder": scenario.encoder or None,
         "preset": scenario.preset or None,
+        "input": scenario.input or None,
+        "input_sha256": scenario.input_sha256 or None,
     }
 
 
@@ -202,7 +208,7 @@ def document(analysis: Analysis, rates: Rates) -> dict[str, Any]:
         "groups": groups,
         "families": [
             {
-                **family.settings._asdict(),
+                **asdict(family.settings),
                 "source": family.source,
                 "measured": family.measured,
                 "groups": [group.name for group in family.groups],
@@ -218,7 +224,10 @@ def document(analysis: Analysis, rates: Rates) -> dict[str, Any]:
         ],
         "warnings": [warned._asdict() for warned in analysis.warnings],
         "notes": list(analysis.notes),
-        "left_out": [{"name": s.name, "status": s.status, "error": s.error} for s in analysis.failed],
+        "left_out": [
+            *({"name": s.name, "status": s.status, "error": s.error} for s in analysis.failed),
+            *({"name": s.name, "status": s.status, "error": why} for s, why in analysis.impossible),
+        ],
     }
 
 
@@ -262,7 +271,7 @@ def write_parquet(path: Path, table: Sequence[Mapping[str, Any]], columns: Mappi
             database.execute(query, [str(source)])
             _write(path, made.read_bytes())
     except (duckdb.Error, OSError) as error:
-        raise Failed(f"cannot write {path}: {error}") from None
+        raise Failed(path, str(error)) from None
 
 
 def _csv(table: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> bytes:
@@ -287,4 +296,4 @@ def _write(path: Path, content: bytes) -> None:
         else:
             write_whole(path, content)
     except OSError as error:
-        raise Failed(f"cannot write {path}: {error.strerror or os.fspath(path)}") from None
+        raise Failed(path, error.strerror or str(error)) from None

@@ -5,6 +5,7 @@ Reports come every half second, windows begin and end between them: figures at a
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 SPEED_SPAN = 10.0  # seconds; over less, a healthy stream on a busy machine dips below any useful bound
 MIN_SPEED = 0.98
 MAX_BITRATE_MISS = 0.10
+
+
+def kind_of_warning(text: str) -> str:
+    """Return what warnings that differ in their figures alone have in common."""
+    return re.sub(r"\d+(\.\d+)?", "#", text)
 
 
 class Encode(NamedTuple):

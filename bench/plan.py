@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from powerbench.bench.scenario import Resolution, Scenario, default_name, format_bitrate, with_unique_names
+from powerbench.bench.scenario import (
+    Resolution,
+    Scenario,
+    default_name,
+    format_bitrate,
+    of_film,
+    with_unique_names,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -77,11 +84,13 @@ def suite(times: Times, encoder: str, preset: str) -> list[Scenario]:
     ]
 
 
-def multi_name(bitrates: Sequence[float], resolution: Resolution, fps: int, encoder: str) -> str:
-    """Return the name of several streams where nobody gave one."""
+def multi_name(
+    bitrates: Sequence[float], resolution: Resolution, fps: int, encoder: str, film: str = ""
+) -> str:
+    """Return the name of several streams where nobody gave one; `film`: the path of what is streamed."""
     rates = [format_bitrate(kbps) for kbps in bitrates]
     mixed = "+".join(rates) if len(set(rates)) > 1 else rates[0]
-    return f"{len(rates)}x_{mixed}_{resolution.height}p{fps}_{encoder}"
+    return f"{len(rates)}x_{mixed}_{resolution.height}p{fps}_{encoder}{of_film(film)}"
 
 
 def in_blocks(scenarios: Iterable[Scenario], repeat: int, order: Order, seed: int) -> list[Scenario]:

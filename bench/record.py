@@ -6,11 +6,13 @@ History of `format`:
    that files without `format` have (`name bitrate resolution fps duration encoder preset start_time
    end_time outputs`) and `type`, `status`, `energy`, `encode`, `versus_baseline`, `warnings`, `trace`.
 
-2. Scenarios of several streams, and repeats. The head has `settings` (`repeat order seed strict`) and `rates`
-   (`price_per_kwh currency gco2e_per_kwh gco2e_source`, null where nobody said). A scenario has `group` (the
-   name that its repeats share), `block` (which repeat, from 0), `streams`, `bitrates`, `settle` and
-   `conditions`; `encode` is of all streams together, `encode.per_stream` of each. With repeats the head has
-   `conclusions`: `group source low high`, the 95 % interval of a group's watts beyond its baselines.
+2. Scenarios of several streams, and repeats. The head has `settings` (`kind repeat order seed strict`) and
+   `rates` (`price_per_kwh currency gco2e_per_kwh gco2e_source`, null where nobody said). A scenario has
+   `group` (the name that its repeats share), `block` (which repeat, from 0), `streams`, `bitrates`, `settle`
+   and `conditions`; `encode` is of all streams together, `encode.per_stream` of each. With repeats the head
+   has `conclusions`: `group source low high`, the 95 % interval of a group's watts beyond its baselines.
+   A scenario whose streams are a film has `input` (its path), `input_size` in bytes, `input_sha256` and
+   `input_hashed_bytes`: fewer than its size where its two ends alone were hashed, half of them at each.
 
 Times are Unix seconds, durations seconds, energy joules.
 """
@@ -74,29 +76,22 @@ class Results:
         except OSError as error:
             raise BadFile(f"--resume {path}: cannot read it: {error.strerror}") from None
         except BadResults as bad:
-            raise BadFile(f"--resume {path}: is no results file: {bad}") from None
+            raise BadFile(f"--resume {path}: {unusable(bad)}") from None
         document = msgspec.json.decode(content)
         if document.get("format") != FORMAT or not isinstance(document.get("test_date"), str):
             raise BadFile(f"--resume {path}: is no results file of this version of powerbench")
-        for what in ("ffmpeg", "sink", "agents"):
-            if document.get(what) != head[what]:
-                raise BadFile(f"--resume {path}: it was made with another {what}; start a run of its own")
-        made, asked = document.get("settings") or {}, head["settings"]
-        for what in ("repeat", "order", "seed"):
-            if made.get(what) != asked.get(what):
-                raise BadFile(f"--resume {path}: it was made with --{what} {made.get(what)}: give the same")
-        host = document.get("host") or {}
-        if moved := [k for k in ("cpu_model", "cpus", "kernel") if host.get(k) != head["host"].get(k)]:
-            raise BadFile(f"--resume {path}: it was made on a machine with another {', '.join(moved)}")
+        if changed := _differs(document, head):
+            raise BadFile(f"--resume {path}: it was made {changed}")
         results = cls(path.parent, head)
         results._date, results._stem = document["test_date"], path.stem
         results._reserved = results._written = True
+        _part(trace_path(path)).unlink(missing_ok=True)  # of a run that was killed while it saved
         results.earlier = list(document["scenarios"])
         return results
 
     @property
     def run_id(self) -> str:
-        """The file's stem; final once the first scenario is saved."""
+        """The file's stem; final once it is reserved."""
         return self._stem
 
     @property
@@ -104,8 +99,10 @@ class Results:
         """The results file."""
         return self._directory / f"{self._stem}.json"
 
-    def save(self, scenarios: list[dict[str, Any]]) -> None:
-        """Write the whole file, with these scenarios. Raises: OSError."""
+    def reserve(self) -> None:
+        """Take a name that is free, with a file that holds no scenario yet. Raises: OSError."""
+        if self._reserved:
+            return
         self._directory.mkdir(parents=True, exist_ok=True)
         stem, number = self._stem, 2
         while not self._reserved:
@@ -114,6 +111,15 @@ class Results:
                 self._reserved = True
             except FileExistsError:
                 self._stem, number = f"{stem}_{number}", number + 1
+        self._write([])
+
+    def save(self, scenarios: list[dict[str, Any]]) -> None:
+        """Write the whole file, with these scenarios. Raises: OSError."""
+        self.reserve()
+        self._write(scenarios)
+        self._written = True
+
+    def _write(self, scenarios: list[dict[str, Any]]) -> None:
         head = {"format": FORMAT, "test_date": self._date, "run_id": self._stem, **self._head}
         content = {**head, "conclusions": self._conclusions(scenarios), "scenarios": scenarios}
         try:
@@ -123,7 +129,6 @@ class Results:
                 self.path.unlink(missing_ok=True)
                 self._reserved = False
             raise
-        self._written = True
 
     def _conclusions(self, scenarios: list[dict[str, Any]]) -> list[Conclusion]:
         """Return how sure the differences are, as far as there are repeats."""
@@ -209,7 +214,7 @@ class Trace:
         self._write()
         if self._broken is not None:
             raise OSError(f"its working copy in {tempfile.gettempdir()}: {self._broken.strerror}")
-        temporary = path.with_name(f".{path.name}.part")
+        temporary = _part(path)
         try:
             with duckdb.connect() as database:
                 columns = ", ".join(f"'{name}': '{kind}'" for name, kind in _COLUMNS.items())
@@ -228,7 +233,7 @@ class Trace:
             self._file.truncate()
             self.rows = 0
         except duckdb.Error as error:
-            raise OSError(f"cannot write {path}: {error}") from error
+            raise OSError(str(error).partition("\n")[0]) from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -236,6 +241,49 @@ class Trace:
         """Drop the working copy."""
         with contextlib.suppress(OSError):  # it is full: nothing of it is wanted any more
             self._file.close()
+
+
+def _part(trace: Path) -> Path:
+    """Return where a trace is while it is written."""
+    return trace.with_name(f".{trace.name}.part")
+
+
+def _differs(made: dict[str, Any], asked: dict[str, Any]) -> str:
+    """Return how a file was made other than it is to be gone on with, and what to do; "" for alike."""
+    for what in ("ffmpeg", "sink", "agents"):
+        if made.get(what) != asked[what]:
+            return f"with another {what}; start a run of its own"
+    before, now = made.get("settings") or {}, asked["settings"]
+    if before.get("kind") != now.get("kind"):
+        return f"by run {before.get('kind')}: give the same"
+    for what in ("repeat", "order", "seed"):
+        if before.get(what) != now.get(what):
+            return f"with --{what} {before.get(what)}: give the same"
+    if bool(before.get("strict")) != bool(now.get("strict")):
+        return f"{'with' if before.get('strict') else 'without'} --strict: give the same"
+    if (rates := _said(made.get("rates"))) != _said(asked["rates"]):
+        what = ", ".join(f"{key} {value}" for key, value in rates.items())
+        return f"with {f'the rates {what}' if rates else 'no rates'}: give the same --rates"
+    host = made.get("host") or {}
+    moved = [key for key in ("cpu_model", "cpus", "kernel") if host.get(key) != asked["host"].get(key)]
+    return f"on a machine with another {', '.join(moved)}" if moved else ""
+
+
+def _said(rates: Any) -> dict[str, Any]:
+    """Return the rates that somebody has named."""
+    known = rates.items() if isinstance(rates, dict) else ()
+    return {key: value for key, value in known if value not in (None, "")}
+
+
+def unusable(bad: BadResults) -> str:
+    """Return why a file is no results file, and what to do."""
+    if bad.reason == "half_written":
+        return f"it was cut off ({bad}): take a whole copy, or measure again"
+    what_to_do = {
+        "broken": "; it was edited or damaged: mend it there, or take a copy",
+        "foreign": "; give a test_results_*.json of powerbench run",
+    }
+    return f"is no results file: {bad}{what_to_do.get(bad.reason, '')}"
 
 
 def _quoted(text: str) -> str:

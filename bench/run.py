@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
+from msgspec import structs
+
 from powerbench.agent import log
 from powerbench.bench import exits
 from powerbench.bench import plan as plans
 from powerbench.bench.batch import BadBatch, parse_batch
 from powerbench.bench.exits import BadFile, BadFlag
+from powerbench.bench.film import fingerprint
 from powerbench.bench.scenario import Scenario, default_name
 
 if TYPE_CHECKING:
@@ -22,12 +25,12 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from powerbench.bench.film import Film
     from powerbench.bench.outcome import Outcome
     from powerbench.bench.runner import Plan, Run
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MAX_BATCH_BYTES = 16 * 2**20
-_ENOUGH = 5  # repeats for conclusions
 _FEW = 2  # streams whose tables are shown one by one
 _PLAIN_WIDTH = 120  # where nobody says how wide the output is
 
@@ -130,7 +133,7 @@ def _scenarios(flags: argparse.Namespace) -> list[Scenario]:
             raise BadBatch(
                 "\n".join(f"{flags.file}: input: {name!r}: is no file" for name in dict.fromkeys(lost))
             )
-        return scenarios
+        return _with_films(scenarios, str(flags.file))
     times = plans.Times(
         duration=getattr(flags, "duration", 120.0),
         stabilization=getattr(flags, "stabilization", 10.0),
@@ -140,7 +143,18 @@ def _scenarios(flags: argparse.Namespace) -> list[Scenario]:
     if flags.kind in (None, "suite"):
         return plans.suite(times, getattr(flags, "encoder", "h264"), getattr(flags, "preset", "veryfast"))
     idle = [plans.baseline(times)] if flags.with_baseline else []
-    return [*idle, _stream(flags)]
+    return [*idle, *_with_films([_stream(flags)], "--input")]
+
+
+def _with_films(scenarios: list[Scenario], where: str) -> list[Scenario]:
+    """Return the scenarios with which films they stream; `where` they are named. Raises: BadFile."""
+    films: dict[str, Film] = {}
+    for name in dict.fromkeys(scenario.input for scenario in scenarios if scenario.input):
+        try:
+            films[name] = fingerprint(Path(name))
+        except OSError as error:
+            raise BadFile(f"{where}: input: {name!r}: cannot read it: {error.strerror}") from None
+    return [structs.replace(scenario, film=films.get(scenario.input)) for scenario in scenarios]
 
 
 def _stream(flags: argparse.Namespace) -> Scenario:
@@ -154,8 +168,8 @@ def _stream(flags: argparse.Namespace) -> Scenario:
             what = f"--count {flags.count}, but {len(bitrates)} --bitrates"
             raise BadFlag(f"multi: {what}: make them agree, or leave --count out")
     if flags.input is not None and not flags.input.is_file():
-        raise BadFile(f"--input {flags.input}: is no file")
-    settings = (flags.resolution, flags.fps, flags.encoder)
+        raise BadFile(f"--input {str(flags.input)!r}: is no file")
+    settings = (flags.resolution, flags.fps, flags.encoder, str(flags.input or ""))
     name = plans.multi_name(bitrates, *settings) if bitrates else default_name(flags.bitrate, *settings)
     return Scenario(
         name=flags.name or name,
@@ -233,10 +247,10 @@ def report(done: Run, console: Console) -> None:
     tests = [outcome for outcome in done.outcomes if outcome.encode is not None]
     _show_tables(done, tests, console)
     _say_doubts(done, say)
-    if tests and len({outcome.scenario.block for outcome in tests}) < _ENOUGH:
-        say(summary.ILLUSTRATION)
+    if tests and (doubt := summary.doubt(done.repeats, min(o.scenario.duration for o in tests))):
+        say(doubt)
     if done.unsaved:
-        print(f"powerbench: {done.unsaved}; the figures above are all there is of it", file=sys.stderr)  # noqa: T201
+        print(f"powerbench: {done.unsaved}", file=sys.stderr)  # noqa: T201
     if done.path is not None:
         say(f"Results: {done.path}", whole=True)
         if done.interrupted:

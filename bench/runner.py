@@ -44,7 +44,10 @@ if TYPE_CHECKING:
 
 CLOCK_STEP_SECONDS = 0.5
 # What a scenario of one name must have in common to be the same.
-_SETTINGS = ("type", "bitrates", "resolution", "fps", "duration", "encoder", "preset", "block")
+_SETTINGS = (
+    *("type", "bitrates", "resolution", "fps", "duration", "stabilization", "cooldown", "encoder", "preset"),
+    *("outputs", "block"),
+)
 MAX_BASELINE_AGE = 3600.0  # seconds
 
 
@@ -75,6 +78,7 @@ class Run:
     path: Path | None = None
     trace: Path | None = None
     interrupted: bool = False
+    repeats: int = 0  # windows that the file holds of a test, at most
     unsaved: str = ""  # why something of it could not be written
     baselines: dict[str, Energy] = field(
         default_factory=dict
@@ -150,8 +154,12 @@ class _Runner:
         self._meters = meters
         self._display = display
         self._results = results
+        # What an earlier run of the same file has finished, as it stands there.
+        self._kept = {entry["name"]: entry for entry in results.earlier if entry.get("status") == "ok"}
+        self._check_kept()
         self._trace = Trace()
         self._unsaved: dict[str, str] = {}  # why, by which file
+        self._saved = self._traced = 0  # outcomes that the results and the trace hold
         self._sink = plan.sink
         self._host = Host()
         self._phases = Phases(meters, self._trace, display, self._host)
@@ -159,9 +167,6 @@ class _Runner:
         self._baselines: dict[int, Outcome] = {}  # by block
         self._latest: Outcome | None = None  # baseline of any block
         self._interrupted = False
-        # What an earlier run of the same file has finished, as it stands there.
-        self._kept = {entry["name"]: entry for entry in results.earlier if entry.get("status") == "ok"}
-        self._check_kept()
         for scenario in plan.scenarios:
             if scenario.type == "baseline" and (entry := self._kept.get(scenario.name)):
                 before = Outcome(scenario, "ok", energy=energy_of(entry), end_time=entry.get("end_time"))
@@ -178,8 +183,8 @@ class _Runner:
                 baseline = self._baseline(scenario)
                 if scenario.type != "baseline" and baseline is not None and baseline.energy is not None:
                     done.baselines[scenario.name] = baseline.energy
+                self._save_trace(done)  # first: a scenario that is in the results has its trace
                 self._save(done)
-                self._save_trace(done)  # now: a run that is killed has it as far as its results
                 if outcome.status == "ok" and scenario.type == "baseline":
                     self._baselines[scenario.block] = self._latest = outcome
                 if outcome.status != "interrupted":
@@ -190,6 +195,9 @@ class _Runner:
                     break
         finally:
             self._trace.close()
+        blocks = {outcome.scenario.block for outcome in done.outcomes if outcome.encode is not None}
+        blocks |= {entry.get("block", 0) for entry in self._kept.values() if entry.get("encode")}
+        done.repeats = len(blocks)
         return done
 
     def _save(self, done: Run) -> None:
@@ -200,11 +208,22 @@ class _Runner:
             order = list(dict.fromkeys([*(s.name for s in self._plan.scenarios), *described]))
             self._results.save([described[name] for name in order if name in described])
         except OSError as error:
-            self._unsaved["results"] = f"cannot write {self._results.path}: {error.strerror or error}"
+            first, last = done.outcomes[min(self._saved, len(done.outcomes) - 1)], done.outcomes[-1]
+            left = "the figures above are all there is of it"
+            if self._saved == len(done.outcomes):
+                left = f"the file holds {last.scenario.name} without its scores"
+            elif self._saved or self._results.earlier:
+                left = f"the file holds what was measured before {first.scenario.name}"
+            what = f"cannot write {self._results.path}: {error.strerror or error}; {left}"
+            self._unsaved["results"] = what
         else:
             self._unsaved.pop("results", None)  # it is written whole each time
+            self._saved = len(done.outcomes)
             done.path = self._results.path
-        done.unsaved = next(iter(self._unsaved.values()), "")
+        self._say_unsaved(done)
+
+    def _say_unsaved(self, done: Run) -> None:
+        done.unsaved = self._unsaved.get("results") or self._unsaved.get("trace", "")
 
     def _check_kept(self) -> None:
         """Refuse to go on where a name means other settings by now. Raises: BadFile."""
@@ -212,9 +231,17 @@ class _Runner:
         for scenario in kept:
             now = describe(Outcome(scenario, "ok"), None)
             was = self._kept[scenario.name]
-            if changed := [key for key in _SETTINGS if key in was and was[key] != now[key]]:
-                what = ", ".join(f"{key} {was[key]} there and {now[key]} now" for key in changed)
-                raise BadFile(f"--resume {self._results.path}: {scenario.name} has other settings: {what}")
+            changed = [
+                f"{key} {was[key]} there and {now[key]} now"
+                for key in _SETTINGS
+                if key in was and was[key] != now[key]
+            ]
+            known = "input_sha256" if "input_sha256" in was else "input"  # a film may have moved
+            if was.get(known) != now.get(known):
+                changed.append(f"input {_film(was)} there and {_film(now)} now")
+            if changed:
+                what = f"{scenario.name!r} has other settings: {', '.join(changed)}"
+                raise BadFile(f"--resume {self._results.path}: {what}")
         if self._results.earlier:
             self._display.say(f"{len(kept)} of {len(self._plan.scenarios)} scenarios are there already.")
 
@@ -229,15 +256,21 @@ class _Runner:
     def _save_trace(self, done: Run) -> None:
         if not self._trace.rows:
             return
+        try:
+            self._results.reserve()
+        except OSError:
+            return  # there is no name for it yet; the results say so
         path = trace_path(self._results.path)
         try:
             self._trace.save(path, self._results.run_id)
         except OSError as error:
-            self._unsaved["trace"] = f"cannot write {path}: {error.strerror or error}"
+            left = f"it lacks {done.outcomes[self._traced].scenario.name} and what came after"
+            self._unsaved["trace"] = f"cannot write {path}: {error.strerror or error}; {left}"
         else:
             self._unsaved.pop("trace", None)  # what could not be written before is in it
+            self._traced = len(done.outcomes)
             done.trace = path
-        done.unsaved = next(iter(self._unsaved.values()), "")
+        self._say_unsaved(done)
 
     async def _scenario(self, scenario: Scenario) -> Outcome:
         """Run one scenario, whatever happens in it."""
@@ -340,6 +373,14 @@ class _Runner:
             return dict(await quality.score(self._ffmpeg, scenario.streams[0]))
         except (StreamFailed, OSError) as failed:
             return {"missing": str(failed)}
+
+
+def _film(entry: Mapping[str, Any]) -> str:
+    """Return what a scenario streams, as a file says it."""
+    if not entry.get("input"):
+        return "the test picture"
+    sha256 = str(entry.get("input_sha256", ""))
+    return f"{entry['input']!r}" + (f" (SHA-256 {sha256[:12]})" if sha256 else "")
 
 
 def _uncancel() -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
 from powerbench.agent.config import parse_seconds
+from powerbench.bench.film import Film
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAX_NAME = 100
 MAX_STREAMS = 200
+_MAX_STEM = 30  # of a film, in a name
 AUDIO_KBPS = 96.0  # beside the video, in every stream
 
 # The names that people ask for, and FFmpeg's.
@@ -61,6 +64,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     preset: str = ""
     bitrates: tuple[float, ...] = ()  # of the streams of a multi, instead of video_kbps
     input: str = ""  # a file that is streamed in a loop, instead of the test picture
+    film: Film | None = None  # which one that is
     outputs: tuple[Any, ...] = ()  # as the batch file has it; kept, and not used yet
     group: str = ""  # the name that repeats share
     block: int = 0  # which repeat
@@ -178,6 +182,12 @@ def with_unique_names(scenarios: Iterable[Scenario]) -> list[Scenario]:
     return unique
 
 
-def default_name(video_kbps: float, resolution: Resolution, fps: int, encoder: str) -> str:
-    """Return a scenario's name where nobody gave one."""
-    return f"{format_bitrate(video_kbps)}_{resolution.height}p{fps}_{encoder}"
+def default_name(video_kbps: float, resolution: Resolution, fps: int, encoder: str, film: str = "") -> str:
+    """Return a scenario's name where nobody gave one; `film`: the path of what is streamed."""
+    return f"{format_bitrate(video_kbps)}_{resolution.height}p{fps}_{encoder}{of_film(film)}"
+
+
+def of_film(path: str) -> str:
+    """Return what a film adds to a name that nobody gave; nothing for the test picture."""
+    stem = "".join(c if c.isprintable() else "?" for c in PurePath(path).stem[:_MAX_STEM])
+    return f"_{stem}" if stem else ""

@@ -17,9 +17,20 @@ if TYPE_CHECKING:
 
 _NAME_WIDTH = 14
 _FIGURE_WIDTH = 8  # of "estimate", and of any figure
-ILLUSTRATION = (
-    "One short run is an illustration, not a result: repeat it, with longer windows, before you conclude."
-)
+_ENOUGH_REPEATS, _ENOUGH_SECONDS = 5, 60.0  # for conclusions
+
+
+def doubt(repeats: int, seconds: float) -> str:
+    """Return what so many windows of a test, of so many seconds, do not allow; "" where they are enough."""
+    if repeats >= _ENOUGH_REPEATS:
+        return ""
+    if repeats > 1:
+        return f"{repeats} repeats are few: give --repeat {_ENOUGH_REPEATS} or more before you conclude."
+    if seconds >= _ENOUGH_SECONDS:
+        return "One run is an illustration, not a result: repeat it before you conclude."
+    return (
+        "One short run is an illustration, not a result: repeat it, with longer windows, before you conclude."
+    )
 
 
 class Row(NamedTuple):

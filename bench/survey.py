@@ -13,7 +13,7 @@ import duckdb
 
 from powerbench.agent.results_file import BASELINE, NEWEST_FORMAT
 from powerbench.bench import exits, export, stats, tables
-from powerbench.bench.analyze import Refused
+from powerbench.bench.analyze import Refused, announce, listed
 from powerbench.bench.record import trace_path
 
 if TYPE_CHECKING:
@@ -26,13 +26,16 @@ _MEMORY = "256MB"
 _STRUCTURE = (
     '{"format": "BIGINT", "run_id": "VARCHAR", "test_date": "VARCHAR", "scenarios": [{"name": "VARCHAR", '
     '"type": "VARCHAR", "status": "VARCHAR", "group": "VARCHAR", "block": "BIGINT", "bitrate": "VARCHAR", '
-    '"streams": "BIGINT", "energy": {"source": "VARCHAR", "measured": "BOOLEAN", "mean_watts": "DOUBLE"}, '
+    '"streams": "BIGINT", "input": "VARCHAR", "input_sha256": "VARCHAR", '
+    '"energy": {"source": "VARCHAR", "measured": "BOOLEAN", "mean_watts": "DOUBLE", "joules": "DOUBLE", '
+    '"seconds": "DOUBLE"}, '
     '"encode": {"frames": "DOUBLE", "seconds": "DOUBLE", "min_speed": "DOUBLE"}}]}'
 )
 _TABLES = """
 CREATE TABLE file (path VARCHAR, run_id VARCHAR, test_date VARCHAR, format BIGINT);
 CREATE TABLE scenario (path VARCHAR, name VARCHAR, idle BOOLEAN, ok BOOLEAN, grp VARCHAR, block BIGINT,
-    streams BIGINT, source VARCHAR, measured BOOLEAN, watts DOUBLE, per_watt DOUBLE, min_speed DOUBLE);
+    streams BIGINT, film VARCHAR, source VARCHAR, measured BOOLEAN, watts DOUBLE, per_watt DOUBLE,
+    min_speed DOUBLE);
 CREATE TABLE peak (path VARCHAR, name VARCHAR, watts DOUBLE);
 """
 _READ = """
@@ -48,8 +51,12 @@ SELECT path, s.name,
         THEN contains(lower(s.name), $baseline) OR coalesce(s.bitrate, '') IN ('', '0', '0k')
         ELSE s.type = $baseline END,
     coalesce(s.status, 'ok') = 'ok', coalesce(nullif(s.group, ''), s.name), coalesce(s.block, 0),
-    coalesce(s.streams, 1), s.energy.source, coalesce(s.energy.measured, true),
-    CASE WHEN isfinite(s.energy.mean_watts) THEN s.energy.mean_watts END,
+    coalesce(s.streams, 1), coalesce(s.input_sha256, s.input, ''), s.energy.source,
+    coalesce(s.energy.measured, true),
+    CASE WHEN isfinite(s.energy.mean_watts) AND s.energy.mean_watts >= 0
+        AND isfinite(s.energy.joules) AND s.energy.joules >= 0
+        AND isfinite(s.energy.seconds) AND s.energy.seconds > 0
+        THEN s.energy.mean_watts END,
     CASE WHEN s.encode.frames > 0 THEN s.encode.seconds / s.encode.frames END, s.encode.min_speed
 FROM (SELECT path, unnest(found.scenarios) AS s FROM seen WHERE coalesce(found.format, 0) <= $newest);
 """
@@ -70,22 +77,22 @@ SELECT regexp_replace(filename, '_trace\.parquet$', '.json'), scenario, max(watt
 """
 _GROUPS = """
 WITH test AS (
-    SELECT s.path, s.grp, s.source, any_value(s.streams) AS streams, bool_and(s.measured) AS measured,
+    SELECT s.path, s.grp, s.film, s.source, any_value(s.streams) AS streams, bool_and(s.measured) AS measured,
         count(s.watts) AS n, avg(s.watts) AS mean, coalesce(var_samp(s.watts), 0) AS variance,
         max(p.watts) AS peak, avg(s.watts * s.per_watt) AS per_frame, avg(s.per_watt) AS per_watt,
         min(s.min_speed) AS min_speed, list(DISTINCT s.block) AS blocks
     FROM scenario s LEFT JOIN peak p ON p.path = s.path AND p.name = s.name
-    WHERE s.ok AND NOT s.idle GROUP BY s.path, s.grp, s.source),
+    WHERE s.ok AND NOT s.idle GROUP BY s.path, s.grp, s.film, s.source),
 resting AS (SELECT * FROM scenario WHERE ok AND idle AND watts IS NOT NULL),
 rested AS (SELECT path, source, list(DISTINCT block) AS blocks FROM resting GROUP BY ALL)
-SELECT f.run_id, t.path, f.test_date, t.grp, t.source, t.streams, t.measured, t.n, t.mean, t.variance, t.peak,
-    t.per_frame, t.per_watt, t.min_speed,
+SELECT f.run_id, t.path, f.test_date, t.grp, t.film, t.source, t.streams, t.measured, t.n, t.mean,
+    t.variance, t.peak, t.per_frame, t.per_watt, t.min_speed,
     count(i.watts) AS idle_n, avg(i.watts) AS idle_mean, coalesce(var_samp(i.watts), 0) AS idle_variance
 FROM test t JOIN file f ON f.path = t.path
 LEFT JOIN rested r ON r.path = t.path AND r.source = t.source
 LEFT JOIN resting i ON i.path = t.path AND i.source = t.source
     AND (list_contains(t.blocks, i.block) OR NOT list_has_any(t.blocks, r.blocks))
-GROUP BY ALL ORDER BY t.path, t.grp, t.source
+GROUP BY ALL ORDER BY t.path, t.grp, t.film, t.source
 """
 
 _REAL = "DOUBLE"
@@ -125,13 +132,13 @@ def main(flags: argparse.Namespace) -> int:
             export.write_parquet(flags.parquet, found.rows, COLUMNS)
     except export.Failed as failed:
         return exits.fail(str(failed), exits.FAILED)
+    announce(console, flags.csv, None, flags.parquet)
     return exits.OK
 
 
 def survey(directory: Path) -> Survey:
     """Return what all results files below a directory say. Raises: Refused where there is none."""
-    if not directory.is_dir():
-        raise Refused(f"--all {directory}: no such directory", exits.UNAVAILABLE)
+    listed(directory, "--all ")
     paths = sorted(str(path) for path in directory.rglob("test_results_*.json"))
     if not paths:
         raise Refused(f"no test_results_*.json below {directory}", exits.UNAVAILABLE)
@@ -239,7 +246,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> tables.Table:
         interval = None if low is None else stats.Interval(low, high)
         return "-" if row[name] is None else tables.spread(row[name], interval, form)
 
-    heads = "n", "W", "ΔW ± 95 %", "J/frame"
+    heads = "n", "W", "ΔW ± 95 %", "J/frame, all of host"
     columns = [
         tables.Column("run", words=True),
         tables.Column("group", words=True),

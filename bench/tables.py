@@ -232,6 +232,8 @@ def sentences(analysis: Analysis, rates: Rates) -> Iterator[str]:
     for text, names, differs in analysis.warnings:
         rest = f" (with other figures: {', '.join(names[1:])})" if differs and names[1:] else ""
         yield f"Warning, {names[0] if differs else ', '.join(names)}{rest}: {text}."
+    for scenario, why in analysis.impossible:
+        yield f"Left out, {scenario.name}: {why}."
     for scenario in analysis.failed:
         yield f"Left out, {scenario.name}: {scenario.status}{': ' if scenario.error else ''}{scenario.error}."
 

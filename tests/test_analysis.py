@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
+from msgspec import structs
 
 from powerbench.agent.results_file import (
     Encode,
@@ -252,11 +253,56 @@ def test_containers_are_beside_the_watts() -> None:
 
 
 @pytest.mark.parametrize("watts", [math.inf, -math.inf, math.nan])
-def test_a_figure_that_is_none_is_no_energy(watts: float) -> None:
-    """A window of infinite watts counts as one without energy."""
+def test_a_figure_that_is_none_is_named(watts: float) -> None:
+    """A window of infinite watts is reckoned with by nobody, and is not called one without energy."""
     found = analyzed(encoded("a", watts))
     assert not found.tests
-    assert [s.name for s in found.unmeasured] == ["a"]
+    assert not found.unmeasured
+    ((named, why),) = found.impossible
+    assert (named.name, why) == ("a", "its energy is impossible: joules is not finite")
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "why"),
+    [
+        ("mean_watts", -1.5, "mean_watts is -1.5"),
+        ("joules", -2.0, "joules is -2"),
+        ("seconds", -60.0, "seconds is -60"),
+        ("seconds", 0.0, "seconds is 0"),
+        ("joules", math.inf, "joules is not finite"),
+        ("parts", (Part("cpu", "rapl", -3.0, 1.0),), "joules of cpu is -3"),
+    ],
+)
+def test_energy_that_cannot_be_is_left_out_and_said(figure: str, value: Any, why: str) -> None:
+    """Negative energy, power or time is in no mean, and what is wrong with it is printed."""
+    bad = structs.replace(energy(5.0), **{figure: value})
+    found = analyzed(encoded("a", 5.0), encoded("a", 5.0, 1, energy=bad))
+    assert (found.tests[0].watts.n, found.tests[0].watts.mean) == (1, 5.0)
+    assert f"Left out, a#2: its energy is impossible: {why}." in list(sentences(found, RATES))
+
+
+def test_a_counter_that_stands_still_is_no_impossible_energy() -> None:
+    """0 W is a figure, with a warning of its own."""
+    assert analyzed(encoded("a", 0.0)).tests[0].watts.mean == 0.0
+
+
+def test_other_films_are_other_settings() -> None:
+    """Windows of one name that stream different films are two groups, called by the film's name."""
+    one, other = ({"input": f"/films/{n}.mp4", "input_sha256": n * 64} for n in "ab")
+    found = analyzed(encoded("x", 5.0, **one), encoded("x", 6.0, 1, **one), encoded("x", 9.0, 2, **other))
+    assert [(g.name, g.watts.mean) for g in found.tests] == [("x (a.mp4)", 5.5), ("x (b.mp4)", 9.0)]
+    assert len(found.families) == 2
+    assert str(found.families[0].settings).endswith("veryfast a.mp4")
+    rows = export.rows(found, RATES)
+    assert [(r["group"], r["input_sha256"]) for r in rows] == [("x", "a" * 64), ("x", "b" * 64)]
+
+
+def test_a_film_is_its_content_whatever_its_path() -> None:
+    """The same fingerprint is the same film; without one, as in older files, it is the path."""
+    moved = encoded("a", 5.0, 1, input="/b/film.mp4", input_sha256="1")
+    assert len(analyzed(encoded("a", 5.0, input="/a/film.mp4", input_sha256="1"), moved).tests) == 1
+    paths = [encoded("a", 5.0, block, input=path) for block, path in enumerate(("/a/f", "/b/f", "/a/f"))]
+    assert [g.watts.n for g in analyzed(*paths).tests] == [2, 1]
 
 
 def test_rates_that_nobody_said_are_no_bad_file() -> None:

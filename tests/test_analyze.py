@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pytest
 from rich.console import Console
+from trees import run_as_nobody
 
 from powerbench.agent.results_file import parse_results
 from powerbench.bench import cli, prometheus, survey, tables
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 OLD = Path(__file__).parent / "captures/old_results_single.json"
 GOLDEN = Path(__file__).parent / "golden"
 BEGIN = 1_700_000_000
+LISTING = (
+    "import sys, duckdb, rich.console, scipy\nfrom powerbench.bench import cli, survey, analyze, tables\n"
+)
+RUN = """
+sys.stderr = sys.stdout
+print(cli.main(["analyze", sys.argv[1], "closed"]))
+"""
 
 
 def window(watts: float, *sources: str) -> dict[str, Any]:
@@ -211,6 +219,72 @@ def test_files_where_they_were_asked_for(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == [path.name]
 
 
+def test_every_file_that_is_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for each of CSV, JSON and Parquet, of one run and of many."""
+    path = written(tmp_path)
+    files = {kind: tmp_path / f"a.{kind}" for kind in ("csv", "json", "parquet")}
+    wanted = {kind: f"--{kind}={file}" for kind, file in files.items()}
+    assert cli.main(["analyze", str(path), *wanted.values()]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3:] == [f"CSV: {files['csv']}", f"JSON: {files['json']}", f"Parquet: {files['parquet']}"]
+    assert cli.main(["analyze", "--all", str(tmp_path), wanted["csv"], wanted["parquet"]]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [lines[-3], lines[-1]]
+
+
+def test_a_place_for_the_csv_that_is_none_has_a_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nothing can be written beside the file, --csv is named; where that was given, it is not."""
+    path = written(tmp_path)
+    path.with_suffix(".csv").mkdir()
+    assert cli.main(["analyze", str(path)]) == 1
+    assert capsys.readouterr().err.rstrip().endswith("give --csv FILE to have it elsewhere")
+    assert cli.main(["analyze", str(path), "--csv", str(path.with_suffix(".csv"))]) == 1
+    assert "--csv" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--output-dir", "--all"])
+def test_a_directory_that_may_not_be_listed_is_said_to_be_one(tmp_path: Path, flag: str) -> None:
+    """Permission denied is not "no results there"."""
+    written(tmp_path)
+    (tmp_path / "closed").mkdir(mode=0o700)
+    said = run_as_nobody(LISTING, RUN, tmp_path, flag)
+    assert said.splitlines()[-1] == "69"
+    assert "closed: cannot list it: Permission denied" in said
+
+
+def test_a_price_that_cannot_be_is_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A negative price of the file makes no cost."""
+    path = written(tmp_path, document(rates={"price_per_kwh": -0.3, "currency": "EUR"}))
+    assert cli.main(["analyze", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "Note: the file's price_per_kwh is -0.3, which is impossible: it is left out." in text
+    assert "EUR" not in text
+
+
+def test_many_runs_leave_out_energy_that_cannot_be(tmp_path: Path) -> None:
+    """A negative mean power is in no mean of --all either."""
+    content = document(repeats=2)
+    content["scenarios"][6]["energy"]["mean_watts"] = -5.0
+    written(tmp_path, content)
+    (found,) = (row for row in survey.survey(tmp_path).rows if row["group"] == "720p30")
+    assert found["n"] == 1
+    assert found["mean_watts"] == content["scenarios"][1]["energy"]["mean_watts"]
+
+
+def test_many_runs_keep_films_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two films under one name are two rows of --all, which says whose J/frame it is."""
+    content = document(repeats=2)
+    for place, sha256 in ((1, "1"), (6, "2")):
+        content["scenarios"][place] |= {"input": "/film.mp4", "input_sha256": sha256}
+    written(tmp_path, content)
+    assert [row["n"] for row in survey.survey(tmp_path).rows if row["group"] == "720p30"] == [1, 1]
+    assert cli.main(["analyze", "--all", str(tmp_path)]) == 0
+    assert "J/frame, all of host" in capsys.readouterr().out
+
+
 def test_flags_take_the_place_of_the_files_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A price and an intensity of the command line count, and the intensity's source is printed."""
     path = written(tmp_path)
@@ -225,15 +299,21 @@ def test_flags_take_the_place_of_the_files_rates(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["no.json"], 69, ["no.json", "No such file"]),
+        (["no.json"], 78, ["no.json", "No such file"]),
         (["--output-dir", "nowhere"], 69, ["nowhere", "--output-dir"]),
         (["--all", "nowhere"], 69, ["nowhere"]),
         (["broken.json"], 78, ["broken.json", "line 2, column 3", "mend it"]),
+        (["cut.json"], 78, ["cut.json", "it was cut off", "line 1, column", "measure again"]),
+        (["nothing.json"], 78, ["nothing.json", "it was cut off"]),
         (["foreign.json"], 78, ["foreign.json", "scenarios", "test_results_"]),
         (["newer.json"], 78, ["newer.json", "99", "update powerbench"]),
         (["empty.json"], 1, ["empty.json", "nothing to analyse"]),
         (["good.json", "--csv", "good.json"], 2, ["good.json", "not written over"]),
         (["good.json", "--csv", "/proc/nowhere/x.csv"], 1, ["/proc/nowhere/x.csv", "cannot write"]),
+        (["good.json", "--json", "x", "--csv", "./x"], 2, ["--json", "the CSV as well", "its own"]),
+        (["good.json", "--json", "good.csv"], 2, ["--json", "good.csv"]),
+        (["--all", ".", "--csv", "x", "--parquet", "x"], 2, ["--parquet", "the CSV as well"]),
+        (["negative.json"], 1, ["no scenario has energy that can be"]),
         (["good.json", "--price-per-kwh", "-1"], 2, ["--price-per-kwh", "not negative"]),
         (["good.json", "--carbon-intensity", "300"], 2, ["--carbon-source"]),
         (["good.json", "--currency", "EUR"], 2, ["--price-per-kwh"]),
@@ -255,10 +335,13 @@ def test_a_mistake_is_one_line(  # noqa: PLR0917 - fixtures and the case
     monkeypatch.chdir(tmp_path)
     for name, content in (
         ("broken", "{\n  oops\n"),
+        ("cut", json.dumps(document())[:500]),
+        ("nothing", ""),
         ("foreign", '{"a": 1}'),
         ("newer", '{"format": 99, "scenarios": []}'),
         ("empty", '{"format": 2, "scenarios": []}'),
         ("good", json.dumps(document())),
+        ("negative", json.dumps({"scenarios": [scenario("a", 1, -5.0, 0, "rapl")]})),
     ):
         Path(f"{name}.json").write_text(content)
     try:

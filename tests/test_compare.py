@@ -109,6 +109,56 @@ def test_a_difference_of_differences_is_less_sure() -> None:
     assert delta.difference.interval.low < watts.difference.interval.low
 
 
+def test_a_difference_of_differences_has_no_effect_size() -> None:
+    """Interval and p of ΔW are of four means; there is no g of them, and that of the watts stays."""
+    watts, delta, _ = next(p.changes for p in pairs(analyze(parsed(BEFORE)), analyze(parsed(AFTER))))
+    assert watts.difference.hedges_g is not None
+    assert delta.difference.p is not None
+    assert delta.difference.hedges_g is None
+
+
+def with_film(content: dict[str, Any], path: str, **more: str) -> dict[str, Any]:
+    filmed = copy.deepcopy(content)
+    for one in filmed["scenarios"]:
+        if one["type"] != "baseline":
+            one |= {"input": path, **more}
+    return filmed
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ({"input_sha256": "1" * 64}, {"input_sha256": "2" * 64}, f"SHA-256 {'1' * 12}, SHA-256 {'2' * 12}"),
+        ({}, {"input_sha256": "2" * 64}, f"SHA-256 unknown, SHA-256 {'2' * 12}"),
+        ({}, {}, "SHA-256 unknown, SHA-256 unknown"),
+    ],
+)
+def test_other_films_of_one_name_are_refused(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    before: dict[str, str],
+    after: dict[str, str],
+    said: str,
+) -> None:
+    """A film of the same name with another content, or an unknown one, is no comparison; --force is one."""
+    a, b = with_film(BEFORE, "/a/film.mp4", **before), with_film(AFTER, "/b/film.mp4", **after)
+    files = written(tmp_path, a, b)
+    assert cli.main(["compare", *files]) == 1
+    assert f"input film.mp4: {said}" in capsys.readouterr().err
+    assert cli.main(["compare", *files, "--force"]) == 0
+    assert "-1.000 ± " in capsys.readouterr().out
+
+
+def test_a_film_that_was_renamed_is_the_same_one() -> None:
+    """Where the content is the same, groups stand beside each other; another film is another setting."""
+    a = parsed(with_film(BEFORE, "/a/old.mp4", input_sha256="1"))
+    b = parsed(with_film(AFTER, "/b/new.mp4", input_sha256="1"))
+    assert list(differences(a, b)) == []
+    assert [pair.name for pair in pairs(analyze(a), analyze(b))] == ["x", "y", "baseline"]
+    other = parsed(with_film(AFTER, "/b/new.mp4", input_sha256="2"))
+    assert [pair.name for pair in pairs(analyze(a), analyze(other))] == ["baseline"]
+
+
 def test_groups_of_one_run_alone_are_named() -> None:
     """What has no counterpart of the same settings is compared with nothing."""
     a, b = analyze(parsed(BEFORE)), analyze(parsed(AFTER))
@@ -185,11 +235,11 @@ def test_one_run_each_is_an_illustration(tmp_path: Path, capsys: pytest.CaptureF
     assert "one run is an illustration, not a result" in text
 
 
-@pytest.mark.parametrize(("content", "code"), [(None, 69), ("{", 78)])
+@pytest.mark.parametrize(("content", "code"), [(None, 78), ("{", 78), ("", 78)])
 def test_a_bad_file_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, code: int
 ) -> None:
-    """A file that is not there is exit 69, one that is broken 78; each in one line with its name."""
+    """A file that is not there, is cut off or empty is exit 78, in one line with its name."""
     first, second = written(tmp_path, BEFORE, AFTER)
     bad = tmp_path / "bad.json"
     if content is not None:

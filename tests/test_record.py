@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pytest
 
+from powerbench.agent.results_file import parse_results
+from powerbench.bench.exits import BadFile
 from powerbench.bench.meters import Edge, Mark, MeterKey
 from powerbench.bench.record import Results, Trace, trace_path
 
@@ -33,6 +35,68 @@ def test_the_file_is_there_after_the_first_scenario_and_grows_with_each(tmp_path
     assert [scenario["name"] for scenario in content["scenarios"]] == ["a", "b"]
     assert (content["format"], content["run_id"], content["sink"]) == (2, results.path.stem, "null")
     assert names(tmp_path / "new") == [results.path.name]
+
+
+def test_a_name_is_taken_with_a_file_that_can_be_gone_on_with(tmp_path: Path) -> None:
+    """Before the first scenario the file is whole: a run that is killed then leaves nothing broken."""
+    results = Results(tmp_path, {"sink": "null"})
+    results.reserve()
+    assert parse_results(results.path.read_bytes(), "").scenarios == ()
+    results.save([{"name": "a"}])
+    assert names(tmp_path) == [results.path.name]
+
+
+HEAD: dict[str, Any] = {
+    "ffmpeg": {},
+    "sink": "embedded",
+    "agents": ["embedded"],
+    "host": {},
+    "settings": {"kind": "suite", "repeat": 2, "order": "random", "seed": 7, "strict": True},
+    "rates": {"price_per_kwh": 0.3, "currency": "EUR", "gco2e_per_kwh": None, "gco2e_source": ""},
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"settings": {**HEAD["settings"], "kind": "multi"}}, "by run suite: give the same"),
+        ({"settings": {**HEAD["settings"], "repeat": 5}}, "with --repeat 2: give the same"),
+        ({"settings": {**HEAD["settings"], "seed": 1}}, "with --seed 7: give the same"),
+        ({"settings": {**HEAD["settings"], "strict": False}}, "with --strict: give the same"),
+        ({"rates": {}}, "with the rates price_per_kwh 0.3, currency EUR: give the same --rates"),
+        ({"sink": "null"}, "with another sink"),
+        ({"host": {"cpus": 4}}, "on a machine with another cpus"),
+    ],
+)
+def test_a_run_is_gone_on_with_as_it_was_begun(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    """Flags, rates and machine are those of the file, else what they were is named; the same go on."""
+    begun = Results(tmp_path, HEAD)
+    begun.save([{"name": "a"}])
+    assert Results.resumed(begun.path, HEAD).earlier == [{"name": "a"}]
+    with pytest.raises(BadFile) as bad:
+        Results.resumed(begun.path, HEAD | changed)
+    assert f"--resume {begun.path}: it was made {said}" in str(bad.value)
+
+
+@pytest.mark.parametrize("length", [0, 40])
+def test_a_file_that_was_cut_off_is_not_gone_on_with(tmp_path: Path, length: int) -> None:
+    """What was cut off, or is empty, is said to be that, with what to do."""
+    begun = Results(tmp_path, HEAD)
+    begun.save([{"name": "a"}])
+    begun.path.write_bytes(begun.path.read_bytes()[:length])
+    with pytest.raises(BadFile, match=r"it was cut off \(line .*\): take a whole copy, or measure again"):
+        Results.resumed(begun.path, HEAD)
+
+
+def test_what_a_killed_run_has_left_of_its_trace_is_removed(tmp_path: Path) -> None:
+    """The half of a trace that was being written goes when the run goes on; the trace itself stays."""
+    begun = Results(tmp_path, HEAD)
+    begun.save([{"name": "a"}])
+    trace = trace_path(begun.path)
+    trace.write_bytes(b"whole")
+    trace.with_name(f".{trace.name}.part").write_bytes(b"half")
+    Results.resumed(begun.path, HEAD)
+    assert sorted(names(tmp_path)) == sorted([begun.path.name, trace.name])
 
 
 def test_a_file_of_the_same_second_is_left_alone(tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def test_file_that_is_cut_off_in_a_character() -> None:
         '{"scenarios": [[]]}',
         '{"scenarios": [{}]}',
         '{"scenarios": [{"name": 5}]}',
+        *(f'{{"scenarios": [], "format": {form}}}' for form in ("-1", "1.5", "2.0", "true", '"2"', "null")),
         with_scenario(energy=5),
         with_scenario(energy={"source": "rapl"}),
         with_scenario(fps="fast"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from powerbench.bench.cli import parser
-from powerbench.bench.exits import BadFlag
+from powerbench.bench.exits import BadFile, BadFlag
+from powerbench.bench.film import Film
+from powerbench.bench.outcome import Outcome, describe
 from powerbench.bench.run import make_plan
 
 if TYPE_CHECKING:
@@ -48,3 +51,30 @@ def test_a_shard_without_a_test_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadFlag, match="shard 5 of 5 has nothing: the batch has 2 tests"):
         plan("batch", "--file", file, "--shard", "5/5")
     assert [s.name for s in plan("batch", "--file", file, "--shard", "2/5").scenarios] == ["baseline", "b"]
+
+
+def test_a_film_is_known_before_anything_is_measured(tmp_path: Path) -> None:
+    """--input and a batch's inputs have their fingerprints in the plan, and the film in unsaid names."""
+    film = tmp_path / "a film.mp4"
+    film.write_bytes(b"frames")
+    (single,) = plan("single", "--input", str(film)).scenarios
+    assert single.film == Film(6, hashlib.sha256(b"frames").hexdigest(), 6)
+    assert single.name == "2500k_720p30_h264_a film"
+    entries = [{"input": str(film)}, {"count": 2, "input": str(film)}, {}]
+    (tmp_path / "b.json").write_text(json.dumps(entries))
+    filmed, several, picture = plan("batch", "--file", str(tmp_path / "b.json")).scenarios
+    assert filmed.film == several.film == several.streams[1].film == single.film
+    assert several.name == "2x_2500k_720p30_h264_a film"
+    assert (picture.film, picture.name) == (None, "2500k_720p30_h264")
+    described = describe(Outcome(single, "ok"), None)
+    assert described["input_sha256"] == hashlib.sha256(b"frames").hexdigest()
+    assert (described["input_size"], described["input_hashed_bytes"]) == (6, 6)
+
+
+def test_a_film_that_is_not_there_is_a_bad_file(tmp_path: Path) -> None:
+    """The name is quoted as it cannot harm a terminal, by flag and in a batch."""
+    with pytest.raises(BadFile, match="is no file"):
+        plan("single", "--input", str(tmp_path))
+    (tmp_path / "b.json").write_text(json.dumps([{"input": "/no\x1b[2J"}]))
+    with pytest.raises(BadFile, match=r"input: '/no\\x1b\[2J': is no file"):
+        plan("batch", "--file", str(tmp_path / "b.json"))

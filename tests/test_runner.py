@@ -8,13 +8,17 @@ import json
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import duckdb
 import pytest
+from msgspec import structs
 
 from powerbench.bench import runner, windows
 from powerbench.bench.conditions import Conditions
+from powerbench.bench.exits import BadFile
 from powerbench.bench.ffmpeg import Ffmpeg
+from powerbench.bench.film import Film
 from powerbench.bench.meters import AgentFailed, Edge, Mark, MeterKey, Meters
-from powerbench.bench.record import Results
+from powerbench.bench.record import Results, Trace, trace_path
 from powerbench.bench.runner import Plan, Run
 from powerbench.bench.scenario import Resolution, Scenario
 
@@ -83,6 +87,7 @@ class Bench:
     """A run to be, and what has come of it."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self.results = Results(path, {})
         self.meters = FakeMeters()
         self.display = FakeDisplay()
@@ -119,6 +124,10 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(runner, "read_conditions", lambda _: silent)
     monkeypatch.setattr(windows.conditions, "read_conditions", lambda _: silent)
     return Bench(tmp_path)
+
+
+def filmed(name: str, path: str, sha256: str) -> Scenario:
+    return structs.replace(stream(name), input=path, film=Film(9, sha256, 9))
 
 
 def idle(name: str = "baseline", block: int = 0, warm_up: float = 0) -> Scenario:
@@ -256,3 +265,112 @@ async def test_a_disk_that_was_full_for_a_while_costs_nothing(
     done = await bench.run(stream("a"), stream("b"))
     assert [s["name"] for s in bench.written] == ["a", "b"]
     assert (done.unsaved, done.path) == ("", bench.results.path)
+
+
+async def test_a_scenario_that_is_in_the_results_has_its_trace(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever the results are written, the trace of every scenario in them lies there already."""
+    save = bench.results.save
+
+    def traced(scenarios: list[dict[str, Any]]) -> None:
+        path = str(trace_path(bench.results.path))
+        rows = duckdb.sql("SELECT DISTINCT scenario FROM read_parquet(?)", params=[path]).fetchall()
+        assert {name for (name,) in rows} == {scenario["name"] for scenario in scenarios}
+        save(scenarios)
+
+    monkeypatch.setattr(bench.results, "save", traced)
+    done = await bench.run(stream("a"), stream("b"))
+    assert [s["name"] for s in bench.written] == ["a", "b"]
+    assert done.trace == trace_path(bench.results.path)
+
+
+@pytest.mark.parametrize(
+    ("good", "left"),
+    [
+        (0, "the figures above are all there is of it"),
+        (2, "the file holds what was measured before b"),
+        (3, "the file holds b without its scores"),
+        (4, "the file holds what was measured before c"),
+    ],
+)
+async def test_a_disk_that_becomes_full_is_said_with_what_the_file_holds(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, good: int, left: str
+) -> None:
+    """Each scenario is saved twice: what could not be saved last is named, and nothing contradicts it."""
+    save, saves = bench.results.save, iter(range(9))
+
+    def full_later(scenarios: list[dict[str, Any]]) -> None:
+        if next(saves) >= good:
+            raise OSError(28, "No space left on device")
+        save(scenarios)
+
+    monkeypatch.setattr(bench.results, "save", full_later)
+    done = await bench.run(*(stream(name) for name in ("abc" if good != 3 else "ab")))
+    assert done.unsaved == f"cannot write {bench.results.path}: No space left on device; {left}"
+
+
+async def test_a_trace_that_cannot_be_written_says_what_it_lacks(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The results are written all the same; the line has the first scenario without a trace."""
+    save, saves = Trace.save, iter(range(9))
+
+    def full_later(trace: Trace, path: Path, run_id: str) -> None:
+        if next(saves):
+            raise OSError(28, "No space left on device")
+        save(trace, path, run_id)
+
+    monkeypatch.setattr(Trace, "save", full_later)
+    done = await bench.run(stream("a"), stream("b"), stream("c"))
+    assert len(bench.written) == 3
+    assert done.unsaved.endswith("No space left on device; it lacks b and what came after")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("stabilization", 30, "stabilization 30 there and 0 now"),
+        ("cooldown", 7, "cooldown 7 there and 0.0 now"),
+        ("outputs", [{"url": "x"}], "outputs [{'url': 'x'}] there and [{"),
+        ("input_sha256", "2" * 64, f"(SHA-256 {'2' * 12}) there and '/a.mp4' (SHA-256 {'1' * 12}) now"),
+        ("input", "/b.mp4", None),  # the same film, elsewhere
+    ],
+)
+async def test_other_settings_are_not_gone_on_with(
+    bench: Bench, key: str, value: Any, said: str | None
+) -> None:
+    """A name that stands for another film, another warm-up or other outputs by now is refused, quoted."""
+    await bench.run(filmed("x y", "/a.mp4", "1" * 64))
+    (entry,) = bench.written
+    again = Bench(bench.path)
+    again.results.earlier = [entry | {key: value}]
+    if said is None:
+        assert (await again.run(filmed("x y", "/a.mp4", "1" * 64))).outcomes == []
+        return
+    with pytest.raises(BadFile) as bad:
+        await again.run(filmed("x y", "/a.mp4", "1" * 64))
+    assert "'x y' has other settings: " in str(bad.value)
+    assert said in str(bad.value)
+
+
+async def test_a_film_without_a_fingerprint_is_its_path(bench: Bench) -> None:
+    """In an older file the path is all that is known; the test picture is no film at all."""
+    old = kept("x", 30, kind="single") | {"input": "/a.mp4"}
+    bench.results.earlier = [old]
+    assert (await bench.run(filmed("x", "/a.mp4", "1"))).outcomes == []
+    with pytest.raises(BadFile, match=r"input '/a.mp4' there and '/b.mp4' \(SHA-256 1\) now"):
+        await bench.run(filmed("x", "/b.mp4", "1"))
+    with pytest.raises(BadFile, match=r"input '/a\.mp4' there and the test picture now"):
+        await bench.run(stream("x"))
+
+
+async def test_repeats_of_an_earlier_run_count(bench: Bench) -> None:
+    """A run that goes on with another knows how often the file holds each test."""
+    done = await bench.run(stream("a"), stream("a#2", 1), stream("a#3", 2))
+    again = Bench(bench.path)
+    again.results.earlier = [scenario | {"encode": {"seconds": 60}} for scenario in bench.written[:2]]
+    again.results.reserve()
+    done = await again.run(stream("a"), stream("a#2", 1), stream("a#3", 2))
+    assert [outcome.scenario.name for outcome in done.outcomes] == ["a#3"]
+    assert done.repeats == 3

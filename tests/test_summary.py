@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import pytest
 from msgspec import structs
 from rich.console import Console
 
@@ -12,7 +13,7 @@ from powerbench.bench.figures import Difference, Encode
 from powerbench.bench.meters import Energy, Part
 from powerbench.bench.outcome import Outcome
 from powerbench.bench.scenario import Resolution, Scenario
-from powerbench.bench.summary import show
+from powerbench.bench.summary import doubt, show
 
 SCENARIO = Scenario(
     name="demo",
@@ -29,6 +30,22 @@ TEST = Energy((Part("cpu", "estimate", 60.0, 3.0),), 20.0)
 ENCODE = Encode(600.0, 20.0, 40.0, 20.0, 0.99, 0, 0)
 VERSUS = Difference(2.0, 2.0 * 20 / 3600, 200.0)
 OUTCOME = Outcome(SCENARIO, "ok", energy=TEST, encode=ENCODE, versus=VERSUS)
+
+
+@pytest.mark.parametrize(
+    ("repeats", "seconds", "words"),
+    [
+        (1, 20, "One short run is an illustration"),
+        (1, 120, "One run is an illustration"),
+        (3, 20, "3 repeats are few"),
+        (5, 20, ""),
+    ],
+)
+def test_one_run_is_called_one_only_where_it_is(repeats: int, seconds: float, words: str) -> None:
+    """What is said of few repeats and of short windows fits them; five are enough."""
+    said = doubt(repeats, seconds)
+    assert said.startswith(words)
+    assert bool(said) == bool(words)
 
 
 def printed(

@@ -58,6 +58,19 @@ class Energy(msgspec.Struct, frozen=True):
     measured: bool = True
     parts: tuple[Part, ...] = ()
 
+    @property
+    def impossible(self) -> str:
+        """Which of its figures cannot be; "" where all can."""
+        figures = {"seconds": self.seconds, "joules": self.joules, "mean_watts": self.mean_watts}
+        for part in self.parts:
+            figures |= {f"joules of {part.component}": part.joules, f"watts of {part.component}": part.watts}
+        for name, value in figures.items():
+            if not math.isfinite(value):
+                return f"{name} is not finite"
+            if value < 0 or (value == 0 and name == "seconds"):
+                return f"{name} is {value:g}"
+        return ""
+
 
 class Encode(msgspec.Struct, frozen=True):
     """What all streams of a window did together; None is what ffmpeg did not say."""

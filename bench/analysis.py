@@ -9,7 +9,6 @@ Units: watts, joules; intervals are 95 %. Every figure is of the host alone: no 
 
 from __future__ import annotations
 
-import math
 import statistics
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
@@ -177,7 +176,11 @@ def analyze(results: ResultsFile, overheads: Mapping[str, Overhead] | None = Non
         warnings=tuple(kinds_of_warnings(results.scenarios)),
         notes=tuple(_notes(tests, found)),
         unmeasured=tuple(s for s in results.scenarios if s.status == "ok" and s.energy is None),
-        impossible=tuple((s, why) for s in results.scenarios if s.status == "ok" and (why := impossible(s))),
+        impossible=tuple(
+            (s, f"its energy is impossible: {s.energy.impossible}")
+            for s in results.scenarios
+            if s.status == "ok" and s.energy is not None and s.energy.impossible
+        ),
         failed=tuple(s for s in results.scenarios if s.status != "ok"),
     )
 
@@ -199,22 +202,7 @@ def conclude(results: ResultsFile) -> list[Conclusion]:
 
 def has_energy(scenario: Scenario) -> bool:
     """Return whether its window has a figure to reckon with."""
-    return scenario.energy is not None and not impossible(scenario)
-
-
-def impossible(scenario: Scenario) -> str:
-    """Return what of a window's energy cannot be; "" where it can, or there is none."""
-    if (energy := scenario.energy) is None:
-        return ""
-    figures = {"seconds": energy.seconds, "joules": energy.joules, "mean_watts": energy.mean_watts}
-    for part in energy.parts:
-        figures |= {f"joules of {part.component}": part.joules, f"watts of {part.component}": part.watts}
-    for name, value in figures.items():
-        if not math.isfinite(value):
-            return f"its energy is impossible: {name} is not finite"
-        if value < 0 or (value == 0 and name == "seconds"):
-            return f"its energy is impossible: {name} is {value:g}"
-    return ""
+    return scenario.energy is not None and not scenario.energy.impossible
 
 
 def sources_of(scenario: Scenario) -> Sources:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -365,6 +366,19 @@ def test_a_run_that_failed_is_not_in_the_mean() -> None:
     assert "Run 3 of 3: the command was killed by SIGKILL." in text
     assert "The figures are of the 2 runs that went well." in text
     assert costs.describe(measured)["statistics"]["of_runs"] == [1, 2]
+
+
+def test_a_warning_of_several_runs_is_said_once() -> None:
+    """Warnings that differ in figures alone are one line with how many runs have them."""
+    warned = [
+        replace(run_of(1), warnings=(f"other programs took {share} % of the CPUs", "hot"))
+        for share in (4, 5.5, 7)
+    ]
+    lines = list(costs.hints(Measured(("x",), tuple(warned))))
+    assert [line for line in lines if "other programs" in line] == [
+        "other programs took 4 % of the CPUs (in 3 runs, with other figures)"
+    ]
+    assert lines.count("hot") == 1
 
 
 def test_a_command_cannot_upset_the_terminal() -> None:

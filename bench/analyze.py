@@ -231,8 +231,9 @@ def listed(directory: Path, flag: str = "") -> None:
     try:
         next(directory.iterdir(), None)
     except OSError as error:
-        what = f"{flag}{directory}: cannot list it: {error.strerror}"
-        raise Refused(f"{what}; name a file, or give another --output-dir DIR", exits.UNAVAILABLE) from None
+        hint = "" if flag else "; name a file, or give another --output-dir DIR"
+        what = f"{flag}{directory}: cannot list it: {error.strerror}{hint}"
+        raise Refused(what, exits.UNAVAILABLE) from None
 
 
 def newest(directory: Path) -> Path:

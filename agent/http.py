@@ -157,7 +157,10 @@ class Handlers:
                 }
                 meters = describe(snapshot, shown & metered, samples=False)
                 readings.append({**meters, "fresh": fresh})
-            await socket.send_bytes(msgspec.json.encode(readings))
+            try:
+                await socket.send_bytes(msgspec.json.encode(readings))
+            except OSError:  # it has gone meanwhile
+                break
         return socket
 
     async def _latest(self, names: Collection[str], bucket: Bucket) -> tuple[Snapshot, bool]:

@@ -26,6 +26,7 @@ TRACE_HERTZ = 10.0
 BEAT_HERTZ = 1.0
 _EDGE_SECONDS = 3.0  # that an edge waits for what is not there at once
 _TIMEOUT = aiohttp.ClientTimeout(total=5.0)
+_WATCH_CLOSE = aiohttp.ClientWSTimeout(ws_close=0.1)
 
 
 class AgentFailed(Exception):  # noqa: N818 - a verdict
@@ -132,15 +133,21 @@ class AgentClient:
             async with asyncio.timeout(_EDGE_SECONDS + count * seconds):
                 if socket is None or socket.closed:
                     socket = await self._session.ws_connect(
-                        f"{self.url}/api/v1/watch", headers=self._headers, max_msg_size=0
+                        f"{self.url}/api/v1/watch",
+                        headers=self._headers,
+                        max_msg_size=0,
+                        timeout=_WATCH_CLOSE,
                     )
                 await socket.send_str(f"{count} {seconds:g}")
                 body = await socket.receive_bytes()
+                self._socket = socket
         except aiohttp.WSServerHandshakeError as refused:
             raise self._refused(refused.status) from None
         except (aiohttp.ClientError, aiohttp.WSMessageTypeError, OSError) as error:
             raise self._gone(error) from None
-        self._socket = socket  # one that is out of step, or gone, is not asked again
+        finally:
+            if socket is not None and self._socket is None:  # out of step, or gone: not to be asked again
+                await socket.close()
         readings = self._decoded(body)
         if not isinstance(readings, list) or not readings:
             raise self._stranger()
@@ -265,11 +272,8 @@ class Meters:
         rows = await asyncio.gather(*(client.watch(count, 1 / hertz) for client in self.clients))
         now = time.time()
         edges = [self._edge(snapshots) for snapshots in zip(*rows, strict=False)]
-        last = max((mark.monotonic for mark in edges[-1].marks.values()), default=0.0)
-        return [
-            edge._replace(time=now - (last - max((m.monotonic for m in edge.marks.values()), default=last)))
-            for edge in edges
-        ]
+        # They came together; each was taken in its turn. By our own clock: every agent has another.
+        return [e._replace(time=now - (len(edges) - n) / hertz) for n, e in enumerate(edges, 1)]
 
     async def sources(self) -> Sources:
         """Return what there is to read. Raises: AgentFailed."""

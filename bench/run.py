@@ -232,7 +232,7 @@ def _say_doubts(done: Run, say: Callable[[str], None]) -> None:
         for warning in outcome.warnings:
             say(f"Warning, {outcome.scenario.name}: {warning}.")
         if outcome.status != "ok":
-            print(f"powerbench: {outcome.scenario.name} {outcome.status}: {outcome.error}", file=sys.stderr)  # noqa: T201
+            print(f"powerbench: {outcome.scenario.name} {outcome.status}: {outcome.error}", file=sys.stderr)  # noqa: T201 - for people
 
 
 def report(done: Run, console: Console) -> None:
@@ -250,7 +250,7 @@ def report(done: Run, console: Console) -> None:
     if tests and (doubt := summary.doubt(done.repeats, min(o.scenario.duration for o in tests))):
         say(doubt)
     if done.unsaved:
-        print(f"powerbench: {done.unsaved}", file=sys.stderr)  # noqa: T201
+        print(f"powerbench: {done.unsaved}", file=sys.stderr)  # noqa: T201 - for people
     if done.path is not None:
         say(f"Results: {done.path}", whole=True)
         if done.interrupted:

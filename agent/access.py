@@ -22,12 +22,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from powerbench.agent.config import ConfigError, Problem
+from powerbench_agent.core.options import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from powerbench.agent.config import WebConfig
+    from powerbench_agent.agent.config import WebConfig
 
 _MAX_CHECKS = 16  # passwords being checked or waiting for it; a check costs tens of milliseconds of a core
 _MAX_KNOWN = 256

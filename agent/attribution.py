@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from powerbench.agent.model import ANYONE, Claim, CpuTime, Metric, Reading, Sample
+from powerbench_agent.core.model import ANYONE, Claim, CpuTime, Metric, Reading, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping

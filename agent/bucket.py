@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from powerbench.agent.model import Clock
+    from powerbench_agent.core.host import Clock
 
 
 class Bucket:

@@ -11,24 +11,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from powerbench.agent import __version__, listen, log, roster, systemd
-from powerbench.agent.config import (
-    DEFAULT_PATH,
-    Config,
-    ConfigError,
-    Listen,
-    Problem,
-    load,
-    narrow,
-    parse_listen,
-)
+from powerbench_agent.agent import __version__, listen, log, roster, systemd
+from powerbench_agent.agent.config import DEFAULT_PATH, Config, load, narrow
+from powerbench_agent.core.options import ConfigError, Listen, Problem, parse_listen
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator, Mapping, Sequence
 
-    from powerbench.agent.config import CollectorOptions
-    from powerbench.agent.model import CollectorModule
+    from powerbench_agent.core.model import CollectorModule
+    from powerbench_agent.core.options import CollectorOptions
 
 EX_CONFIG = 78  # sysexits.h
 _EXAMPLES = """examples:
@@ -123,7 +115,7 @@ def _default_path() -> Path | None:
 
 def check(config: Config) -> None:
     """Look at everything that starting would look at. Raises: ConfigError with every problem."""
-    from powerbench.agent import access, daemon  # noqa: PLC0415 - only --check needs them here
+    from powerbench_agent.agent import access, daemon  # noqa: PLC0415 - only --check needs them here
 
     problems: list[Problem] = []
     for look in (lambda: access.load(config.agent.web, config.where), lambda: daemon.tls_context(config)):
@@ -188,7 +180,7 @@ def _run(
     import uvloop  # noqa: PLC0415 - --help and --check need no loop
 
     with _without_authorities():
-        from powerbench.agent import daemon  # noqa: PLC0415 - likewise no HTTP server
+        from powerbench_agent.agent import daemon  # noqa: PLC0415 - likewise no HTTP server
 
     uvloop.run(daemon.serve_forever(lambda: configure(flags, known, os.environ), modules, passed))
     return 0

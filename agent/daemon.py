@@ -20,24 +20,26 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from powerbench.agent import __version__, access, listen, roster
-from powerbench.agent.config import Address, Config, ConfigError, Problem
-from powerbench.agent.connections import Connections, raise_descriptor_limit
-from powerbench.agent.cputime import read_cpu_time
-from powerbench.agent.http import Handlers
-from powerbench.agent.listen import Site
-from powerbench.agent.model import Host, Reconfigures
-from powerbench.agent.scheduler import Scheduler
-from powerbench.agent.systemd import Notifier, status_of
+from powerbench_agent.agent import __version__, access, listen, roster
+from powerbench_agent.agent.connections import Connections, raise_descriptor_limit
+from powerbench_agent.agent.http import Handlers
+from powerbench_agent.agent.listen import Site
+from powerbench_agent.agent.scheduler import Scheduler
+from powerbench_agent.agent.systemd import Notifier, status_of
+from powerbench_agent.core.host import Host
+from powerbench_agent.core.model import Reconfigures
+from powerbench_agent.core.options import Address, ConfigError, Problem
+from powerbench_agent.core.procfs import read_cpu_time
 
 if TYPE_CHECKING:
     import socket
     import ssl
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
-    from powerbench.agent.access import Access
-    from powerbench.agent.model import CollectorModule
-    from powerbench.agent.scheduler import Open
+    from powerbench_agent.agent.access import Access
+    from powerbench_agent.agent.config import Config
+    from powerbench_agent.agent.scheduler import Open
+    from powerbench_agent.core.model import CollectorModule
 
 log = structlog.get_logger("agent")
 

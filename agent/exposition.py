@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from prometheus_client import core, exposition, process_collector
 from prometheus_client.openmetrics import exposition as openmetrics_exposition
 
-from powerbench.agent import __version__
-from powerbench.agent.model import Metric, Reading, Sample
+from powerbench_agent.agent import __version__
+from powerbench_agent.core.model import Metric, Reading, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
-    from powerbench.agent.scheduler import Snapshot
+    from powerbench_agent.core.model import Snapshot
 
 
 class Format(NamedTuple):

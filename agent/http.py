@@ -16,18 +16,19 @@ import msgspec
 import structlog
 from aiohttp import ClientError, WSCloseCode, http_exceptions, web
 
-from powerbench.agent import __version__, exposition
-from powerbench.agent.bucket import Bucket
-from powerbench.agent.config import Address
-from powerbench.agent.model import IngestRejected, Ingests, Sender
+from powerbench_agent.agent import __version__, exposition
+from powerbench_agent.agent.bucket import Bucket
+from powerbench_agent.core.model import IngestRejected, Ingests, Sender
+from powerbench_agent.core.options import Address
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
 
-    from powerbench.agent.access import Access
-    from powerbench.agent.listen import Site
-    from powerbench.agent.model import Clock, Feed
-    from powerbench.agent.scheduler import Scheduler, Snapshot
+    from powerbench_agent.agent.access import Access
+    from powerbench_agent.agent.listen import Site
+    from powerbench_agent.agent.scheduler import Scheduler
+    from powerbench_agent.core.host import Clock
+    from powerbench_agent.core.model import Feed, Snapshot
 
 log = structlog.get_logger("http")
 

@@ -11,12 +11,13 @@ import socket
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from powerbench.agent.config import Address, Config, ConfigError, Problem, parse_listen
+from powerbench_agent.core.options import Address, ConfigError, Problem, parse_listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, MutableMapping
 
-    from powerbench.agent.roster import Entry
+    from powerbench_agent.agent.config import Config
+    from powerbench_agent.agent.roster import Entry
 
 _FIRST_PASSED = 3  # SD_LISTEN_FDS_START
 BACKLOG = 1024  # connections that wait to be accepted: a burst of encoders starting at once

@@ -6,12 +6,12 @@ import importlib
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from powerbench.agent.config import CollectorOptions, ConfigError, Problem
+from powerbench_agent.core.options import CollectorOptions, ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from powerbench.agent.model import CollectorModule
+    from powerbench_agent.core.model import CollectorModule
 
 
 class Entry(NamedTuple):
@@ -23,17 +23,17 @@ class Entry(NamedTuple):
 
 
 BUILT_IN: Mapping[str, Entry] = {
-    "rapl": Entry("powerbench.collectors.rapl", 9510, "CPU_EXPORTER_PORT"),
-    "nvml": Entry("powerbench.collectors.nvml", 9511, "GPU_EXPORTER_PORT"),
-    "drm": Entry("powerbench.collectors.drm"),
-    "ffmpeg": Entry("powerbench.collectors.ffmpeg", 9506, "FFMPEG_EXPORTER_PORT"),
-    "docker": Entry("powerbench.collectors.docker", 9501, "DOCKER_STATS_PORT"),
-    "results": Entry("powerbench.collectors.results", 9502, "RESULTS_EXPORTER_PORT"),
-    "nginx_rtmp": Entry("powerbench.collectors.nginx_rtmp"),
-    "host": Entry("powerbench.collectors.host"),
-    "estimate": Entry("powerbench.collectors.estimate"),
+    "rapl": Entry("powerbench_agent.collectors.rapl", 9510, "CPU_EXPORTER_PORT"),
+    "nvml": Entry("powerbench_agent.collectors.nvml.collector", 9511, "GPU_EXPORTER_PORT"),
+    "drm": Entry("powerbench_agent.collectors.drm.collector"),
+    "ffmpeg": Entry("powerbench_agent.collectors.ffmpeg.collector", 9506, "FFMPEG_EXPORTER_PORT"),
+    "docker": Entry("powerbench_agent.collectors.docker.collector", 9501, "DOCKER_STATS_PORT"),
+    "results": Entry("powerbench_agent.collectors.results.collector", 9502, "RESULTS_EXPORTER_PORT"),
+    "nginx_rtmp": Entry("powerbench_agent.collectors.nginx_rtmp.collector"),
+    "host": Entry("powerbench_agent.collectors.host"),
+    "estimate": Entry("powerbench_agent.collectors.estimate"),
     # After all that is ours: where two share a family, the first has its type and its series.
-    "textfile": Entry("powerbench.collectors.textfile"),
+    "textfile": Entry("powerbench_agent.collectors.textfile"),
 }
 
 

@@ -18,18 +18,27 @@ import contextlib
 import functools
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import structlog
 
-from powerbench.agent.energy import ESTIMATE, Node
-from powerbench.agent.model import Absent, Collector, ReadFailed, Reading, Refreshes
+from powerbench_agent.agent.node import Node
+from powerbench_agent.core.model import (
+    ESTIMATE,
+    Absent,
+    Collector,
+    ReadFailed,
+    Reading,
+    Refreshes,
+    Snapshot,
+    State,
+)
 
 if TYPE_CHECKING:
-    from powerbench.agent.attribution import Idle
-    from powerbench.agent.model import Clock, CpuTime
+    from powerbench_agent.agent.attribution import Idle
+    from powerbench_agent.core.host import Clock
+    from powerbench_agent.core.model import CpuTime
 
 log = structlog.get_logger("scheduler")
 
@@ -39,33 +48,6 @@ MAX_DEADLINE_SECONDS = 5.0
 CLOSE_SECONDS = 0.5
 
 Open = Callable[[], Awaitable[Collector]]
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What the agent knows of one present collector; `reading` is None while it is down."""
-
-    reading: Reading | None
-    time: float  # Unix seconds of the last attempt
-    monotonic: float  # of the counters, when up; else of the attempt
-    duration: float  # seconds of the last read
-    failures: int
-    last_success: float | None  # Unix seconds
-    error: str = ""
-
-    @property
-    def up(self) -> bool:
-        """Whether the last read gave a reading."""
-        return self.reading is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The latest state of every collector that is present, and why the others are not."""
-
-    time: float
-    states: Mapping[str, State] = field(default_factory=lambda: MappingProxyType({}))
-    absent: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 class _Slot:

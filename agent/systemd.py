@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from powerbench.agent.config import ConfigError, Problem
+from powerbench_agent.core.options import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from powerbench.agent.config import WebConfig
-    from powerbench.agent.scheduler import Snapshot
+    from powerbench_agent.agent.config import WebConfig
+    from powerbench_agent.core.model import Snapshot
 
 _CREDENTIALS = ("tls_cert", "tls_key", "basic_auth_file", "token_file")
 

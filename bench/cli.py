@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from powerbench.agent import __version__
-from powerbench.bench import exits
-from powerbench.bench.flags import TOKEN_VARIABLE, Parser, add_agents, checked, parse_file, parse_repeat
+from powerbench_agent.agent import __version__
+from powerbench_agent.bench import exits
+from powerbench_agent.bench.flags import TOKEN_VARIABLE, Parser, add_agents, checked, parse_file, parse_repeat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,13 +48,13 @@ def parser(verb: str = "") -> argparse.ArgumentParser:
 
 
 def _add_run(verbs: argparse._SubParsersAction[Parser]) -> None:
-    from powerbench.bench import run_flags  # noqa: PLC0415 - heavier than other verbs need
+    from powerbench_agent.bench.plan import flags  # noqa: PLC0415 - heavier than other verbs need
 
-    run_flags.add_run(verbs)
+    flags.add_run(verbs)
 
 
 def _add_analyze(verbs: argparse._SubParsersAction[Parser]) -> None:
-    from powerbench.bench import analyze  # noqa: PLC0415 - each verb alone
+    from powerbench_agent.bench.analyze import cli as analyze  # noqa: PLC0415 - each verb alone
 
     verb = verbs.add_parser(
         "analyze",
@@ -72,7 +72,7 @@ def _add_analyze(verbs: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_compare(verbs: argparse._SubParsersAction[Parser]) -> None:
-    from powerbench.bench import compare  # noqa: PLC0415 - each verb alone
+    from powerbench_agent.bench import compare  # noqa: PLC0415 - each verb alone
 
     verb = verbs.add_parser(
         "compare",
@@ -128,7 +128,7 @@ def _add_pipe(verbs: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_measure(verbs: argparse._SubParsersAction[Parser]) -> None:
-    from powerbench.bench import scenario  # noqa: PLC0415 - beside its only use
+    from powerbench_agent.bench.plan import scenario  # noqa: PLC0415 - beside its only use
 
     measure = verbs.add_parser(
         "measure",
@@ -197,28 +197,28 @@ def _apart(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     return words[:at], words[at + 1 :]
 
 
+# What a verb's `main(flags)` is in; imported when the verb is run, since most are heavy.
+_VERBS = {
+    "run": "powerbench_agent.bench.run.cli",
+    "analyze": "powerbench_agent.bench.analyze.cli",
+    "compare": "powerbench_agent.bench.compare",
+    "pipe": "powerbench_agent.bench.pipe.cli",
+    "measure": "powerbench_agent.bench.measure.cli",
+    "doctor": "powerbench_agent.bench.doctor",
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code."""
     words, command = _apart(sys.argv[1:] if arguments is None else arguments)
     flags = parser(*words[:1]).parse_args(words)
     if flags.verb == "measure":
-        from powerbench.bench import measure  # noqa: PLC0415 - each verb alone
-
         # Without `--` before it the command has been taken for one already, and a later `--` is its own.
         flags.command = (
             [*flags.command, "--", *command] if flags.command and command else [*flags.command, *command]
         )
-        return measure.main(flags)
-    if flags.verb != "run":
-        module = importlib.import_module(f"powerbench.bench.{flags.verb}")  # each verb alone
-        return cast("int", module.main(flags))
+    module = importlib.import_module(_VERBS[flags.verb])
     try:
-        from powerbench.bench import run  # noqa: PLC0415 - heavy
-
-        return run.main(flags)
+        return cast("int", module.main(flags))
     except KeyboardInterrupt:
         return exits.fail("interrupted before anything was measured", exits.INTERRUPTED)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

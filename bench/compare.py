@@ -13,17 +13,17 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from powerbench.bench import exits
-from powerbench.bench.analyze import Refused, need_extra, read
+from powerbench_agent.bench import exits
+from powerbench_agent.bench.analyze.cli import Refused, need_extra, read
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
 
-    from powerbench.agent.results_file import ResultsFile
-    from powerbench.bench.analysis import Analysis, Group, Settings
-    from powerbench.bench.stats import Comparison, Moments, Summary
-    from powerbench.bench.tables import Table
+    from powerbench_agent.bench.analyze.tables import Table
+    from powerbench_agent.bench.statistics.groups import Analysis, Group, Settings
+    from powerbench_agent.bench.statistics.stats import Comparison, Moments, Summary
+    from powerbench_agent.core.results import ResultsFile
 
 _HOST = ("machine", "cpu_model", "cpus", "kernel", "governor", "turbo")
 _UNKNOWN = "unknown"
@@ -67,7 +67,8 @@ def main(flags: argparse.Namespace) -> int:
 
 
 def _compare(flags: argparse.Namespace) -> int:
-    from powerbench.bench import analysis, tables  # noqa: PLC0415 - of the extra
+    from powerbench_agent.bench.analyze import tables  # noqa: PLC0415 - of the extra
+    from powerbench_agent.bench.statistics import groups  # noqa: PLC0415 - of the extra
 
     first, second = read(flags.a), read(flags.b)
     differing = list(differences(first, second))
@@ -78,7 +79,7 @@ def _compare(flags: argparse.Namespace) -> int:
             f"What differs (A, B):\n{what}",
             exits.FAILED,
         )
-    a, b = analysis.analyze(first), analysis.analyze(second)
+    a, b = groups.analyze(first), groups.analyze(second)
     found, alone = list(pairs(a, b)), unpaired(a, b)
     if not found:
         without = [
@@ -193,7 +194,7 @@ def _alike(one: Settings, other: Settings) -> bool:
 
 
 def _changes(one: Group, other: Group) -> Iterator[Change]:
-    from powerbench.bench import stats  # noqa: PLC0415 - of the extra
+    from powerbench_agent.bench.statistics import stats  # noqa: PLC0415 - of the extra
 
     yield _change("Power of the host, W", "W", ".3f", one.watts, other.watts)
     if one.idle is not None and other.idle is not None and one.versus and other.versus:
@@ -209,7 +210,7 @@ def _changes(one: Group, other: Group) -> Iterator[Change]:
 
 
 def _change(figure: str, unit: str, form: str, a: Summary, b: Summary) -> Change:
-    from powerbench.bench import stats  # noqa: PLC0415 - of the extra
+    from powerbench_agent.bench.statistics import stats  # noqa: PLC0415 - of the extra
 
     found = stats.contrast([_moments(b)], [_moments(a)])
     g = stats.effect(_moments(b), _moments(a))
@@ -217,7 +218,7 @@ def _change(figure: str, unit: str, form: str, a: Summary, b: Summary) -> Change
 
 
 def _moments(summary: Summary) -> Moments:
-    from powerbench.bench import stats  # noqa: PLC0415 - of the extra
+    from powerbench_agent.bench.statistics import stats  # noqa: PLC0415 - of the extra
 
     return stats.Moments(summary.n, summary.mean, (summary.sd or 0.0) ** 2)
 
@@ -227,7 +228,7 @@ def _moments(summary: Summary) -> Moments:
 
 def change_tables(found: Iterable[Pair]) -> Iterator[Table]:
     """Yield a table for each figure and source of energy."""
-    from powerbench.bench import tables  # noqa: PLC0415 - of the extra
+    from powerbench_agent.bench.analyze import tables  # noqa: PLC0415 - of the extra
 
     rows: dict[tuple[str, str], list[tuple[str, ...]]] = {}
     for pair in found:
@@ -252,7 +253,7 @@ def change_tables(found: Iterable[Pair]) -> Iterator[Table]:
 
 def sentences(found: Iterable[Pair], alone: Iterable[str]) -> Iterator[str]:
     """Yield what the figures do not show, what cannot be judged, and what has no counterpart."""
-    from powerbench.bench.analysis import ILLUSTRATION  # noqa: PLC0415 - of the extra
+    from powerbench_agent.bench.statistics.groups import ILLUSTRATION  # noqa: PLC0415 - of the extra
 
     single: list[str] = []
     for pair in found:

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import aiohttp
 
-from powerbench.agent import config, daemon, log, roster
-from powerbench.bench import exits, fingerprint, ports
-from powerbench.bench.agents import LOCAL_AGENT
-from powerbench.bench.ffmpeg import NotHere, find_ffmpeg
-from powerbench.bench.meters import AgentClient, AgentFailed
-from powerbench.bench.nginx import rtmp_module
+from powerbench_agent.agent import config, daemon, log, roster
+from powerbench_agent.bench import exits
+from powerbench_agent.bench.load.ffmpeg import NotHere, find_ffmpeg
+from powerbench_agent.bench.load.nginx import rtmp_module
+from powerbench_agent.bench.meter import fingerprint
+from powerbench_agent.bench.meter.choose import LOCAL_AGENT
+from powerbench_agent.bench.meter.client import AgentClient, AgentFailed
+from powerbench_agent.core import ports
 
 if TYPE_CHECKING:
     import argparse

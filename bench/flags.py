@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from powerbench.bench import exits
+from powerbench_agent.bench import exits
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,10 +13,11 @@ import time
 import tracemalloc
 from pathlib import Path
 
-from powerbench.agent.energy import Node
-from powerbench.agent.model import CpuTime, Host, Meter, Reading
-from powerbench.collectors import docker
-from powerbench.collectors._engine import Container
+from powerbench_agent.agent.node import Node
+from powerbench_agent.collectors.docker import collector as docker
+from powerbench_agent.collectors.docker.engine import Container
+from powerbench_agent.core.host import Host
+from powerbench_agent.core.model import CpuTime, Meter, Reading
 
 BEATS = 20
 STAT = "usage_usec {}\nuser_usec 1\nsystem_usec 1\nnr_periods 0\nnr_throttled 0\nthrottled_usec 0\n"

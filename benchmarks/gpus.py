@@ -16,13 +16,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from powerbench.agent.model import Host
-from powerbench.collectors import drm, nvml
+from powerbench_agent.collectors.drm import collector as drm
+from powerbench_agent.collectors.nvml import collector as nvml
+from powerbench_agent.core.host import Host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from powerbench.agent.model import Collector
+    from powerbench_agent.core.model import Collector
 
 GPUS = 8
 CARDS = 4

@@ -17,12 +17,12 @@ import uvloop
 from rich.console import Console
 from run import make_tree
 
-from powerbench.agent import config, daemon, log, roster
-from powerbench.agent.model import Host
-from powerbench.bench.display import PlainDisplay
-from powerbench.bench.meters import AgentClient, Meters
-from powerbench.bench.record import Trace
-from powerbench.bench.windows import Phases, Window
+from powerbench_agent.agent import config, daemon, log, roster
+from powerbench_agent.bench.meter.client import AgentClient, Meters
+from powerbench_agent.bench.run.display import PlainDisplay
+from powerbench_agent.bench.run.phases import Phases, Window
+from powerbench_agent.bench.run.record import Trace
+from powerbench_agent.core.host import Host
 
 SECONDS = 10.0
 PAIRS = 5

@@ -20,12 +20,14 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from powerbench.agent.config import CollectorOptions
-from powerbench.agent.energy import ESTIMATE, Rate
-from powerbench.agent.model import Absent, Host, Meter, Metric, ReadFailed, Reading
+from powerbench_agent.core.counters import Rate
+from powerbench_agent.core.model import ESTIMATE, Absent, Meter, Metric, ReadFailed, Reading
+from powerbench_agent.core.options import CollectorOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from powerbench_agent.core.host import Host
 
 ENERGY = Metric(
     "estimate_energy_joules_total",

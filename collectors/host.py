@@ -15,14 +15,16 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from powerbench.agent.config import CollectorOptions, Seconds
-from powerbench.agent.model import Host, Metric, ReadFailed, Reading, Sample
-from powerbench.agent.worker import Worker
-from powerbench.collectors import _sysfs
+from powerbench_agent.core import sysfs
+from powerbench_agent.core.model import Metric, ReadFailed, Reading, Sample
+from powerbench_agent.core.options import CollectorOptions, Seconds
+from powerbench_agent.core.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from powerbench_agent.core.host import Host
 
 CPU_SECONDS = Metric("host_cpu_seconds_total", "counter", "CPU time of all CPUs since boot.", ("mode",))
 FREQUENCY = Metric("host_cpu_frequency_hertz", "gauge", "Current frequency over the CPUs.", ("stat",))
@@ -88,7 +90,7 @@ class HostCollector:
         hertz = []
         for path in self._host.sysfs.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"):
             try:
-                hertz.append(_sysfs.integer(self._host, path) * 1000)
+                hertz.append(sysfs.integer(self._host, path) * 1000)
             except (OSError, ValueError):
                 continue  # an offline CPU has none
         if hertz:
@@ -105,7 +107,7 @@ class HostCollector:
             for path, label in zip(inputs, labels, strict=True):
                 sensor = label if times[label] == 1 else f"{label} ({path.name.removesuffix('_input')})"
                 try:
-                    celsius = _sysfs.integer(self._host, path) / 1000
+                    celsius = sysfs.integer(self._host, path) / 1000
                 except (OSError, ValueError):
                     continue  # a sensor that does not answer now
                 if _CELSIUS[0] < celsius < _CELSIUS[1]:
@@ -123,7 +125,7 @@ class HostCollector:
     def _label(self, path: Path) -> str:
         name = path.name.removesuffix("_input")
         try:
-            return _sysfs.text(self._host, path.with_name(f"{name}_label")) or name
+            return sysfs.text(self._host, path.with_name(f"{name}_label")) or name
         except OSError:
             return name
 

@@ -25,14 +25,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from powerbench.agent.config import CollectorOptions
-from powerbench.agent.energy import PLAUSIBLE_WATTS, Counter, Rate
-from powerbench.agent.model import Absent, Host, Meter, Metric, ReadFailed, Reading, Sample
-from powerbench.collectors import _sysfs
+from powerbench_agent.core import sysfs
+from powerbench_agent.core.counters import PLAUSIBLE_WATTS, Counter, Rate
+from powerbench_agent.core.model import Absent, Meter, Metric, ReadFailed, Reading, Sample
+from powerbench_agent.core.options import CollectorOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from powerbench_agent.core.host import Host
 
 log = structlog.get_logger("rapl")
 
@@ -217,7 +219,7 @@ class Rapl:
 
     def _identify(self, path: str, parents: dict[str, _Identity]) -> _Identity | None:
         try:
-            name = _sysfs.text(self._host, self._root / path / "name")
+            name = sysfs.text(self._host, self._root / path / "name")
         except OSError as error:
             if error.errno not in _GONE:
                 raise ReadFailed(f"cannot read {self._root / path}: {error.strerror}", _SCAN_REMEDY) from None
@@ -230,7 +232,7 @@ class Rapl:
     def _new_zone(self, identity: _Identity) -> _Zone:
         directory = self._root / identity.path
         try:
-            range_uj: int | None = _sysfs.integer(self._host, directory / "max_energy_range_uj")
+            range_uj: int | None = sysfs.integer(self._host, directory / "max_energy_range_uj")
         except (OSError, ValueError):
             range_uj = None
         if range_uj is None or range_uj <= 0:
@@ -241,8 +243,8 @@ class Rapl:
     def _limits(self, directory: Path) -> Iterator[tuple[str, float]]:
         for number in range(10):
             try:
-                name = _sysfs.text(self._host, directory / f"constraint_{number}_name")
-                limit_uw = _sysfs.integer(self._host, directory / f"constraint_{number}_power_limit_uw")
+                name = sysfs.text(self._host, directory / f"constraint_{number}_name")
+                limit_uw = sysfs.integer(self._host, directory / f"constraint_{number}_power_limit_uw")
             except FileNotFoundError:
                 return
             except (OSError, ValueError):
@@ -257,7 +259,7 @@ class Rapl:
         for zone in self._zones:
             try:
                 now = self._host.clock.monotonic()
-                raw_uj = _sysfs.natural(self._host, zone.energy_file)
+                raw_uj = sysfs.natural(self._host, zone.energy_file)
             except (OSError, ValueError) as error:
                 zone.rate = Rate()
                 if isinstance(error, OSError) and error.errno in _GONE:

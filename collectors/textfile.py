@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING
 import structlog
 from prometheus_client import parser
 
-from powerbench.agent.config import CollectorOptions, Seconds
-from powerbench.agent.model import Absent, Host, Metric, Reading, Sample
-from powerbench.agent.worker import Worker
+from powerbench_agent.core.model import Absent, Metric, Reading, Sample
+from powerbench_agent.core.options import CollectorOptions, Seconds
+from powerbench_agent.core.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from powerbench.agent.model import Kind
+    from powerbench_agent.core.host import Host
+    from powerbench_agent.core.model import Kind
 
 log = structlog.get_logger("textfile")
 

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING
 
 from native_services import HERE, Service, lay_out, services
 
-from powerbench.bench import exits, ports
+from powerbench_agent.bench import exits
+from powerbench_agent.core import ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

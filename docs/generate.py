@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from powerbench.agent import energy, exposition, roster
+from powerbench_agent.agent import exposition, node, roster
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from powerbench.agent.model import Metric
+    from powerbench_agent.core.model import Metric
 
 PAGE = Path(__file__).with_name("metrics.md")
 
@@ -49,7 +49,7 @@ def page() -> str:
         what = (module.__doc__ or "").partition("\n")[0]
         parts.append(f"\n## {name}\n\n{what}\n\n{table(module.METRICS)}\n")
     what = "The collectors' parts that do not overlap, added up."
-    parts.append(f"\n## node\n\n{what}\n\n{table(energy.NODE_METRICS)}\n")
+    parts.append(f"\n## node\n\n{what}\n\n{table(node.NODE_METRICS)}\n")
     parts.append(f"\n## The agent itself\n\n{table(exposition.AGENT_METRICS)}\n")
     parts.append(TAIL)
     return "".join(parts)

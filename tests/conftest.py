@@ -16,11 +16,11 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import settings
 
-from powerbench.agent.access import Access
-from powerbench.agent.config import Address
-from powerbench.agent.http import Handlers
-from powerbench.agent.listen import Site
-from powerbench.agent.scheduler import Scheduler
+from powerbench_agent.agent.access import Access
+from powerbench_agent.agent.http import Handlers
+from powerbench_agent.agent.listen import Site
+from powerbench_agent.agent.scheduler import Scheduler
+from powerbench_agent.core.options import Address
 
 if TYPE_CHECKING:
     import signal
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from powerbench.agent.model import Reading
+    from powerbench_agent.core.model import Reading
 
 # A slow machine is no failure, and what a run found stays out of the working tree.
 settings.register_profile("suite", deadline=None, database=None)
@@ -255,7 +255,7 @@ async def launch(free_port: int) -> AsyncIterator[Callable[..., Awaitable[AgentP
     ) -> AgentProcess:
         clean = {k: v for k, v in os.environ.items() if k not in ("JOURNAL_STREAM", "NOTIFY_SOCKET")}
         process = await asyncio.create_subprocess_exec(
-            *(command or (sys.executable, "-m", "powerbench.agent.cli")),
+            *(command or (sys.executable, "-m", "powerbench_agent.agent.cli")),
             *arguments,
             env={**clean, **(env or {})},
             stdin=asyncio.subprocess.DEVNULL,

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import shtab
 from argparse_manpage.manpage import Manpage
 
-from powerbench.agent import __version__, roster
-from powerbench.agent import cli as agent
-from powerbench.bench import cli as bench
+from powerbench_agent.agent import __version__, roster
+from powerbench_agent.agent import cli as agent
+from powerbench_agent.bench import cli as bench
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

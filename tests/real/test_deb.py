@@ -20,7 +20,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from real.conftest import BIN, agent, get, need, series
 
-from powerbench.agent import __version__
+from powerbench_agent.agent import __version__
 
 ROOT = Path(__file__).parents[2]
 VENV = "usr/lib/powerbench"

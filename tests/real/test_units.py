@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from real.conftest import need
 
-from powerbench.agent import roster
+from powerbench_agent.agent import roster
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
@@ -18,11 +17,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpu_trees import DGPU, SECOND, Gpus
 from real.conftest import agent, free_port, get, need, series, wait_for
 from real.dockerd import Dockerd
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from gpu_trees import DGPU, SECOND, Gpus
 from stubs import stub, truth
 from trees import Powercap, add_frequency, add_hwmon
 

@@ -16,11 +16,12 @@ import structlog
 from structlog.testing import LogCapture
 from trees import FakeClock
 
-from powerbench.agent.model import Absent, Host, ReadFailed
-from powerbench.collectors import nvml
+from powerbench_agent.collectors.nvml import collector as nvml
+from powerbench_agent.core.host import Host
+from powerbench_agent.core.model import Absent, ReadFailed
 
 if TYPE_CHECKING:
-    from powerbench.agent.model import Reading
+    from powerbench_agent.core.model import Reading
 
 
 def told(reading: Reading) -> dict[str, Any]:

@@ -182,7 +182,11 @@ class Probe:
 
     def __init__(self, environment: dict[str, str], *, path: Iterable[Path] = ()) -> None:
         """`path`: where modules are looked for first."""
-        places = [*map(str, path), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        places = [
+            *map(str, path),
+            str(HERE.parent / "support"),
+            *filter(None, [os.environ.get("PYTHONPATH")]),
+        ]
         self._process = subprocess.Popen(
             [sys.executable, str(HERE / "probe.py")],
             stdin=subprocess.PIPE,

@@ -1,0 +1,1 @@
+"""`powerbench analyze`: what results say, as tables and files."""

@@ -1,0 +1,299 @@
+"""An analysis as files: CSV, JSON and Parquet with the same names, each written whole or not at all.
+
+A row is a group. Names carry their unit and stay as they are; new ones come at the end. `…_low` and `…_high`
+are the ends of a 95 % interval. Power is in watts, energy in joules or Wh, `gco2e` in grams; a figure that
+is not known is empty in CSV and null elsewhere.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from powerbench_agent.bench.run.record import encode, write_whole
+from powerbench_agent.bench.statistics import stats
+from powerbench_agent.bench.statistics.groups import ENOUGH_REPEATS, settings_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from powerbench_agent.bench.statistics.groups import Analysis, Family, Group
+    from powerbench_agent.bench.statistics.stats import Interval
+    from powerbench_agent.core.results import Rates, Scenario
+
+FORMAT = 1  # of the JSON file
+
+_TEXT, _REAL, _WHOLE, _BOOL = "VARCHAR", "DOUBLE", "BIGINT", "BOOLEAN"
+
+
+def _interval(name: str) -> dict[str, str]:
+    return {name: _REAL, f"{name}_low": _REAL, f"{name}_high": _REAL}
+
+
+COLUMNS = {
+    **dict.fromkeys(("run_id", "group", "type"), _TEXT),
+    **dict.fromkeys(("rank", "n", "streams"), _WHOLE),
+    **dict.fromkeys(("bitrate", "resolution"), _TEXT),
+    "fps": _REAL,
+    **dict.fromkeys(("encoder", "preset", "source"), _TEXT),
+    "measured": _BOOL,
+    "seconds": _REAL,
+    **_interval("mean_watts"),
+    "sd_watts": _REAL,
+    "baseline_n": _WHOLE,
+    "baseline_watts": _REAL,
+    **_interval("delta_watts"),
+    "delta_watts_bootstrap_low": _REAL,
+    "delta_watts_bootstrap_high": _REAL,
+    **dict.fromkeys(("t", "df", "p_value", "hedges_g", "detectable_watts"), _REAL),
+    "detected": _BOOL,
+    **_interval("joules_per_frame"),
+    **_interval("joules_per_frame_beyond_idle"),
+    **_interval("joules_per_megabit"),
+    **_interval("joules_per_megabit_beyond_idle"),
+    **_interval("wh_per_stream_hour_marginal"),
+    **_interval("wh_per_stream_hour_attributional"),
+    **dict.fromkeys(("cost_per_stream_hour_marginal", "cost_per_stream_hour_attributional"), _REAL),
+    "currency": _TEXT,
+    **dict.fromkeys(("gco2e_per_stream_hour_marginal", "gco2e_per_stream_hour_attributional"), _REAL),
+    "gco2e_source": _TEXT,
+    **dict.fromkeys(("min_speed", "frames_per_second", "kbps"), _REAL),
+    "dropped_frames": _WHOLE,
+    "streams_sustained": _WHOLE,
+    **_interval("marginal_watts_per_stream"),
+    **dict.fromkeys(("vmaf", "psnr_db", "ssim"), _REAL),
+    **dict.fromkeys(("docker_engine_cpu_percent", "docker_containers_cpu_percent"), _REAL),
+    **dict.fromkeys(("outliers", "input", "input_sha256"), _TEXT),
+}
+
+
+class Failed(Exception):  # noqa: N818 - a verdict
+    """A file that could not be written."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"cannot write {path}: {why}")
+        self.path = path
+
+
+def rows(analysis: Analysis, rates: Rates) -> list[dict[str, Any]]:
+    """Return a row a group, the tests' best first, then the baselines, then what has no energy."""
+    family = {id(group): one for one in analysis.families for group in one.groups}
+    found = [_row(group, family.get(id(group)), rates) for group in (*analysis.tests, *analysis.baselines)]
+    found += [_bare(scenario) for scenario in analysis.unmeasured]
+    return [{**dict.fromkeys(COLUMNS), "run_id": analysis.results.run_id, **row} for row in found]
+
+
+def _bare(scenario: Scenario) -> dict[str, Any]:
+    return {
+        "group": scenario.group,
+        "type": scenario.type,
+        "n": 1,
+        "streams": scenario.streams,
+        "bitrate": "+".join(settings_of(scenario).bitrates) or None,
+        "resolution": scenario.resolution or None,
+        "fps": scenario.fps,
+        "encoder": scenario.encoder or None,
+        "preset": scenario.preset or None,
+        "input": scenario.input or None,
+        "input_sha256": scenario.input_sha256 or None,
+    }
+
+
+def _row(group: Group, family: Family | None, rates: Rates) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        **_bare(group.repeats[0]),
+        "rank": group.rank,
+        "n": group.watts.n,
+        "source": group.source,
+        "measured": group.measured,
+        "seconds": sum(s.energy.seconds for s in group.repeats if s.energy is not None),
+        **_spread("mean_watts", group.watts.mean, group.watts.interval),
+        "sd_watts": group.watts.sd,
+        "min_speed": group.min_speed,
+        "frames_per_second": group.mean(lambda e: e.frames / e.seconds if e.frames is not None else None),
+        "kbps": group.mean(lambda e: e.megabits * 1000 / e.seconds if e.megabits is not None else None),
+        "dropped_frames": group.dropped,
+        **group.quality(),
+        "docker_engine_cpu_percent": group.overhead.engine_cpu_percent,
+        "docker_containers_cpu_percent": group.overhead.containers_cpu_percent,
+        "outliers": " ".join(group.outliers) or None,
+        **stream_hour(group, rates),
+    }
+    if group.idle is not None:
+        row |= {"baseline_n": group.idle.n, "baseline_watts": group.idle.mean}
+    if (versus := group.versus) is not None:
+        low, high = versus.bootstrap or (None, None)
+        row |= {
+            **_spread("delta_watts", versus.delta, versus.interval),
+            "delta_watts_bootstrap_low": low,
+            "delta_watts_bootstrap_high": high,
+            "t": versus.t,
+            "df": versus.df,
+            "p_value": versus.p,
+            "hedges_g": versus.hedges_g,
+            "detectable_watts": versus.detectable,
+            "detected": versus.detected if versus.p is not None else None,
+        }
+    for unit, cost in (("frame", group.per_frame), ("megabit", group.per_megabit)):
+        if cost is not None:
+            row |= _spread(f"joules_per_{unit}", cost.whole.mean, cost.whole.interval)
+            if cost.beyond is not None:
+                row |= _spread(f"joules_per_{unit}_beyond_idle", cost.beyond.delta, cost.beyond.interval)
+    if family is not None:
+        row["streams_sustained"] = family.sustained
+        if family.slope is not None:
+            row |= _spread("marginal_watts_per_stream", family.slope.slope, family.slope.interval)
+    return row
+
+
+def stream_hour(group: Group, rates: Rates) -> dict[str, Any]:
+    """Return what a stream costs an hour: marginal, what it adds; attributional, its part of all.
+
+    Wh (watts are Wh an hour), money in the rates' currency, grams CO2e; what the group and the rates have.
+    """
+    if not group.streams:
+        return {}
+    row: dict[str, Any] = {}
+    kinds = [("attributional", group.watts.mean, group.watts.interval)]
+    if group.versus is not None:
+        kinds.append(("marginal", group.versus.delta, group.versus.interval))
+    for kind, watts, interval in kinds:
+        hour = watts / group.streams
+        ends = stats.Interval(*(end / group.streams for end in interval)) if interval else None
+        row |= _spread(f"wh_per_stream_hour_{kind}", hour, ends)
+        if rates.price_per_kwh is not None:
+            row[f"cost_per_stream_hour_{kind}"] = hour / 1000 * rates.price_per_kwh
+            row["currency"] = rates.currency or None
+        if rates.gco2e_per_kwh is not None:
+            row[f"gco2e_per_stream_hour_{kind}"] = hour / 1000 * rates.gco2e_per_kwh
+            row["gco2e_source"] = rates.gco2e_source or None
+    return row
+
+
+def _spread(name: str, value: float, interval: Interval | None) -> dict[str, float | None]:
+    low, high = interval or (None, None)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
+def document(analysis: Analysis, rates: Rates) -> dict[str, Any]:
+    """Return everything with statistics, for JSON: the rows of CSV, and what does not fit into a row."""
+    results = analysis.results
+    repeats = [group.repeats for group in (*analysis.tests, *analysis.baselines)]
+    repeats += [(scenario,) for scenario in analysis.unmeasured]
+    groups = [
+        {**row, "repeats": [_repeat(scenario) for scenario in its]}
+        for row, its in zip(rows(analysis, rates), repeats, strict=True)
+    ]
+    return {
+        "kind": "analysis",
+        "format": FORMAT,
+        "run_id": results.run_id,
+        "test_date": results.test_date,
+        "host": results.host,
+        "ffmpeg": results.ffmpeg,
+        "sink": results.sink,
+        "rates": rates,
+        "method": {
+            "confidence": stats.CONFIDENCE,
+            "power": stats.POWER,
+            "test": "Welch",
+            "bootstrap": f"BCa, {stats.RESAMPLES} resamples, seed {stats.SEED}",
+            "outliers": stats.OUTLIER_METHOD,
+            "enough_repeats": ENOUGH_REPEATS,
+        },
+        "groups": groups,
+        "families": [
+            {
+                **asdict(family.settings),
+                "source": family.source,
+                "measured": family.measured,
+                "groups": [group.name for group in family.groups],
+                "streams": [group.streams for group in family.groups],
+                "streams_sustained": family.sustained,
+                **(
+                    _spread("marginal_watts_per_stream", family.slope.slope, family.slope.interval)
+                    if family.slope
+                    else {}
+                ),
+            }
+            for family in analysis.families
+        ],
+        "warnings": [warned._asdict() for warned in analysis.warnings],
+        "notes": list(analysis.notes),
+        "left_out": [
+            *({"name": s.name, "status": s.status, "error": s.error} for s in analysis.failed),
+            *({"name": s.name, "status": s.status, "error": why} for s, why in analysis.impossible),
+        ],
+    }
+
+
+def _repeat(scenario: Scenario) -> dict[str, Any]:
+    return {
+        "name": scenario.name,
+        "block": scenario.block,
+        "start_time": scenario.start_time,
+        "end_time": scenario.end_time,
+        "energy": scenario.energy,
+    }
+
+
+# -- files -------------------------------------------------------------------------------------------
+
+
+def write_csv(path: Path, table: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> None:
+    """Write rows as CSV. Raises: Failed."""
+    _write(path, _csv(table, columns))
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a document as JSON for people, too. Raises: Failed."""
+    _write(path, encode(content))
+
+
+def write_parquet(path: Path, table: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+    """Write rows as Parquet; `columns`: DuckDB's type of each. Raises: Failed."""
+    import duckdb  # noqa: PLC0415 - heavy
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="powerbench-") as room, duckdb.connect() as database:
+            # DuckDB reads CSV a thousand times as fast as it takes rows from Python.
+            source, made = Path(room, "rows.csv"), Path(room, "rows.parquet")
+            source.write_bytes(_csv(table, columns))
+            kinds = ", ".join(f"'{name}': '{kind}'" for name, kind in columns.items())
+            read = (
+                f"read_csv(?, header = true, delim = ',', quote = '\"', escape = '\"', columns = {{{kinds}}})"
+            )
+            query = f"COPY (SELECT * FROM {read}) TO '{made}' (FORMAT parquet, COMPRESSION zstd)"  # noqa: S608 - constants
+            database.execute(query, [str(source)])
+            _write(path, made.read_bytes())
+    except (duckdb.Error, OSError) as error:
+        raise Failed(path, str(error)) from None
+
+
+def _csv(table: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> bytes:
+    out = io.StringIO(newline="")
+    names = list(columns)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(names)
+    for row in table:
+        writer.writerow([_cell(row.get(name)) for name in names])
+    # What is no text (a lone surrogate in a name) becomes a question mark, and not a failure.
+    return out.getvalue().encode("utf-8", "replace")
+
+
+def _cell(value: Any) -> Any:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        if path.exists() and not path.is_file():  # /dev/stdout, a pipe: nothing to be put in its place
+            path.write_bytes(content)
+        else:
+            write_whole(path, content)
+    except OSError as error:
+        raise Failed(path, error.strerror or str(error)) from None

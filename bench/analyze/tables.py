@@ -1,0 +1,321 @@
+"""Tables and sentences for people: boxed and coloured in a terminal, aligned plain lines elsewhere.
+
+Figures are never cut: names fold, and a terminal too narrow for a table gets its plain lines. Every table of
+energy has a column that says where its joules come from.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import unicodedata
+from typing import IO, TYPE_CHECKING, NamedTuple, cast
+
+from powerbench_agent.agent import log
+from powerbench_agent.bench.analyze.export import stream_hour
+from powerbench_agent.bench.exits import printable
+from powerbench_agent.bench.run.figures import MIN_SPEED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from rich.console import Console
+
+    from powerbench_agent.bench.statistics.groups import Analysis, Group
+    from powerbench_agent.bench.statistics.stats import Comparison, Interval
+    from powerbench_agent.core.results import Rates, ResultsFile
+
+_NAME_WIDTH = 8  # a name folds to no less
+_BOXED_ROWS = 300  # more are for a file, and a box takes seconds to draw
+
+_ORDER = "least J/frame (beyond idle, where known) first"
+
+
+class Column(NamedTuple):
+    """A column; one of words folds in a narrow terminal, one of figures does not."""
+
+    head: str
+    words: bool = False
+
+
+class Table(NamedTuple):
+    """One table."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
+
+
+# -- what to say -------------------------------------------------------------------------------------
+
+
+def figure(value: float | None, form: str = ".3f") -> str:
+    """Return a figure, or a dash where it is not known."""
+    return "-" if value is None else format(value, form)
+
+
+def spread(value: float, interval: Interval | None, form: str = ".3f") -> str:
+    """Return a figure and half its interval's width, in the same digits."""
+    half = (interval.high - interval.low) / 2 if interval else None
+    return format(value, form) + (f" ± {half:{form.removeprefix('+')}}" if half is not None else "")
+
+
+def p_value(p: float | None) -> str:
+    """Return a p-value as papers have it."""
+    return "-" if p is None else "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def verdict(versus: Comparison) -> str:
+    """Return what the figures do not show, in words; "" for a difference beyond chance."""
+    if versus.p is None:
+        return "no interval and no p: the group or its baseline was measured once"
+    if versus.detected:
+        return ""
+    return f"no detectable difference (could have seen {versus.detectable or 0:.3f} W)"
+
+
+def _both(interval: Interval | None) -> str:
+    return "-" if interval is None else f"{interval.low:+.3f} to {interval.high:+.3f}"
+
+
+def analysis_tables(analysis: Analysis, rates: Rates) -> Iterator[Table]:
+    """Yield the tables of an analysis; none where no test has energy."""
+    tests, source = analysis.tests, Column("source", words=True)
+    group = Column("group", words=True)
+    if tests or analysis.baselines:
+        yield Table(
+            f"Power of the host{', ' + _ORDER if any(one.rank for one in tests) else ''}",
+            [Column("#"), group, Column("n"), Column("W ± 95 %"), Column("ΔW ± 95 %"), source],
+            [_power(one) for one in (*tests, *analysis.baselines)],
+        )
+    if any(one.versus and one.versus.p is not None for one in tests):
+        yield Table(
+            "Beyond idle (Welch; bootstrap BCa)",
+            [
+                group,
+                Column("p"),
+                Column("Hedges g"),
+                Column("bootstrap, W"),
+                source,
+            ],
+            [_certainty(one) for one in tests if one.versus and one.versus.p is not None],
+        )
+    if any(one.per_frame or one.per_megabit for one in tests):
+        units = [f"J/{unit}\n{of}" for unit in ("frame", "Mbit") for of in ("all of host", "beyond idle")]
+        yield Table("Energy a unit", [group, *map(Column, units), source], [_units(one) for one in tests])
+    hours = [(one, stream_hour(one, rates)) for one in tests]
+    for key, title, form in (
+        ("wh", "A stream for an hour, Wh", ".3f"),
+        ("cost", f"A stream for an hour, {rates.currency or 'money'}", ".6f"),
+        ("gco2e", "A stream for an hour, gCO2e", ".3f"),
+    ):
+        names = f"{key}_per_stream_hour_marginal", f"{key}_per_stream_hour_attributional"
+        if any(names[1] in row for _, row in hours):
+            heads = "streams", "marginal\n(beyond idle)", "attributional\n(all of host)"
+            yield Table(
+                title,
+                [group, *map(Column, heads), source],
+                [
+                    (one.name, str(one.streams), *(figure(row.get(name), form) for name in names), one.source)
+                    for one, row in hours
+                ],
+            )
+    if any(family.sustained is not None or family.slope for family in analysis.families):
+        yield _families(analysis)
+    if any(any(one.overhead) for one in tests):
+        yield Table(
+            "Containers, mean CPU (100 % is one core)",
+            [group, Column("engine, %"), Column("containers, %")],
+            [(one.name, *(figure(value, ".2f") for value in one.overhead)) for one in tests],
+        )
+    if analysis.unmeasured:
+        yield _unmeasured(analysis)
+
+
+def _power(group: Group) -> Sequence[str]:
+    delta = spread(group.versus.delta, group.versus.interval, "+.3f") if group.versus else "-"
+    return (
+        str(group.rank or ""),
+        group.name,
+        str(group.watts.n),
+        spread(group.watts.mean, group.watts.interval),
+        "" if group.is_baseline else delta,
+        group.source,
+    )
+
+
+def _certainty(group: Group) -> Sequence[str]:
+    versus = group.versus
+    if versus is None:
+        return ()
+    return (
+        group.name,
+        p_value(versus.p),
+        figure(versus.hedges_g, "+.2f"),
+        _both(versus.bootstrap),
+        group.source,
+    )
+
+
+def _units(group: Group) -> Sequence[str]:
+    cells = []
+    for cost in (group.per_frame, group.per_megabit):
+        cells += [
+            figure(cost.whole.mean if cost else None, ".4f"),
+            figure(cost.beyond.delta if cost and cost.beyond else None, "+.4f"),
+        ]
+    return group.name, *cells, group.source
+
+
+def _families(analysis: Analysis) -> Table:
+    rows = []
+    for family in analysis.families:
+        tried = " ".join(str(n) for n in dict.fromkeys(g.streams for g in family.groups))
+        slope = spread(family.slope.slope, family.slope.interval, "+.3f") if family.slope else "-"
+        rows.append((str(family.settings), tried, figure(family.sustained, "d"), slope, family.source))
+    heads = "tried", "sustained", "W a stream\n(slope ± 95 %)"
+    return Table(
+        f"Streams at once: sustained (speed ≥ {MIN_SPEED}, no drops), and what one more draws",
+        [Column("settings", words=True), *map(Column, heads), Column("source", words=True)],
+        rows,
+    )
+
+
+def _unmeasured(analysis: Analysis) -> Table:
+    def start(moment: float | None) -> str:
+        try:
+            return "-" if moment is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+        except (OverflowError, OSError, ValueError):
+            return f"{moment:g}"
+
+    return Table(
+        "No energy in the file",
+        [Column("scenario", words=True), Column("start"), Column("s"), Column("settings", words=True)],
+        [
+            (
+                s.name,
+                start(s.start_time),
+                figure(s.duration, "g"),
+                "idle"
+                if s.is_baseline
+                else f"{'+'.join(s.bitrates)} {s.resolution} {s.fps:g} fps {s.encoder} {s.preset}".strip(),
+            )
+            for s in analysis.unmeasured
+        ],
+    )
+
+
+def head(results: ResultsFile) -> str:
+    """Return one line: which run, of what machine and ffmpeg."""
+    count = len(results.scenarios)
+    parts = [f"{results.run_id}: {count} scenario{'' if count == 1 else 's'}"]
+    if model := results.host.get("cpu_model"):
+        parts.append(f"{model}, {results.host.get('cpus')} CPUs, Linux {results.host.get('kernel')}")
+    if version := results.ffmpeg.get("version"):
+        parts.append(f"ffmpeg {version}")
+    if results.sink:
+        parts.append(f"sink {results.sink}")
+    return "; ".join(parts)
+
+
+def sentences(analysis: Analysis, rates: Rates) -> Iterator[str]:
+    """Yield what stands below the tables: rates, notes, warnings once a kind, what failed."""
+    for group in analysis.tests:
+        if group.versus is not None and (said := verdict(group.versus)):
+            yield f"{group.name} ({group.source}): {said}."
+    if rates.price_per_kwh is not None:
+        yield f"A kWh costs {rates.price_per_kwh:g} {rates.currency or '(of no named currency)'}."
+    if rates.gco2e_per_kwh is not None:
+        yield f"A kWh emits {rates.gco2e_per_kwh:g} gCO2e (source: {rates.gco2e_source or 'not given'})."
+    for note in analysis.notes:
+        yield f"Note: {note}."
+    for text, names, differs in analysis.warnings:
+        rest = f" (with other figures: {', '.join(names[1:])})" if differs and names[1:] else ""
+        yield f"Warning, {names[0] if differs else ', '.join(names)}{rest}: {text}."
+    for scenario, why in analysis.impossible:
+        yield f"Left out, {scenario.name}: {why}."
+    for scenario in analysis.failed:
+        yield f"Left out, {scenario.name}: {scenario.status}{': ' if scenario.error else ''}{scenario.error}."
+
+
+# -- how it looks ------------------------------------------------------------------------------------
+
+
+def make_console() -> Console:
+    """Return standard output."""
+    from rich.console import Console  # noqa: PLC0415 - of the extra
+
+    return Console(file=cast("IO[str]", log.Unbreakable(sys.stdout)))
+
+
+def show(console: Console, tables: Iterable[Table], lines: Iterable[str] = ()) -> None:
+    """Print tables and, below them, sentences."""
+    for table in tables:
+        if console.is_terminal and len(table.rows) <= _BOXED_ROWS and _needed(table) <= console.width:
+            _show_boxed(console, table)
+        else:
+            console.file.write("\n".join(plain(table)) + "\n\n")
+    for line in lines:
+        say(console, line)
+
+
+def say(console: Console, line: str, *, whole: bool = False) -> None:
+    """Print a line; a path stays `whole`: no line end comes into it."""
+    unwrapped = whole or not console.is_terminal
+    console.print(printable(line), highlight=False, markup=False, soft_wrap=unwrapped)
+
+
+def plain(table: Table) -> list[str]:
+    """Return aligned lines."""
+    heads = [column.head.replace("\n", " ") for column in table.columns]
+    cells = [heads, *([printable(cell) for cell in row] for row in table.rows)]
+    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
+
+    def padded(text: str, width: int, column: Column) -> str:
+        space = " " * (width - _width(text))
+        return text + space if column.words else space + text
+
+    lines = [
+        "  ".join(map(padded, row, widths, table.columns)).rstrip()  # one row's cells, column by column
+        for row in cells
+    ]
+    return [table.title, *lines]
+
+
+def _show_boxed(console: Console, table: Table) -> None:
+    from rich import box  # noqa: PLC0415 - heavy
+    from rich.table import Table as Boxed  # noqa: PLC0415 - heavy
+    from rich.text import Text  # noqa: PLC0415 - heavy
+
+    boxed = Boxed(title=Text(table.title, "bold"), box=box.ROUNDED, title_justify="left")
+    for place, column in enumerate(table.columns):
+        style = "bold" if column.words and place < 2 else "dim" if column.words else "green"
+        boxed.add_column(
+            Text(column.head),
+            style=style,
+            justify="left" if column.words else "right",
+            overflow="fold",
+            no_wrap=not column.words,
+            min_width=_NAME_WIDTH if column.words else None,
+        )
+    for row in table.rows:
+        boxed.add_row(*(Text(printable(cell)) for cell in row))
+    console.print(boxed)
+
+
+def _needed(table: Table) -> int:
+    """Return the columns of a terminal that the box needs before a figure would be cut."""
+    needed = 1
+    for place, column in enumerate(table.columns):
+        cells = [*column.head.split("\n"), *(row[place] for row in table.rows)]
+        needed += 3 + (_NAME_WIDTH if column.words else max(map(_width, cells)))
+    return needed
+
+
+def _width(text: str) -> int:
+    """Return how many columns a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+    )

@@ -1,0 +1,1 @@
+"""The load: encoders, the streams they send, the sinks that take them."""

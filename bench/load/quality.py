@@ -1,0 +1,68 @@
+"""How good the picture is, scored after the energy window: a short encode with the stream's own settings.
+
+The source is generated, so the encoder gets the very frames that it had in the stream, and nothing is
+written while energy is measured. PSNR and SSIM are in every ffmpeg; VMAF where it was built with libvmaf.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from powerbench_agent.bench.load.encoder import StreamFailed, video_options
+
+if TYPE_CHECKING:
+    from powerbench_agent.bench.load.ffmpeg import Ffmpeg
+    from powerbench_agent.bench.plan.scenario import Scenario
+
+SECONDS = 10
+_PATTERNS = {
+    "psnr_db": ("psnr", re.compile(r"PSNR .*average:([0-9.]+|inf)")),
+    "ssim": ("ssim", re.compile(r"SSIM .*All:([0-9.]+)")),
+    "vmaf": ("libvmaf", re.compile(r"VMAF score: ([0-9.]+)")),
+}
+
+
+async def score(ffmpeg: Ffmpeg, scenario: Scenario) -> dict[str, float | str]:
+    """Return the scores of ten seconds of the stream, and which is missing why. Raises: StreamFailed."""
+    source = f"testsrc2=size={scenario.resolution}:rate={scenario.fps}:duration={SECONDS}"
+    quiet = [ffmpeg.path, "-hide_banner", "-nostdin", "-nostats"]
+    scores: dict[str, float | str] = {"of": f"{SECONDS} s encoded with the same settings, after the window"}
+    with tempfile.TemporaryDirectory(prefix="powerbench-") as directory:
+        encoded = str(Path(directory) / "encoded.mkv")
+        made, text = await _run(*quiet, "-f", "lavfi", "-i", source, *video_options(scenario), "-y", encoded)
+        if made != 0:
+            raise StreamFailed(f"cannot encode for the score: {' | '.join(text.splitlines()[-2:])}")
+        for name, (filter_name, pattern) in _PATTERNS.items():
+            # yuv420p as the encoder got it, or the score would be that of the conversion
+            graph = f"[0:v]format=yuv420p[a];[1:v]format=yuv420p[b];[a][b]{filter_name}"
+            inputs = ("-i", encoded, "-f", "lavfi", "-i", source)
+            code, text = await _run(*quiet, *inputs, "-lavfi", graph, "-f", "null", "-")
+            found = pattern.search(text)
+            if code == 0 and found:
+                scores[name] = float(found[1]) if found[1] != "inf" else "identical"
+            else:
+                scores[f"{name}_missing"] = (
+                    f"this ffmpeg has no {filter_name}" if "No such filter" in text else "failed"
+                )
+    return scores
+
+
+async def _run(*command: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        _, text = await process.communicate()
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    return process.returncode or 0, text.decode("utf-8", "replace")

@@ -1,0 +1,1 @@
+"""`powerbench measure`: any command, and the energy it took."""

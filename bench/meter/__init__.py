@@ -1,0 +1,1 @@
+"""The meters: agents read over HTTP, and the conditions around a measurement."""

@@ -1,0 +1,146 @@
+"""What around a window makes its figures doubtful: read before and after it, told with what to do.
+
+Reads /proc/stat, /sys cpufreq, thermal_throttle, hwmon and power_supply. Privileges: none. Where the agents
+are on another machine this is about the machine that encodes.
+
+Source: https://docs.kernel.org/admin-guide/pm/cpufreq.html,
+https://docs.kernel.org/admin-guide/abi-testing.html (thermal_throttle),
+https://docs.kernel.org/power/power_supply_class.html
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from powerbench_agent.bench.meter import fingerprint
+from powerbench_agent.core.procfs import read_cpu_time
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from powerbench_agent.core.host import Host
+
+MAX_OTHER_LOAD = 0.05  # of the machine's CPUs
+MAX_WARMER = 10.0  # °C above the run's first window
+_CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
+
+
+class Conditions(NamedTuple):
+    """The machine at one moment; None is what it does not say."""
+
+    busy: float | None  # CPU seconds so far
+    capacity: float | None
+    own: float  # of busy, this process's
+    governor: str | None
+    turbo: bool | None
+    throttled: int | None  # times, all CPUs together
+    celsius: float | None  # the hottest CPU sensor
+    on_battery: bool | None
+
+
+def read_conditions(host: Host) -> Conditions:
+    """Return the machine's state now."""
+    cpu = read_cpu_time(host)
+    said = fingerprint.host(host.sysfs, host.procfs)
+    return Conditions(
+        busy=cpu.busy if cpu else None,
+        capacity=cpu.capacity if cpu else None,
+        own=cpu.agent if cpu else 0.0,
+        governor=said["governor"],
+        turbo=said["turbo"],
+        throttled=_throttled(host.sysfs),
+        celsius=_celsius(host.sysfs),
+        on_battery=_on_battery(host.sysfs),
+    )
+
+
+def warnings_of(before: Conditions, after: Conditions, first: Conditions, ours: float) -> list[str]:
+    """Return what was odd over a window; `first`: at the run's start; `ours`: our children's CPU seconds."""
+    found = []
+    others = other_load(before, after, ours)
+    if others is not None and others > MAX_OTHER_LOAD:
+        found.append(
+            f"other programs used {others:.0%} of the machine's CPUs in the window: "
+            "stop them, or measure when they rest"
+        )
+    if after.governor != first.governor:
+        found.append(f"the CPU governor changed from {first.governor} to {after.governor}: hold it still")
+    if after.turbo != first.turbo:
+        found.append("turbo was switched within the run: hold it still")
+    if before.throttled is not None and after.throttled is not None and after.throttled > before.throttled:
+        times = after.throttled - before.throttled
+        found.append(f"heat throttled the CPU {times} times in the window: cool it, or ask less of it")
+    if before.celsius is not None and first.celsius is not None:
+        warmer = before.celsius - first.celsius
+        if warmer > MAX_WARMER:
+            found.append(
+                f"the window began {warmer:.0f} °C warmer than the run: "
+                "give more --cooldown or --stabilization"
+            )
+    if after.on_battery:
+        found.append("the machine runs on battery, which caps its power: plug it in")
+    return found
+
+
+def other_load(before: Conditions, after: Conditions, ours: float) -> float | None:
+    """Return the share of the CPUs that others used between two moments; None where nobody knows."""
+    if before.busy is None or before.capacity is None or after.busy is None or after.capacity is None:
+        return None
+    capacity = after.capacity - before.capacity
+    ours += after.own - before.own
+    return max(0.0, after.busy - before.busy - ours) / capacity if capacity > 0 else None
+
+
+def describe(before: Conditions, after: Conditions, ours: float) -> Mapping[str, Any]:
+    """Return the window's conditions as the results file holds them."""
+    return {
+        "governor": after.governor,
+        "turbo": after.turbo,
+        "celsius_before": before.celsius,
+        "celsius_after": after.celsius,
+        "other_load": other_load(before, after, ours),
+        "on_battery": after.on_battery,
+    }
+
+
+def _throttled(sysfs: Path) -> int | None:
+    counts = []
+    for file in sysfs.glob("devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count"):
+        try:
+            counts.append(int(file.read_text()))
+        except (OSError, ValueError):
+            continue
+    return sum(counts) if counts else None
+
+
+def _celsius(sysfs: Path) -> float | None:
+    """Return the hottest of the CPUs' own sensors."""
+    found = []
+    for hwmon in sysfs.glob("class/hwmon/hwmon*"):
+        try:
+            if (hwmon / "name").read_text().strip() not in _CPU_SENSORS:
+                continue
+        except OSError:
+            continue
+        for file in hwmon.glob("temp*_input"):
+            try:
+                found.append(int(file.read_text()) / 1000)
+            except (OSError, ValueError):
+                continue
+    return max(found, default=None)
+
+
+def _on_battery(sysfs: Path) -> bool | None:
+    """Return whether mains power is off; None for a machine without a battery."""
+    online = []
+    battery = False
+    for supply in sysfs.glob("class/power_supply/*"):
+        try:
+            kind = (supply / "type").read_text().strip()
+            if kind == "Mains":
+                online.append((supply / "online").read_text().strip() == "1")
+            battery |= kind == "Battery"
+        except OSError:
+            continue
+    return not any(online) if battery and online else None

@@ -1,0 +1,1 @@
+"""`powerbench pipe`: an encoder's progress, passed on to an agent."""

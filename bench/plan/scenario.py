@@ -1,0 +1,193 @@
+"""What is asked of a run: typed, checked, and as the results file writes it. Pure."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import msgspec
+
+from powerbench_agent.bench.plan.clip import Film
+from powerbench_agent.core.options import parse_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_NAME = 100
+MAX_STREAMS = 200
+_MAX_STEM = 30  # of a film, in a name
+AUDIO_KBPS = 96.0  # beside the video, in every stream
+
+# The names that people ask for, and FFmpeg's.
+ENCODERS = {"h264": "libx264", "h265": "libx265"}
+PRESETS = (
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+    "placebo",
+)
+
+_BITRATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKmM]?)")
+_RESOLUTION = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})")
+
+
+class Resolution(NamedTuple):
+    """Pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        """Return it as FFmpeg and people write it."""
+        return f"{self.width}x{self.height}"
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """One window to measure: an idle one, a stream's, or several streams'. Seconds and kbps."""
+
+    name: str
+    type: Literal["baseline", "single", "multi"]
+    duration: float
+    stabilization: float = 0.0
+    cooldown: float = 0.0
+    video_kbps: float = 0.0
+    resolution: Resolution = Resolution(0, 0)
+    fps: int = 0
+    encoder: str = ""
+    preset: str = ""
+    bitrates: tuple[float, ...] = ()  # of the streams of a multi, instead of video_kbps
+    input: str = ""  # a file that is streamed in a loop, instead of the test picture
+    film: Film | None = None  # which one that is
+    outputs: tuple[Any, ...] = ()  # as the batch file has it; kept, and not used yet
+    group: str = ""  # the name that repeats share
+    block: int = 0  # which repeat
+
+    @property
+    def streams(self) -> tuple[Scenario, ...]:
+        """Each stream as a scenario of its own; none of an idle window."""
+        if self.type == "baseline":
+            return ()
+        if self.type == "single":
+            return (self,)
+        return tuple(
+            msgspec.structs.replace(
+                self, name=f"{self.name}-{number}", type="single", video_kbps=kbps, bitrates=()
+            )
+            for number, kbps in enumerate(self.bitrates, 1)
+        )
+
+    @property
+    def asked_kbps(self) -> float:
+        """Everything that the streams should come to: video and audio."""
+        return sum(stream.video_kbps + AUDIO_KBPS for stream in self.streams)
+
+
+def parse_bitrate(text: str) -> float:
+    """Return kbps from `2500k`, `5M` or `2500`. Raises: ValueError."""
+    match = _BITRATE.fullmatch(text.strip())
+    kbps = float(match[1]) * (1000.0 if match[2] in ("m", "M") else 1.0) if match else 0.0
+    if not 10 <= kbps <= 1_000_000:
+        what = "write like 2500k, 5M, or 2500 for kbps, from 10k to 1000M"
+        raise ValueError(f"{text!r} is no bitrate; {what}")
+    return kbps
+
+
+def parse_bitrates(text: str) -> tuple[float, ...]:
+    """Return kbps from `1000k,2500k,5M`. Raises: ValueError."""
+    return tuple(parse_bitrate(part) for part in text.split(","))
+
+
+def parse_count(text: str) -> int:
+    """Return a number of streams. Raises: ValueError."""
+    if not re.fullmatch(r"[0-9]{1,3}", text.strip()) or not 1 <= int(text) <= MAX_STREAMS:
+        raise ValueError(f"{text!r}: write a whole number of streams from 1 to {MAX_STREAMS}")
+    return int(text)
+
+
+def format_bitrates(scenario: Scenario) -> str:
+    """Return a scenario's video bitrate as tables and labels have it: `2500k`, `1000k+2500k`, `0k` idle."""
+    rates = [format_bitrate(stream.video_kbps) for stream in scenario.streams]
+    return "+".join(rates) if len(set(rates)) > 1 else (rates or ["0k"])[0]
+
+
+def format_bitrate(kbps: float) -> str:
+    """Return kbps as the results file and FFmpeg write it: `2500k`."""
+    return f"{kbps:g}k" if kbps < 1e6 else f"{kbps:.0f}k"
+
+
+def parse_resolution(text: str) -> Resolution:
+    """Return pixels from `1280x720`. Raises: ValueError."""
+    match = _RESOLUTION.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is no resolution; write WIDTHxHEIGHT, like 1280x720")
+    resolution = Resolution(int(match[1]), int(match[2]))
+    if (
+        resolution.width % 2
+        or resolution.height % 2
+        or not (min(resolution) >= 16 and max(resolution) <= 16384)
+    ):
+        raise ValueError(f"{text!r}: width and height must be even, and between 16 and 16384")
+    return resolution
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds, one at least, from `120`, `90s` or `2m30s`. Raises: ValueError."""
+    seconds = parse_seconds(text)
+    if not 1 <= seconds <= 7 * 86400:
+        raise ValueError(f"{text!r}: must be at least 1 s and at most a week; write seconds, or like 2m30s")
+    return seconds
+
+
+def parse_wait(text: str) -> float:
+    """Return seconds, 0 among them. Raises: ValueError."""
+    seconds = parse_seconds(text)
+    if not 0 <= seconds <= 7 * 86400:
+        raise ValueError(f"{text!r}: must be at most a week; write seconds, or like 2m30s")
+    return seconds
+
+
+def parse_fps(text: str) -> int:
+    """Return frames a second. Raises: ValueError."""
+    if not re.fullmatch(r"[0-9]{1,3}", text.strip()) or not 1 <= int(text) <= 480:
+        what = "write a whole number of frames a second from 1 to 480, like 30"
+        raise ValueError(f"{text!r} is no frame rate; {what}")
+    return int(text)
+
+
+def parse_name(text: str) -> str:
+    """Return a scenario's name: what a table, a label and a file can hold. Raises: ValueError."""
+    if len(text) > MAX_NAME or not text.isprintable():
+        raise ValueError(f"{text[:40]!r}: a name has at most {MAX_NAME} printable characters")
+    return text
+
+
+def with_unique_names(scenarios: Iterable[Scenario]) -> list[Scenario]:
+    """Return the scenarios, the second of a name called NAME#2, and so on."""
+    taken: set[str] = set()
+    unique = []
+    for scenario in scenarios:
+        name, number = scenario.name, 2
+        while name in taken:
+            name, number = f"{scenario.name}#{number}", number + 1
+        taken.add(name)
+        group = scenario.group or scenario.name
+        unique.append(msgspec.structs.replace(scenario, name=name, group=group))
+    return unique
+
+
+def default_name(video_kbps: float, resolution: Resolution, fps: int, encoder: str, film: str = "") -> str:
+    """Return a scenario's name where nobody gave one; `film`: the path of what is streamed."""
+    return f"{format_bitrate(video_kbps)}_{resolution.height}p{fps}_{encoder}{of_film(film)}"
+
+
+def of_film(path: str) -> str:
+    """Return what a film adds to a name that nobody gave; nothing for the test picture."""
+    stem = "".join(c if c.isprintable() else "?" for c in PurePath(path).stem[:_MAX_STEM])
+    return f"_{stem}" if stem else ""

@@ -1,0 +1,1 @@
+"""`powerbench run`: scenarios carried out, recorded and judged."""

@@ -1,0 +1,158 @@
+"""What a stream's reports and a window's joules come to. Pure.
+
+Reports come every half second, windows begin and end between them: figures at an edge are interpolated.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from powerbench_agent.bench.load.encoder import Point
+    from powerbench_agent.bench.meter.client import Energy
+    from powerbench_agent.core.progress import Report
+
+SPEED_SPAN = 10.0  # seconds; over less, a healthy stream on a busy machine dips below any useful bound
+MIN_SPEED = 0.98
+MAX_BITRATE_MISS = 0.10
+
+
+def kind_of_warning(text: str) -> str:
+    """Return what warnings that differ in their figures alone have in common."""
+    return re.sub(r"\d+(\.\d+)?", "#", text)
+
+
+class Encode(NamedTuple):
+    """What a stream did within the window; None is what ffmpeg did not say."""
+
+    frames: float | None
+    media_seconds: float | None
+    megabits: float | None
+    seconds: float
+    min_speed: float | None  # over any 10 s of the window, or all of a shorter one
+    dropped: int | None
+    duplicated: int | None
+
+    @property
+    def kbps(self) -> float | None:
+        """Kilobits written a second."""
+        return None if self.megabits is None else self.megabits * 1000 / self.seconds
+
+    @property
+    def fps(self) -> float | None:
+        """Frames encoded a second."""
+        return None if self.frames is None else self.frames / self.seconds
+
+
+def combine(encodes: Sequence[Encode]) -> Encode:
+    """Return what streams of one window did together; what one of them does not say is not known of all."""
+
+    def total(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) if len(known) == len(values) else None
+
+    dropped = total([encode.dropped for encode in encodes])
+    duplicated = total([encode.duplicated for encode in encodes])
+    return Encode(
+        frames=total([encode.frames for encode in encodes]),
+        media_seconds=total([encode.media_seconds for encode in encodes]),
+        megabits=total([encode.megabits for encode in encodes]),
+        seconds=encodes[0].seconds,
+        min_speed=min((e.min_speed for e in encodes if e.min_speed is not None), default=None),
+        dropped=None if dropped is None else round(dropped),
+        duplicated=None if duplicated is None else round(duplicated),
+    )
+
+
+class Difference(NamedTuple):
+    """A stream's window against an idle one."""
+
+    watts: float
+    watt_hours: float
+    percent: float | None  # of the idle power; None where that is 0
+
+
+def encode_figures(points: Sequence[Point], begin: float, end: float) -> Encode:
+    """Return what the reports say of the window between two monotonic seconds."""
+
+    def gained(value: Callable[[Report], float | None]) -> float | None:
+        known = [(point.at, number) for point in points if (number := value(point.report)) is not None]
+        first, last = at(known, begin), at(known, end)
+        return None if first is None or last is None else last - first
+
+    dropped, duplicated = gained(lambda r: r.dropped), gained(lambda r: r.duplicated)
+    size = gained(lambda r: r.size)
+    return Encode(
+        frames=gained(lambda r: r.frames),
+        media_seconds=gained(lambda r: r.media),
+        megabits=None if size is None else size * 8e-6,
+        seconds=end - begin,
+        min_speed=smallest_speed(points, begin, end),
+        dropped=None if dropped is None else round(dropped),
+        duplicated=None if duplicated is None else round(duplicated),
+    )
+
+
+def at(known: Sequence[tuple[float, float]], moment: float) -> float | None:
+    """Return the value at a moment, between the two points around it; None before the first.
+
+    After the last point the last value stands: nothing is known to have come since.
+    """
+    index = bisect_right(known, (moment, float("inf")))
+    if index == 0:
+        return None
+    before = known[index - 1]
+    if index == len(known):
+        return before[1]
+    after = known[index]
+    return before[1] + (after[1] - before[1]) * (moment - before[0]) / (after[0] - before[0])
+
+
+def smallest_speed(points: Sequence[Point], begin: float, end: float) -> float | None:
+    """Return the smallest media seconds a second over any 10 s of the window, or all of a shorter one."""
+    known = [(p.at, p.report.media) for p in points if p.report.media is not None]
+    span = min(SPEED_SPAN, end - begin)
+    starts = [begin, *(moment for moment, _ in known if begin < moment <= end - span)]
+    if end - span > begin:
+        starts.append(end - span)
+    speeds = [
+        (last - first) / span
+        for start in starts
+        if (first := at(known, start)) is not None and (last := at(known, start + span)) is not None
+    ]
+    return min(speeds, default=None)
+
+
+def per(watts: float, amount: float | None, seconds: float) -> float | None:
+    """Return joules a unit: power by rate, so that the two windows need not be one to the millisecond."""
+    return watts * seconds / amount if amount else None
+
+
+def difference(test: Energy, idle: Energy) -> Difference:
+    """Return what the test drew beyond the idle machine, over the test's own window."""
+    watts = test.watts - idle.watts
+    percent = 100 * watts / idle.watts if idle.watts > 0 else None
+    return Difference(watts, watts * test.seconds / 3600, percent)
+
+
+def warnings_of(encode: Encode, asked_kbps: float) -> list[str]:
+    """Return what makes the stream other than it was asked to be, each with what to do."""
+    found = []
+    if encode.kbps is not None and abs(encode.kbps / asked_kbps - 1) > MAX_BITRATE_MISS:
+        found.append(
+            f"the stream came to {encode.kbps:.0f} kbps and not {asked_kbps:.0f}: "
+            "compare it with others by what it achieved, or choose a bitrate that the picture fills"
+        )
+    span = f"{SPEED_SPAN:g} s" if encode.seconds >= SPEED_SPAN else "the window"
+    if encode.min_speed is not None and encode.min_speed < MIN_SPEED:
+        found.append(
+            f"the encoder fell below real time (smallest speed over {span}: {encode.min_speed:.3f}): "
+            "choose a faster --preset, a smaller --resolution or --fps, or fewer other programs"
+        )
+    if encode.dropped:
+        found.append(f"{encode.dropped} frames were dropped: the machine or the sink was too slow")
+    return found

@@ -1,0 +1,223 @@
+"""The phases of a scenario: waiting, settling, and the window itself, whose edges are exact readings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
+
+from powerbench_agent.bench.meter import conditions
+from powerbench_agent.bench.meter.client import AgentFailed, Edge, Energy, Meters, window
+from powerbench_agent.bench.run.figures import encode_figures
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from powerbench_agent.bench.load.encoder import Encoder
+    from powerbench_agent.bench.run.display import Display
+    from powerbench_agent.bench.run.record import Trace
+    from powerbench_agent.core.host import Host
+
+SETTLE_SPAN = 5.0  # seconds; two of them after each other are compared
+STEADY_SHARE = 0.03  # by which their powers may differ,
+STEADY_WATTS = 0.5  # or by this
+STEADY_CELSIUS = 1.0
+MAX_SETTLE = 60.0  # seconds, and never longer than the warm-up itself
+_FOLLOW_SECONDS = 1.0  # of readings that an agent sends together
+
+
+class Settling(NamedTuple):
+    """How a scenario came to rest before its window."""
+
+    seconds: float  # beyond the warm-up
+    settled: bool
+
+
+class Window:
+    """A window while it is open: its edges so far."""
+
+    def __init__(self) -> None:
+        self.begin: Edge | None = None
+        self.end: Edge | None = None
+        self.began = self.ended = 0.0  # monotonic seconds here
+        self.readings = 0
+
+    def open(self, edge: Edge) -> None:
+        """Take the reading that begins it."""
+        self.begin, self.began = edge, time.monotonic()
+
+    def move(self, edge: Edge) -> None:
+        """Take a reading that may be its last."""
+        self.end, self.ended = edge, time.monotonic()
+
+    @property
+    def hertz(self) -> float | None:
+        """How often its counters were read."""
+        seconds = self.ended - self.began
+        return round(self.readings / seconds, 2) if seconds > 0 else None
+
+    def energy(self) -> Energy | None:
+        """Return the energy between its edges; None where there is none to be had."""
+        if self.begin is None or self.end is None or self.ended <= self.began:
+            return None
+        with contextlib.suppress(AgentFailed):
+            return window(self.begin, self.end)
+        return None
+
+
+class Phases:
+    """What the phases of all scenarios share: the meters, the trace, who is told."""
+
+    def __init__(self, meters: Meters, trace: Trace, display: Display, host: Host) -> None:
+        self._meters = meters
+        self._trace = trace
+        self._display = display
+        self._host = host
+        self.notes: list[str] = []  # of the scenario that is running
+
+    async def wait(self, title: str, seconds: float, encoders: Sequence[Encoder] = ()) -> None:
+        """Let the time go by. Raises: StreamFailed where a stream dies."""
+        if seconds > 0:
+            await self._poll(title, seconds, encoders, lambda _: False)
+            self._finish(seconds)
+
+    async def settle(self, warm_up: float, encoders: Sequence[Encoder] = ()) -> Settling:
+        """Go on after the warm-up until power and temperature are steady, for as long again at most."""
+        limit = min(MAX_SETTLE, warm_up)
+        if limit < 2 * SETTLE_SPAN:
+            return Settling(0.0, settled=False)  # too short to tell; nobody asked for more
+        begun = time.monotonic()
+        edges: deque[tuple[Edge, float | None]] = deque()
+        steady = False
+
+        def look(edge: Edge) -> bool:
+            nonlocal steady
+            edges.append((edge, conditions.read_conditions(self._host).celsius))
+            while len(edges) > 2 and edges[1][0].time <= edge.time - 2 * SETTLE_SPAN:
+                edges.popleft()
+            steady = is_steady(edges)
+            return steady
+
+        # Both ends are looked at too: the shortest time there is for it is just two spans.
+        with contextlib.suppress(AgentFailed):
+            look(await self._meters.glance())
+        await self._poll("settling", limit, encoders, look, slowly=True)
+        self._finish(limit)
+        if not steady:
+            with contextlib.suppress(AgentFailed):
+                look(await self._meters.glance())
+        if not steady:
+            self.notes.append(
+                f"power had not come to rest {limit:g} s after the warm-up: give more --stabilization, "
+                "or look for what comes and goes on this machine"
+            )
+        return Settling(round(time.monotonic() - begun, 2), steady)
+
+    async def measure(
+        self, title: str, name: str, seconds: float, opened: Window, encoders: Sequence[Encoder] = ()
+    ) -> None:
+        """Open the window, keep the trace, close it. Raises: StreamFailed, AgentFailed."""
+        opened.open(await self._meters.edge())
+        assert opened.begin is not None  # noqa: S101 - opened
+        self._trace.take(name, "window", opened.begin)
+
+        def keep(edge: Edge) -> bool:
+            opened.move(edge)
+            opened.readings += self._trace.take(name, "window", edge)
+            return False
+
+        try:
+            await self._poll(title, seconds, encoders, keep)
+        except asyncio.CancelledError:  # what was measured until now is kept, up to now
+            with contextlib.suppress(AgentFailed):
+                keep(await self._meters.glance())
+            raise
+        keep(await self._meters.edge(opened.begin))
+        whole = opened.energy()
+        self._finish(seconds, f"{whole.watts:.2f} W ({whole.source})" if whole else "")
+
+    def _finish(self, seconds: float, news: str = "") -> None:
+        """End a phase; what it drew lately is no figure of the whole."""
+        self._display.update(seconds, news)
+        self._display.end()
+
+    async def _poll(
+        self,
+        title: str,
+        seconds: float,
+        encoders: Sequence[Encoder],
+        look: Callable[[Edge], bool],
+        *,
+        slowly: bool = False,
+    ) -> None:
+        """Look at the meters, and after the encoders, until the time is up or `look` has seen enough.
+
+        `slowly`: once a second is enough.
+        """
+        self._display.begin(title, seconds)
+        begun = last_shown = time.monotonic()
+        hertz = min(1.0, self._meters.hertz) if slowly else self._meters.hertz
+        before: Edge | None = None
+        while (left := seconds - (time.monotonic() - begun)) > 0:
+            edges: list[Edge] = []
+            try:
+                edges = await self._meters.follow(min(left, _FOLLOW_SECONDS), hertz)
+            except AgentFailed as failed:  # the counters make up for it at the edge; the trace has a gap
+                if (note := f"the trace has a gap: {failed}") not in self.notes:
+                    self.notes.append(note)
+                await asyncio.sleep(min(left, 1 / hertz))
+            for encoder in encoders:
+                encoder.check_alive()
+            seen = [look(edge) for edge in edges]
+            if any(seen):
+                break
+            if not edges:
+                continue
+            if before is None:
+                before = edges[0]
+            if time.monotonic() - last_shown >= _FOLLOW_SECONDS / 2:
+                self._display.update(time.monotonic() - begun, _news(before, edges[-1], encoders))
+                before, last_shown = edges[-1], time.monotonic()
+
+
+def is_steady(edges: Sequence[tuple[Edge, float | None]]) -> bool:
+    """Return whether the last two spans drew the same power, at the same temperature."""
+    if edges[-1][0].time - edges[0][0].time < 2 * SETTLE_SPAN * 0.95:
+        return False
+    middle = min(range(len(edges)), key=lambda n: abs(edges[n][0].time - (edges[-1][0].time - SETTLE_SPAN)))
+    if not 0 < middle < len(edges) - 1:
+        return False
+    try:
+        first = window(edges[0][0], edges[middle][0]).watts
+        last = window(edges[middle][0], edges[-1][0]).watts
+    except AgentFailed:
+        return False
+    if abs(last - first) > max(STEADY_WATTS, STEADY_SHARE * first):
+        return False
+    warmth = [celsius for _, celsius in edges]
+    early = [celsius for celsius in warmth[: middle + 1] if celsius is not None]
+    late = [celsius for celsius in warmth[middle:] if celsius is not None]
+    return not early or not late or abs(fmean(late) - fmean(early)) <= STEADY_CELSIUS
+
+
+def _news(before: Edge, now: Edge, encoders: Sequence[Encoder]) -> str:
+    """Return one line of live figures."""
+    parts = []
+    with contextlib.suppress(AgentFailed):
+        energy = window(before, now)
+        parts.append(f"{energy.watts:.2f} W ({energy.source})")
+    rates = []
+    for encoder in encoders:
+        if len(encoder.points) > 1:
+            end = encoder.points[-1].at
+            begin = max(encoder.points[0].at, end - 5)
+            if end > begin:
+                rates.append(encode_figures(encoder.points, begin, end))
+    if fps := [rate.fps for rate in rates if rate.fps is not None]:
+        parts.append(f"{fps[0]:.1f} fps" if len(fps) == 1 else f"{len(fps)} streams, {min(fps):.1f} fps")
+    if kbps := [rate.kbps for rate in rates if rate.kbps is not None]:
+        parts.append(f"{sum(kbps):.0f} kbps")
+    return ", ".join(parts)

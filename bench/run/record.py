@@ -1,0 +1,295 @@
+"""What a run leaves behind: a results file, written whole after every scenario, and the power trace.
+
+History of `format`:
+
+1. `test_date`, `run_id`, `powerbench`, `host`, `ffmpeg`, `agents`, `scenarios[]`. A scenario has the keys
+   that files without `format` have (`name bitrate resolution fps duration encoder preset start_time
+   end_time outputs`) and `type`, `status`, `energy`, `encode`, `versus_baseline`, `warnings`, `trace`.
+
+2. Scenarios of several streams, and repeats. The head has `settings` (`kind repeat order seed strict`) and
+   `rates` (`price_per_kwh currency gco2e_per_kwh gco2e_source`, null where nobody said). A scenario has
+   `group` (the name that its repeats share), `block` (which repeat, from 0), `streams`, `bitrates`, `settle`
+   and `conditions`; `encode` is of all streams together, `encode.per_stream` of each. With repeats the head
+   has `conclusions`: `group source low high`, the 95 % interval of a group's watts beyond its baselines.
+   A scenario whose streams are a film has `input` (its path), `input_size` in bytes, `input_sha256` and
+   `input_hashed_bytes`: fewer than its size where its two ends alone were hashed, half of them at each.
+
+Times are Unix seconds, durations seconds, energy joules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import tempfile
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from powerbench_agent.bench.exits import BadFile
+from powerbench_agent.bench.meter.client import counted
+from powerbench_agent.core.results import BadResults, parse_results
+
+if TYPE_CHECKING:
+    from powerbench_agent.bench.meter.client import Edge
+    from powerbench_agent.core.results import Conclusion
+
+FORMAT = 2
+
+# The trace, a row a counter and reading: `time` in Unix seconds here, `monotonic` in the agent's own.
+_COLUMNS = {
+    "scenario": "VARCHAR",
+    "phase": "VARCHAR",
+    "time": "DOUBLE",
+    "monotonic": "DOUBLE",
+    "agent": "VARCHAR",
+    "component": "VARCHAR",
+    "source": "VARCHAR",
+    "key": "VARCHAR",
+    "joules": "DOUBLE",
+}
+_ROWS_AT_ONCE = 500
+
+
+class Results:
+    """One run's files."""
+
+    def __init__(self, directory: Path, head: dict[str, Any], suffix: str = "") -> None:
+        """`head`: what the file says beside its scenarios; `suffix`: of its name, like "_s1of3"."""
+        self._directory = directory
+        self._head = head
+        now = datetime.now().astimezone()
+        self._date = now.isoformat(timespec="seconds")
+        self._stem = f"test_results_{now:%Y%m%d_%H%M%S}{suffix}"
+        self._reserved = self._written = False
+        self.earlier: list[dict[str, Any]] = []  # scenarios that the file holds already
+
+    @classmethod
+    def resumed(cls, path: Path, head: dict[str, Any]) -> Results:
+        """Return the files of an earlier run, to go on in. Raises: BadFile where that cannot be."""
+        try:
+            content = path.read_bytes()
+            parse_results(content, path.stem)
+        except OSError as error:
+            raise BadFile(f"--resume {path}: cannot read it: {error.strerror}") from None
+        except BadResults as bad:
+            raise BadFile(f"--resume {path}: {unusable(bad)}") from None
+        document = msgspec.json.decode(content)
+        if document.get("format") != FORMAT or not isinstance(document.get("test_date"), str):
+            raise BadFile(f"--resume {path}: is no results file of this version of powerbench")
+        if changed := _differs(document, head):
+            raise BadFile(f"--resume {path}: it was made {changed}")
+        results = cls(path.parent, head)
+        results._date, results._stem = document["test_date"], path.stem
+        results._reserved = results._written = True
+        _part(trace_path(path)).unlink(missing_ok=True)  # of a run that was killed while it saved
+        results.earlier = list(document["scenarios"])
+        return results
+
+    @property
+    def run_id(self) -> str:
+        """The file's stem; final once it is reserved."""
+        return self._stem
+
+    @property
+    def path(self) -> Path:
+        """The results file."""
+        return self._directory / f"{self._stem}.json"
+
+    def reserve(self) -> None:
+        """Take a name that is free, with a file that holds no scenario yet. Raises: OSError."""
+        if self._reserved:
+            return
+        self._directory.mkdir(parents=True, exist_ok=True)
+        stem, number = self._stem, 2
+        while not self._reserved:
+            try:
+                self.path.touch(exist_ok=False)
+                self._reserved = True
+            except FileExistsError:
+                self._stem, number = f"{stem}_{number}", number + 1
+        self._write([])
+
+    def save(self, scenarios: list[dict[str, Any]]) -> None:
+        """Write the whole file, with these scenarios. Raises: OSError."""
+        self.reserve()
+        self._write(scenarios)
+        self._written = True
+
+    def _write(self, scenarios: list[dict[str, Any]]) -> None:
+        head = {"format": FORMAT, "test_date": self._date, "run_id": self._stem, **self._head}
+        content = {**head, "conclusions": self._conclusions(scenarios), "scenarios": scenarios}
+        try:
+            write_whole(self.path, encode(content))
+        except OSError:
+            if not self._written:  # nothing half-written: not even the name
+                self.path.unlink(missing_ok=True)
+                self._reserved = False
+            raise
+
+    def _conclusions(self, scenarios: list[dict[str, Any]]) -> list[Conclusion]:
+        """Return how sure the differences are, as far as there are repeats."""
+        if not any(scenario.get("block") for scenario in scenarios):
+            return []
+        from powerbench_agent.bench.statistics import groups  # noqa: PLC0415 - heavy; between scenarios
+
+        return groups.conclude(parse_results(encode({"scenarios": scenarios}), self._stem))
+
+
+def encode(content: dict[str, Any]) -> bytes:
+    """Return JSON for people, too."""
+    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put the whole file there, or leave what was. Raises: OSError."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+class Trace:
+    """The counters as they went, for a run's Parquet file; repeated readings are kept once."""
+
+    def __init__(self) -> None:
+        # It lives as long as the run does, and has no name that a run that is killed could leave behind.
+        self._file = tempfile.TemporaryFile("w", newline="")  # noqa: SIM115
+        self._writer = csv.writer(self._file)
+        self._pending: list[tuple[str | float, ...]] = []  # written many at a time: that costs a third
+        self._broken: OSError | None = None  # the working copy, whose rows may be torn from then on
+        self._last: dict[Any, float] = {}
+        self.rows = 0  # that are not in the Parquet file yet
+
+    def take(self, scenario: str, phase: str, edge: Edge) -> bool:
+        """Keep the counters of an edge; return whether there was news in it."""
+        news = False
+        for key in counted(edge.marks):
+            mark = edge.marks[key]
+            if self._last.get(key) == mark.monotonic:
+                continue
+            self._last[key] = mark.monotonic
+            news = True
+            self.rows += 1
+            self._pending.append(
+                (
+                    scenario,
+                    phase,
+                    edge.time,
+                    mark.monotonic,
+                    key.agent,
+                    key.component,
+                    key.source,
+                    key.key,
+                    mark.joules,
+                )
+            )
+        if len(self._pending) >= _ROWS_AT_ONCE:
+            self._write()
+        return news
+
+    def _write(self) -> None:
+        """Put what is pending into the working copy; one that breaks must not end the window."""
+        pending, self._pending = self._pending, []
+        if self._broken is None:
+            try:
+                self._writer.writerows(pending)
+                self._file.flush()
+            except OSError as error:
+                self._broken = error
+
+    def save(self, path: Path, run_id: str) -> None:
+        """Add what is new to the Parquet file; scenarios measured anew replace theirs. Raises: OSError."""
+        import duckdb  # noqa: PLC0415 - heavy; one moment after a scenario
+
+        self._write()
+        if self._broken is not None:
+            raise OSError(f"its working copy in {tempfile.gettempdir()}: {self._broken.strerror}")
+        temporary = _part(path)
+        try:
+            with duckdb.connect() as database:
+                columns = ", ".join(f"'{name}': '{kind}'" for name, kind in _COLUMNS.items())
+                dialect = "delim = ',', quote = '\"', escape = '\"', header = false"
+                read = f"read_csv($csv, {dialect}, columns = {{{columns}}})"
+                rows = f"SELECT $run_id AS run_id, * FROM {read}"  # noqa: S608 - constants and parameters
+                if path.exists():  # of earlier scenarios, or of the run that is gone on with
+                    others = f"scenario NOT IN (SELECT scenario FROM {read})"  # noqa: S608 - likewise
+                    earlier = f"SELECT * FROM read_parquet({_quoted(str(path))}) WHERE {others}"  # noqa: S608 - likewise
+                    rows = f"{earlier} UNION ALL BY NAME {rows}"
+                # COPY takes no parameter for its file: the name is quoted.
+                copy = f"COPY ({rows}) TO {_quoted(str(temporary))} (FORMAT parquet, COMPRESSION zstd)"
+                database.execute(copy, {"run_id": run_id, "csv": f"/proc/self/fd/{self._file.fileno()}"})
+            temporary.replace(path)
+            self._file.seek(0)
+            self._file.truncate()
+            self.rows = 0
+        except duckdb.Error as error:
+            raise OSError(str(error).partition("\n")[0]) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Drop the working copy."""
+        with contextlib.suppress(OSError):  # it is full: nothing of it is wanted any more
+            self._file.close()
+
+
+def _part(trace: Path) -> Path:
+    """Return where a trace is while it is written."""
+    return trace.with_name(f".{trace.name}.part")
+
+
+def _differs(made: dict[str, Any], asked: dict[str, Any]) -> str:
+    """Return how a file was made other than it is to be gone on with, and what to do; "" for alike."""
+    for what in ("ffmpeg", "sink", "agents"):
+        if made.get(what) != asked[what]:
+            return f"with another {what}; start a run of its own"
+    before, now = made.get("settings") or {}, asked["settings"]
+    if before.get("kind") != now.get("kind"):
+        return f"by run {before.get('kind')}: give the same"
+    for what in ("repeat", "order", "seed"):
+        if before.get(what) != now.get(what):
+            return f"with --{what} {before.get(what)}: give the same"
+    if bool(before.get("strict")) != bool(now.get("strict")):
+        return f"{'with' if before.get('strict') else 'without'} --strict: give the same"
+    if (rates := _said(made.get("rates"))) != _said(asked["rates"]):
+        what = ", ".join(f"{key} {value}" for key, value in rates.items())
+        return f"with {f'the rates {what}' if rates else 'no rates'}: give the same --rates"
+    host = made.get("host") or {}
+    moved = [key for key in ("cpu_model", "cpus", "kernel") if host.get(key) != asked["host"].get(key)]
+    return f"on a machine with another {', '.join(moved)}" if moved else ""
+
+
+def _said(rates: Any) -> dict[str, Any]:
+    """Return the rates that somebody has named."""
+    known = rates.items() if isinstance(rates, dict) else ()
+    return {key: value for key, value in known if value not in (None, "")}
+
+
+def unusable(bad: BadResults) -> str:
+    """Return why a file is no results file, and what to do."""
+    if bad.reason == "half_written":
+        return f"it was cut off ({bad}): take a whole copy, or measure again"
+    what_to_do = {
+        "broken": "; it was edited or damaged: mend it there, or take a copy",
+        "foreign": "; give a test_results_*.json of powerbench run",
+    }
+    return f"is no results file: {bad}{what_to_do.get(bad.reason, '')}"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def trace_path(results: Path) -> Path:
+    """Return where a results file's trace lies: beside it."""
+    return results.with_name(f"{results.stem}_trace.parquet")

@@ -1,0 +1,165 @@
+"""The table at a run's end: the baseline beside the test, and where the joules come from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from powerbench_agent.bench.run.figures import SPEED_SPAN, per
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from rich.console import Console
+
+    from powerbench_agent.bench.meter.client import Energy
+    from powerbench_agent.bench.run.figures import Difference, Encode
+    from powerbench_agent.bench.run.outcome import Outcome
+
+_NAME_WIDTH = 14
+_FIGURE_WIDTH = 8  # of "estimate", and of any figure
+_ENOUGH_REPEATS, _ENOUGH_SECONDS = 5, 60.0  # for conclusions
+
+
+def doubt(repeats: int, seconds: float) -> str:
+    """Return what so many windows of a test, of so many seconds, do not allow; "" where they are enough."""
+    if repeats >= _ENOUGH_REPEATS:
+        return ""
+    if repeats > 1:
+        return f"{repeats} repeats are few: give --repeat {_ENOUGH_REPEATS} or more before you conclude."
+    if seconds >= _ENOUGH_SECONDS:
+        return "One run is an illustration, not a result: repeat it before you conclude."
+    return (
+        "One short run is an illustration, not a result: repeat it, with longer windows, before you conclude."
+    )
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    what: str
+    unit: str
+    baseline: str
+    test: str
+
+
+def energy_rows(test: Energy, idle: Energy | None) -> Iterator[Row]:
+    """Yield what both windows drew. Every line of energy says where the joules come from."""
+
+    def row(what: str, unit: str, pick: Callable[[Energy], str]) -> Row:
+        return Row(what, unit, pick(idle) if idle else "", pick(test))
+
+    yield row("joules come from", "", lambda energy: energy.source)
+    yield row("window", "s", lambda energy: f"{energy.seconds:.2f}")
+    for part in test.parts if len(test.parts) > 1 else ():
+        yield row(
+            f"mean power, {part.component}",
+            f"W ({part.source})",
+            lambda energy, part=part: " ".join(f"{p.watts:.3f}" for p in energy.parts if p[:2] == part[:2]),  # type: ignore[misc]
+        )
+    yield row("mean power", f"W ({test.source})", lambda energy: f"{energy.watts:.3f}")
+    yield row("energy", f"Wh ({test.source})", lambda energy: f"{energy.watt_hours:.5f}")
+
+
+def stream_rows(test: Energy, encode: Encode, versus: Difference | None, asked_kbps: float) -> Iterator[Row]:
+    """Yield what the stream cost, and how it went."""
+
+    def cost(what: str, unit: str, figure: str) -> Row:
+        return Row(what, f"{unit} ({test.source})", "", figure)
+
+    if versus is not None:
+        yield cost("Δ power", "W", f"{versus.watts:+.3f}")
+        yield cost("Δ energy, same window", "Wh", f"{versus.watt_hours:+.5f}")
+        if versus.percent is not None:
+            yield cost("increase", "%", f"{versus.percent:+.1f}")
+    for what, amount in (("frame", encode.frames), ("Mbit", encode.megabits)):
+        if (all_of_it := per(test.watts, amount, encode.seconds)) is not None:
+            yield cost(f"per {what}, all of the host", f"J/{what}", f"{all_of_it:.4f}")
+        if versus is not None and (beyond := per(versus.watts, amount, encode.seconds)) is not None:
+            yield cost(f"per {what}, beyond idle", f"J/{what}", f"{beyond:+.4f}")
+    span = f"{SPEED_SPAN:g} s" if encode.seconds >= SPEED_SPAN else "the window"
+    for what, unit, figure, form in (
+        (f"bitrate, {asked_kbps:.0f} asked", "kbps", encode.kbps, ".0f"),
+        ("frames a second", "fps", encode.fps, ".2f"),
+        (f"smallest speed over {span}", "x", encode.min_speed, ".3f"),
+        ("frames dropped", "", encode.dropped, "d"),
+    ):
+        if figure is not None:
+            yield Row(what, unit, "", format(figure, form))
+
+
+def quality_rows(quality: Mapping[str, Any]) -> Iterator[Row]:
+    """Yield the scores, or why there are none."""
+    for name, unit in (("psnr", "dB"), ("ssim", ""), ("vmaf", "")):
+        score = quality.get(f"{name}_db" if unit else name)
+        if isinstance(score, float):
+            yield Row(f"{name.upper()} of 10 s more", unit, "", f"{score:.3f}")
+        elif why := quality.get(f"{name}_missing"):
+            yield Row(name.upper(), str(why), "", "-")
+
+
+def show_all(console: Console, outcomes: Sequence[Outcome]) -> None:
+    """Print a line a scenario, in the order that they were measured."""
+    from rich import box  # noqa: PLC0415 - heavy
+    from rich.table import Table  # noqa: PLC0415 - heavy
+    from rich.text import Text  # noqa: PLC0415 - heavy
+
+    terminal = console.is_terminal
+    sources = sorted({outcome.energy.source for outcome in outcomes if outcome.energy})
+    title = f"joules come from {', '.join(sources)}"
+    table = Table(
+        title=Text(title) if terminal else None, box=box.ROUNDED if terminal else None, pad_edge=terminal
+    )
+    if not terminal:
+        console.print(title, highlight=False, markup=False)
+    table.add_column("scenario", overflow="fold")
+    for heading in ("streams", "W", "Δ W", "J/frame", "kbps", "speed"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for outcome in outcomes:
+        energy, encode, versus = outcome.energy, outcome.encode, outcome.versus
+        if energy is None or encode is None:
+            continue
+        cost = per(energy.watts, encode.frames, encode.seconds)
+        table.add_row(
+            Text(outcome.scenario.name + ("" if outcome.status == "ok" else f" ({outcome.status})")),
+            str(len(outcome.scenario.streams)),
+            f"{energy.watts:.2f}",
+            f"{versus.watts:+.2f}" if versus else "",
+            "" if cost is None else f"{cost:.4f}",
+            "" if encode.kbps is None else f"{encode.kbps:.0f}",
+            "" if encode.min_speed is None else f"{encode.min_speed:.3f}",
+        )
+    console.print(table)
+
+
+def show(console: Console, outcome: Outcome, idle: Energy | None) -> None:
+    """Print a stream's table: boxed and coloured in a terminal, aligned plain columns elsewhere."""
+    from rich import box  # noqa: PLC0415 - heavy
+    from rich.table import Table  # noqa: PLC0415 - heavy
+    from rich.text import Text  # noqa: PLC0415 - heavy
+
+    scenario, energy, encode = outcome.scenario, outcome.energy, outcome.encode
+    if energy is None or encode is None:
+        return
+    lines = [*energy_rows(energy, idle), *stream_rows(energy, encode, outcome.versus, scenario.asked_kbps)]
+    lines += quality_rows(outcome.quality or {})
+    title = (
+        f"{'' if outcome.status == 'ok' else outcome.status.upper() + ', '}{scenario.name}: "
+        f"{scenario.resolution} at {scenario.fps} fps, {scenario.encoder} {scenario.preset}"
+    )
+    terminal = console.is_terminal
+    table = Table(
+        title=Text(title) if terminal else None, box=box.ROUNDED if terminal else None, pad_edge=terminal
+    )
+    if not terminal:
+        console.print(title, highlight=False, markup=False)
+    # Figures are never cut: in a narrow terminal the unit wraps, and a long name is shortened.
+    name = scenario.name if len(scenario.name) <= _NAME_WIDTH else f"{scenario.name[: _NAME_WIDTH - 1]}…"
+    table.add_column("", style="bold" if terminal else "", no_wrap=True)
+    if idle is not None:
+        table.add_column("baseline", justify="right", no_wrap=True, min_width=_FIGURE_WIDTH)
+    style = "green" if terminal else ""
+    table.add_column(Text(name), justify="right", style=style, no_wrap=True, min_width=_FIGURE_WIDTH)
+    table.add_column("unit", style="dim" if terminal else "")
+    for line in lines:
+        table.add_row(line.what, *([line.baseline] if idle is not None else []), line.test, line.unit)
+    console.print(table)

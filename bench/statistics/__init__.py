@@ -1,0 +1,1 @@
+"""What repeated windows say, and how surely."""

@@ -1,0 +1,210 @@
+"""A container's figures from its cgroup, version 2 or 1, and from its network namespace.
+
+Reads `/sys/fs/cgroup/…` and `/proc/PID/net/dev`. µs, ns, bytes in; seconds and bytes out. Privileges: none.
+
+Where a container's cgroup lies depends on the engine, its cgroup driver and parent; known layouts are tried,
+and where none fits the path that the kernel gives for one of its processes.
+
+Source: https://docs.kernel.org/admin-guide/cgroup-v2.html, https://docs.kernel.org/admin-guide/cgroup-v1/
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from powerbench_agent.core.host import Host
+
+# Docker with the systemd driver and with cgroupfs, Podman with either (its processes lie in "container").
+_LAYOUTS = (
+    "system.slice/docker-{}.scope",
+    "docker/{}",
+    "machine.slice/libpod-{}.scope/container",
+    "machine.slice/libpod-{}.scope",
+    "libpod_parent/libpod-{}",
+)
+_WAY_UP = re.compile(r"^(/|\.\./)*")
+_UNLIMITED = 2**60  # version 1 writes a number near 2^63 for no limit
+
+
+class Memory(NamedTuple):
+    """In bytes."""
+
+    used: int  # without what the page cache would give up first, as `docker stats` counts
+    limit: int | None  # None: no limit of its own
+
+
+class Figures(NamedTuple):
+    """What is read more rarely than CPU time; None where the controller is not there."""
+
+    memory: Memory | None
+    pids: int | None
+    read_bytes: int | None
+    written_bytes: int | None
+
+
+class Cgroup:
+    """One container's cgroup: a directory on version 2, one a controller on version 1."""
+
+    __slots__ = ("_cpu_file", "_host", "_io", "_memory", "_pids", "_unified")  # there may be thousands
+
+    def __init__(self, host: Host, directories: Sequence[Path], *, unified: bool) -> None:
+        """`directories`: of the controllers cpu, memory, pids and blkio, the same one where `unified`."""
+        cpu, self._memory, self._pids, self._io = directories
+        self._host = host
+        self._unified = unified
+        self._cpu_file = cpu / ("cpu.stat" if unified else "cpuacct.usage")
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time used since the cgroup was made. Raises: OSError, ValueError."""
+        content = self._host.read(self._cpu_file)
+        if self._unified:
+            key, value = content.split(None, 2)[:2]
+            if key != b"usage_usec":
+                raise ValueError(f"{self._cpu_file} does not begin with usage_usec")
+            return int(value) / 1e6
+        return int(content) / 1e9
+
+    def figures(self) -> Figures:
+        """Return the rest; what is not there is None."""
+        read, written = self._io_bytes()
+        return Figures(self._memory_bytes(), self._count(self._pids / "pids.current"), read, written)
+
+    def first_process(self) -> int | None:
+        """Return one of the container's processes, as this procfs numbers them."""
+        try:
+            return int(self._host.read(self._cpu_file.with_name("cgroup.procs")).split(None, 1)[0])
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def _count(self, file: Path) -> int | None:
+        try:
+            return int(self._host.read(file))
+        except (OSError, ValueError):
+            return None
+
+    def _memory_bytes(self) -> Memory | None:
+        names = (
+            ("memory.current", "inactive_file", "memory.max")
+            if self._unified
+            else ("memory.usage_in_bytes", "total_inactive_file", "memory.limit_in_bytes")
+        )
+        used = self._count(self._memory / names[0])
+        if used is None:
+            return None
+        limit = self._count(self._memory / names[2])  # "max" is no number, and no limit
+        return Memory(
+            max(0, used - self._inactive(names[1])), None if limit is None or limit >= _UNLIMITED else limit
+        )
+
+    def _inactive(self, key: str) -> int:
+        try:
+            stat = self._host.read(self._memory / "memory.stat")
+        except OSError:
+            return 0
+        _, found, rest = stat.partition(f"\n{key} ".encode())
+        try:
+            return int(rest.partition(b"\n")[0]) if found else 0
+        except ValueError:
+            return 0
+
+    def _io_bytes(self) -> tuple[int | None, int | None]:
+        name = "io.stat" if self._unified else "blkio.throttle.io_service_bytes"
+        try:
+            text = self._host.read(self._io / name).decode("ascii", "replace")
+        except OSError:
+            return None, None
+        return parse_io_v2(text) if self._unified else parse_io_v1(text)
+
+
+def parse_io_v2(text: str) -> tuple[int, int]:
+    """Return the bytes (read, written) over all devices, out of io.stat."""
+    read = written = 0
+    for word in text.split():
+        key, _, value = word.partition("=")
+        if value.isdigit():
+            if key == "rbytes":
+                read += int(value)
+            elif key == "wbytes":
+                written += int(value)
+    return read, written
+
+
+def parse_io_v1(text: str) -> tuple[int, int]:
+    """Return the bytes (read, written) over all devices, out of blkio.throttle.io_service_bytes."""
+    read = written = 0
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[2].isdigit():
+            if words[1] == "Read":
+                read += int(words[2])
+            elif words[1] == "Write":
+                written += int(words[2])
+    return read, written
+
+
+def parse_net_dev(text: str) -> tuple[int, int]:
+    """Return the bytes (received, transmitted) over all interfaces but the loopback. Source: proc(5)."""
+    received = transmitted = 0
+    for line in text.splitlines()[2:]:
+        name, _, rest = line.partition(":")
+        words = rest.split()
+        if name.strip() != "lo" and len(words) >= 9:
+            received += int(words[0])
+            transmitted += int(words[8])
+    return received, transmitted
+
+
+class Layout:
+    """Where the containers' cgroups lie on this machine; what worked last is tried first."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._root = host.sysfs / "fs/cgroup"
+        self.unified = (self._root / "cgroup.controllers").exists()
+        self._last = _LAYOUTS[0]
+        self._roots = [self._root]
+        if not self.unified:
+            others = (self._root / name for name in ("memory", "pids", "blkio"))
+            self._roots = [self._first("cpuacct", "cpu,cpuacct", "cpuacct,cpu"), *others]
+
+    def _first(self, *names: str) -> Path:
+        return next(
+            (self._root / name for name in names if (self._root / name).exists()), self._root / names[0]
+        )
+
+    def find(self, container: str, pid: int | None = None) -> Cgroup | None:
+        """Return a container's cgroup; `pid`: one of its processes, for a layout that nobody knows."""
+        for place in self._places(container, pid):
+            cpu = self._roots[0] / place
+            if (cpu / "cgroup.procs").exists():
+                others = [cpu] * 3 if self.unified else [root / place for root in self._roots[1:]]
+                return Cgroup(self._host, [cpu, *others], unified=self.unified)
+        return None
+
+    def _places(self, container: str, pid: int | None) -> Iterator[str]:
+        yield self._last.format(container)
+        for layout in _LAYOUTS:
+            if layout != self._last and (self._roots[0] / layout.format(container)).exists():
+                self._last = layout
+                yield layout.format(container)
+        if pid is not None:
+            try:
+                text = self._host.read(self._host.procfs / str(pid) / "cgroup").decode("utf-8", "replace")
+            except OSError:
+                return
+            for line in text.splitlines():
+                _, controllers, path = [*line.split(":", 2), "", ""][:3]
+                if container in path and (
+                    controllers == "" if self.unified else "cpuacct" in controllers.split(",")
+                ):
+                    # From within a cgroup namespace, a way up to the root comes first; what the container has
+                    # made below its own cgroup (systemd, an engine within) comes last.
+                    above, _, below = _WAY_UP.sub("", path).partition(container)
+                    own = above + container + below.partition("/")[0]
+                    yield f"{own}/container"
+                    yield own

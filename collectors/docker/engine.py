@@ -1,0 +1,312 @@
+"""What the container engine says: which containers there are, and what happens to them.
+
+Speaks the Docker API (1.24 and later; Podman's socket speaks it too) through aiodocker, on a socket or a URL.
+Lists once, then follows the events; goes on trying where the engine is away, restarts or has made its socket
+anew.
+
+Source: https://docs.docker.com/reference/api/engine/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections import Counter as Tally
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from powerbench_agent.collectors.docker.cgroup import Figures, Memory
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    import aiodocker
+
+log = structlog.get_logger("docker")
+
+MIN_API = (1, 24)
+RELIST_SECONDS = 60.0  # events are followed; this is for those that were lost
+_BACKOFF_SECONDS = (0.5, 5.0)
+_TIMEOUT_SECONDS = 5.0
+_PATIENCE_SECONDS = 1.0  # a stream of events that ends sooner is a refusal
+_ONE_SHOT_API = (1, 41)
+# What an event makes of a container's state; Docker's words and Podman's.
+_STATES = {
+    "create": "created",
+    "start": "running",
+    "unpause": "running",
+    "pause": "paused",
+    "die": "exited",
+    "died": "exited",
+}
+_GONE = ("destroy", "remove")
+STATES = ("created", "running", "paused", "restarting", "exited", "dead", "removing")
+LIVE = ("running", "paused")  # those with a cgroup
+
+
+@dataclass(slots=True)
+class Container:
+    """One container, as the engine knows it."""
+
+    id: str
+    name: str
+    image: str
+    state: str
+    project: str = ""  # of compose
+    service: str = ""
+    host_network: bool = False  # or not known yet: its figures would be the machine's
+    started_here: bool = False  # its start was seen: all that it uses falls into our time
+
+
+@dataclass(slots=True)
+class Engine:
+    """The containers by id, kept up to date for as long as `follow` runs."""
+
+    url: str
+    max_containers: int
+    max_name_length: int
+    containers: dict[str, Container] = field(default_factory=dict)
+    connected: asyncio.Event = field(default_factory=asyncio.Event)
+    ignored: int = 0  # past the cap
+    error: str = ""
+    denied: bool = False
+    too_old: bool = False
+    _docker: aiodocker.Docker | None = None
+    _api: tuple[int, ...] = (0,)
+    _blind: bool = False  # said that there are no figures to be had
+    _left_out: set[str] = field(default_factory=set)  # ids of those past the cap, each counted once
+
+    async def follow(self) -> None:
+        """Keep the containers up to date until cancelled."""
+        wait = _BACKOFF_SECONDS[0]
+        while True:
+            begun = time.monotonic()
+            try:
+                async with self._open() as docker:
+                    await self._follow(docker)
+                if time.monotonic() - begun > _PATIENCE_SECONDS:
+                    wait = _BACKOFF_SECONDS[0]
+                    continue  # a proxy ends what is quiet: the list that comes now makes up for it
+                self.error = "it ends the stream of events at once"
+            except Exception as error:  # noqa: BLE001 - a foreign daemon's answers: all are the same verdict
+                self._fail(error)
+            self.connected.clear()
+            self.containers.clear()
+            if time.monotonic() - begun > _BACKOFF_SECONDS[1]:
+                wait = _BACKOFF_SECONDS[0]
+            await asyncio.sleep(wait)
+            wait = min(_BACKOFF_SECONDS[1], 2 * wait)
+
+    def _fail(self, error: BaseException) -> None:
+        cause: BaseException | None = error
+        self.denied = refused = False
+        while cause is not None:
+            refused |= isinstance(cause, ConnectionRefusedError)
+            self.denied |= isinstance(cause, PermissionError)
+            cause = cause.__cause__ or cause.__context__
+        self.error = str(error) or type(error).__name__
+        if isinstance(error, TimeoutError):
+            self.error = f"no answer within {_TIMEOUT_SECONDS:g} s"
+        elif refused:
+            self.error = "connection refused"
+
+    @contextlib.asynccontextmanager
+    async def _open(self) -> AsyncIterator[aiodocker.Docker]:
+        import aiodocker  # noqa: PLC0415 - for those who have an engine
+        import aiohttp  # noqa: PLC0415 - likewise
+
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+        docker = self._docker = aiodocker.Docker(url=self.url, timeout=timeout)
+        try:
+            yield docker
+        finally:
+            self._docker = None
+            try:
+                await docker.close()
+            finally:  # which leaves its session open where the stream of events has failed
+                await docker.session.close()
+
+    async def _follow(self, docker: aiodocker.Docker) -> None:
+        version = await docker.version()  # the first call negotiates
+        self._api = parse_api(str(version.get("ApiVersion", "")))
+        self.too_old = self._api < MIN_API
+        if self.too_old:
+            text = ".".join(map(str, self._api))
+            raise ValueError(f"its API {text} is older than 1.24; update the engine")
+        first = not self.connected.is_set()
+        since = time.time()
+        await self._list(docker, first=first)
+        filters = json.dumps({"type": ["container"]})
+        stream: Any = docker.events  # untyped
+        events = stream.subscribe(since=f"{since:.9f}", filters=filters)
+        self.connected.set()
+        self.error = ""
+        self.denied = False
+        relist = time.monotonic() + RELIST_SECONDS
+        while True:
+            try:
+                async with asyncio.timeout(max(0.0, relist - time.monotonic())):
+                    event = await events.get()
+            except TimeoutError:
+                await self._list(docker, first=False)
+                relist = time.monotonic() + RELIST_SECONDS
+                continue
+            if event is None:
+                await asyncio.wait([stream.task], timeout=_TIMEOUT_SECONDS)
+                stream.task.result()  # raises what ended it, if anything did
+                return
+            self.take(event)
+
+    async def _list(self, docker: aiodocker.Docker, *, first: bool) -> None:
+        found = await _get(docker, "containers/json", {"all": "1"})
+        before = self.containers
+        self.containers = {}
+        self._left_out.intersection_update(str(entry["Id"]) for entry in found)
+        for entry in found:
+            container = parse_listed(entry)
+            if (known := before.get(container.id)) is not None:
+                container.started_here = known.started_here
+            elif not first:
+                container.started_here = container.state in LIVE
+            self._keep(container)
+
+    def _keep(self, container: Container) -> None:
+        if container.id not in self.containers and len(self.containers) >= self.max_containers:
+            ended = (other for other in self.containers.values() if other.state not in LIVE)
+            out = next(ended, container) if container.state in LIVE else container
+            self.ignored += out.id not in self._left_out
+            self._left_out.add(out.id)
+            if out is container:
+                return
+            del self.containers[out.id]
+        container.name = self._short(container.name, container.id)
+        self.containers[container.id] = container
+
+    def _short(self, name: str, identity: str) -> str:
+        """Return a name of bounded length that is still no other container's."""
+        if len(name) <= self.max_name_length:
+            return name
+        return f"{name[: max(0, self.max_name_length - 9)]}~{identity[:8]}"
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Take one event of the engine."""
+        actor = event.get("Actor") or {}
+        identity = str(actor.get("ID") or event.get("id") or "")
+        action = str(event.get("Action") or event.get("status") or "")
+        labels = actor.get("Attributes") or {}
+        if not identity:
+            return
+        if action in _GONE:
+            self.containers.pop(identity, None)
+            self._left_out.discard(identity)
+            return
+        container = self.containers.get(identity)
+        if action == "rename" and container is not None:
+            container.name = self._short(str(labels.get("name", container.name)), identity)
+            return
+        state = _STATES.get(action)
+        if state is None:
+            return
+        if container is None:
+            container = Container(
+                identity,
+                str(labels.get("name", identity[:12])),
+                str(labels.get("image", "")),
+                state,
+                str(labels.get("com.docker.compose.project", "")),
+                str(labels.get("com.docker.compose.service", "")),
+                host_network=True,  # until the engine is asked
+            )
+            self._keep(container)
+        container.state = state
+        if action == "start":
+            container.started_here = True
+
+    async def inspect(self, container: Container) -> int | None:
+        """Learn what lists and events do not say; return its first process, None where there is none."""
+        content = await self._ask(f"containers/{container.id}/json")
+        if config := content.get("HostConfig"):
+            container.host_network = config.get("NetworkMode") == "host"
+        pid = (content.get("State") or {}).get("Pid")
+        return pid if isinstance(pid, int) and pid > 0 else None
+
+    async def one_shot(self, container: Container) -> Mapping[str, Any]:
+        """Return the engine's own figures of a container: for where its cgroup is out of reach."""
+        if self._api < _ONE_SHOT_API:
+            if not self._blind:
+                self._blind = True
+                log.warning(
+                    "containers without figures: no cgroup, and an engine without one-shot statistics",
+                    api=".".join(map(str, self._api)),
+                    remedy="give the agent the host's /sys (--sysfs), or update the engine to API 1.41",
+                )
+            return {}
+        params = {"stream": "false", "one-shot": "true"}
+        return await self._ask(f"containers/{container.id}/stats", params)
+
+    async def _ask(self, path: str, params: Mapping[str, str] | None = None) -> Mapping[str, Any]:
+        """Return an answer; empty where the container or the engine has gone meanwhile."""
+        import aiodocker  # noqa: PLC0415 - it is loaded by now
+        import aiohttp  # noqa: PLC0415 - likewise
+
+        if self._docker is None:
+            return {}
+        try:
+            content = await _get(self._docker, path, params)
+        except (aiodocker.DockerError, aiohttp.ClientError, OSError, RuntimeError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+
+async def _get(docker: aiodocker.Docker, path: str, params: Mapping[str, str] | None = None) -> Any:
+    # aiodocker's own calls make an object of each container, and know no one-shot.
+    return await docker._query_json(path, params=params)  # noqa: SLF001
+
+
+def parse_api(text: str) -> tuple[int, ...]:
+    """Return an API version as numbers that compare. Raises: ValueError."""
+    try:
+        return tuple(int(part) for part in text.split("."))
+    except ValueError:
+        raise ValueError(f"its version says {text[:40]!r}: is it a container engine?") from None
+
+
+def parse_listed(entry: Mapping[str, Any]) -> Container:
+    """Return a container out of an entry of /containers/json."""
+    names = entry.get("Names") or []
+    labels = entry.get("Labels") or {}
+    # A container that others link to has their names for it too; its own has one slash.
+    own = [name for name in names if name.count("/") <= 1]
+    return Container(
+        str(entry["Id"]),
+        (own or names or [str(entry["Id"])[:12]])[0].removeprefix("/"),
+        str(entry.get("Image", "")),
+        str(entry.get("State", "")).lower(),
+        str(labels.get("com.docker.compose.project", "")),
+        str(labels.get("com.docker.compose.service", "")),
+        (entry.get("HostConfig") or {}).get("NetworkMode") == "host",
+    )
+
+
+def parse_one_shot(shot: Mapping[str, Any]) -> tuple[Figures, tuple[int, int] | None]:
+    """Return the engine's own figures of a container, and the bytes (received, transmitted)."""
+    memory = shot.get("memory_stats") or {}
+    inactive = (memory.get("stats") or {}).get("total_inactive_file") or (memory.get("stats") or {}).get(
+        "inactive_file", 0
+    )
+    used = Memory(max(0, memory["usage"] - inactive), memory.get("limit")) if "usage" in memory else None
+    entries = (shot.get("blkio_stats") or {}).get("io_service_bytes_recursive") or ()
+    io = Tally[str]()
+    for entry in entries:
+        io[str(entry.get("op", "")).lower()] += entry.get("value", 0)
+    networks = shot.get("networks")
+    traffic = None
+    if networks:
+        traffic = tuple(sum(n.get(key, 0) for n in networks.values()) for key in ("rx_bytes", "tx_bytes"))
+    read, written = (io["read"], io["write"]) if entries else (None, None)
+    figures = Figures(used, (shot.get("pids_stats") or {}).get("current"), read, written)
+    return figures, (traffic[0], traffic[1]) if traffic else None

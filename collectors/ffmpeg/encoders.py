@@ -1,0 +1,164 @@
+"""The processes behind the streams: found when a stream connects, followed from beat to beat.
+
+What a stream's process and its descendants use of the CPUs is the stream's claim on the node's energy. A
+process that sends several streams is shared by them evenly; a descendant that sends a stream of its own is
+that stream's. Finding a process may take long where there are many, so it has a thread of its own and no
+beat waits; looking at known ones has another, so that the event loop does not.
+
+Privileges: see agent/processes.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING
+
+import structlog
+
+from powerbench_agent.core import processes
+from powerbench_agent.core.model import Claim
+from powerbench_agent.core.process_tree import Tree
+from powerbench_agent.core.processes import Unresolved
+from powerbench_agent.core.worker import Worker
+
+if TYPE_CHECKING:
+    from powerbench_agent.core.host import Host
+    from powerbench_agent.core.model import Sender
+
+log = structlog.get_logger("ffmpeg")
+
+CHILDREN_BEATS = 5  # from one look for a tree's new descendants to the next
+_PATIENCE = 0.1  # seconds that a beat waits for a search, which is most often done by then
+
+
+class _Encoder:
+    """What is known of one stream's process."""
+
+    def __init__(self) -> None:
+        self.tree: Tree | None = None
+        self.container = ""  # of its latest process
+        self.cpu_seconds = 0.0  # over all its processes so far
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return () if self.tree is None else self.tree.pids
+
+
+class Encoders:
+    """The processes of all streams."""
+
+    def __init__(self, host: Host, interval: float = 1.0) -> None:
+        """`interval`: seconds between beats."""
+        self._host = host
+        self._patience = min(_PATIENCE, interval / 4)
+        self._finder = Worker("find encoders")
+        self._looker = Worker("encoders")
+        self._encoders: dict[str, _Encoder] = {}  # those whose process was known once
+        self._unknown: dict[str, Sender] = {}  # those to be found
+        self._search: asyncio.Task[dict[str, Tree | Unresolved]] | None = None
+        self._searched: set[str] = set()  # those that the search is for
+        self._said: dict[str, str] = {}  # why a stream has no process, as it was logged
+        self._beat = 0
+        self._looked: set[Tree] = set()  # those that have been looked through once
+
+    def meet(self, stream: str, sender: Sender) -> None:
+        """Note that a stream has connected: its process is looked for by the next beat."""
+        self._unknown[stream] = sender
+
+    def part(self, stream: str) -> None:
+        """Forget a stream whose series leave."""
+        self._encoders.pop(stream, None)
+        self._unknown.pop(stream, None)
+        self._searched.discard(stream)
+        self._said.pop(stream, None)
+
+    async def claims(self) -> list[Claim]:
+        """Return what every stream with a known process has used by now."""
+        await self._find()
+        sharers: dict[int, list[_Encoder]] = {}
+        trees: dict[int, Tree] = {}
+        for encoder in self._encoders.values():
+            if encoder.tree is not None:
+                trees[id(encoder.tree)] = encoder.tree
+                sharers.setdefault(id(encoder.tree), []).append(encoder)
+        if trees:
+            before = {key: tree.cpu_seconds for key, tree in trees.items()}
+            await self._looker.call(functools.partial(self._look, list(trees.values())))
+            for key, tree in trees.items():
+                for encoder in sharers[key]:
+                    encoder.cpu_seconds += (tree.cpu_seconds - before[key]) / len(sharers[key])
+                    if not tree.alive:
+                        encoder.tree = None
+        return [
+            Claim("stream", name, encoder.cpu_seconds, encoder.container, encoder.pids)
+            for name, encoder in self._encoders.items()
+        ]
+
+    def _look(self, trees: list[Tree]) -> None:
+        """Read what the trees have used; new descendants are looked for in a fifth of them at a time."""
+        roots = {tree.pid for tree in trees}
+        if (own := processes.own_pid(self._host)) is not None:
+            roots.add(own)
+        self._beat += 1
+        for tree in trees:
+            new = tree not in self._looked
+            tree.look(roots - {tree.pid}, children=new or (tree.pid + self._beat) % CHILDREN_BEATS == 0)
+        self._looked = set(trees)
+
+    def close(self) -> None:
+        """Let the thread go."""
+        if self._search is not None:
+            self._search.cancel()
+        self._finder.close()
+        self._looker.close()
+
+    async def _find(self) -> None:
+        """Look for the processes of streams that have connected; take what was found."""
+        if self._search is None and self._unknown:
+            senders, self._unknown = self._unknown, {}
+            self._searched = set(senders)
+            search = functools.partial(_search, self._host, senders)
+            self._search = asyncio.ensure_future(self._finder.call(search))
+        if self._search is None:
+            return
+        await asyncio.wait([self._search], timeout=self._patience)
+        if not self._search.done():
+            return
+        done, self._search = self._search, None
+        found = done.result()
+        trees = {(e.tree.pid, e.tree.start): e.tree for e in self._encoders.values() if e.tree is not None}
+        for stream, tree in found.items():
+            if stream not in self._searched:
+                continue  # it has left meanwhile
+            if isinstance(tree, Unresolved):
+                self._explain(stream, tree)
+                if stream in self._encoders:
+                    self._encoders[stream].tree = None  # the stream has gone elsewhere
+                continue
+            self._said.pop(stream, None)
+            encoder = self._encoders.setdefault(stream, _Encoder())
+            encoder.tree = trees.setdefault((tree.pid, tree.start), tree)
+            encoder.container = tree.container
+
+    def _explain(self, stream: str, why: Unresolved) -> None:
+        if self._said.get(stream) != str(why):
+            log.info(
+                "stream without energy: its process is not known",
+                stream=stream,
+                reason=str(why),
+                remedy=why.remedy,
+            )
+        self._said[stream] = str(why)
+
+
+def _search(host: Host, senders: dict[str, Sender]) -> dict[str, Tree | Unresolved]:
+    """Return the process tree of every sender, or why there is none."""
+    index = processes.Index(host)
+    found: dict[str, Tree | Unresolved] = {}
+    for stream, sender in senders.items():
+        try:
+            found[stream] = Tree(host, processes.find_sender(host, sender, index))
+        except Unresolved as why:
+            found[stream] = why
+    return found

@@ -1,0 +1,1 @@
+"""Streams of nginx with its rtmp module."""

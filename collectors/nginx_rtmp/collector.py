@@ -1,0 +1,350 @@
+"""Streams of an nginx with the rtmp module: bytes, clients, drops, codecs, from its stat page.
+
+Reads the page of `rtmp_stat` over HTTP (stat.py says what stands in it). Bytes and seconds out.
+Privileges: reaching that page.
+
+Byte counters are the server's own and pass through: a stream that starts anew starts its counters anew.
+What a client has dropped goes with the client, so that is added up here, from reading to reading: what it
+drops after the last reading before it leaves is not seen. Bit rates are left out: they are 0 for a stream's
+first ten seconds, and `rate()` of the bytes says the same.
+
+A page is one worker's. Where several answer in turn the reading fails: their counters would make nonsense.
+
+Source: https://github.com/arut/nginx-rtmp-module/wiki/Directives#statistics
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ssl
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import structlog
+
+from powerbench_agent.core.model import Absent, Metric, ReadFailed, Reading, Sample
+from powerbench_agent.core.options import CollectorOptions, Seconds
+from powerbench_agent.core.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import aiohttp
+
+    from powerbench_agent.collectors.nginx_rtmp.stat import Key, Page, Stream
+    from powerbench_agent.core.host import Host
+
+log = structlog.get_logger("nginx_rtmp")
+
+_STREAM = ("application", "stream")
+INFO = Metric(
+    "nginx_rtmp_info", "gauge", "1; versions of nginx and of its module.", ("version", "rtmp_version")
+)
+UPTIME = Metric("nginx_rtmp_uptime_seconds", "gauge", "Since nginx read its configuration.")
+ACCEPTED = Metric("nginx_rtmp_connections_accepted_total", "counter", "RTMP connections accepted.")
+SERVER_IN = Metric("nginx_rtmp_bytes_in_total", "counter", "Bytes received over RTMP, by the whole server.")
+SERVER_OUT = Metric("nginx_rtmp_bytes_out_total", "counter", "Bytes sent over RTMP, by the whole server.")
+STREAMS = Metric(
+    "nginx_rtmp_streams",
+    "gauge",
+    "Streams, published or waited for; one of two server blocks counts twice.",
+    ("application",),
+)
+IGNORED = Metric("nginx_rtmp_streams_ignored", "gauge", "Streams beyond max_streams, which are not shown.")
+BYTES_IN = Metric(
+    "nginx_rtmp_stream_bytes_in_total",
+    "counter",
+    "Bytes of audio and video that were published, since the stream began.",
+    _STREAM,
+)
+BYTES_OUT = Metric(
+    "nginx_rtmp_stream_bytes_out_total",
+    "counter",
+    "Bytes of audio and video sent to all players, since the stream began.",
+    _STREAM,
+)
+CLIENTS = Metric("nginx_rtmp_stream_clients", "gauge", "Publishers and players.", _STREAM)
+PUBLISHERS = Metric("nginx_rtmp_stream_publishers", "gauge", "Clients that publish it.", _STREAM)
+PLAYERS = Metric("nginx_rtmp_stream_players", "gauge", "Clients that play it, relays among them.", _STREAM)
+PUBLISHING = Metric("nginx_rtmp_stream_publishing", "gauge", "Whether a publisher is connected.", _STREAM)
+ACTIVE = Metric(
+    "nginx_rtmp_stream_active", "gauge", "Whether its publisher has sent audio or video.", _STREAM
+)
+STREAM_UPTIME = Metric(
+    "nginx_rtmp_stream_uptime_seconds", "gauge", "Since the stream's first client came.", _STREAM
+)
+DROPPED = Metric(
+    "nginx_rtmp_stream_messages_dropped_total",
+    "counter",
+    "Audio and video messages that were not sent to players too slow for them, as far as the agent has seen.",
+    _STREAM,
+)
+STREAM_INFO = Metric(
+    "nginx_rtmp_stream_info",
+    "gauge",
+    "1; what is published, as the publisher says.",
+    (
+        *_STREAM,
+        *("video_codec", "video_profile", "video_level", "resolution", "fps"),
+        *("audio_codec", "audio_profile", "audio_channels", "audio_sample_rate"),
+    ),
+)
+METRICS = (
+    *(
+        INFO,
+        UPTIME,
+        ACCEPTED,
+        SERVER_IN,
+        SERVER_OUT,
+        STREAMS,
+        IGNORED,
+        BYTES_IN,
+        BYTES_OUT,
+        CLIENTS,
+        PUBLISHERS,
+    ),
+    *(PLAYERS, PUBLISHING, ACTIVE, STREAM_UPTIME, DROPPED, STREAM_INFO),
+)
+
+_MAX_DEADLINE_SECONDS = 5.0  # the scheduler's
+_PATIENCE = 0.8  # of the scheduler's deadline: its own remedy is another
+_SAME_START_SECONDS = 3.0  # workers of one configuration say the same within this
+_KEY = "[collectors.nginx_rtmp]"
+_WRONG_PAGE = f"set {_KEY} url to the location of nginx that has rtmp_stat"
+
+
+class Options(CollectorOptions, frozen=True, kw_only=True):
+    """`[collectors.nginx_rtmp]`."""
+
+    interval: Seconds = Seconds(5.0)
+    url: str = ""  # of the stat page; without one there is no such source
+    max_streams: int = 1000
+    max_name_length: int = 200
+    max_body_bytes: int = 8_388_608  # of the page: about 30,000 clients
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Yield (key, what is wrong)."""
+        yield from super().problems()
+        for key in ("max_streams", "max_name_length", "max_body_bytes"):
+            if getattr(self, key) < 1:
+                yield key, "must be at least 1"
+        if self.url and not _is_page(self.url):
+            yield "url", "must be a URL like http://127.0.0.1:8080/stat"
+
+
+def _is_page(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    plain = url.isprintable() and not set(url) & set(" #")
+    return plain and parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
+
+
+class NginxRtmp:
+    """One stat page."""
+
+    def __init__(self, options: Options, host: Host, session: aiohttp.ClientSession) -> None:
+        self._options = options
+        self._clock = host.clock
+        self._session = session
+        self._where = urlsplit(options.url).hostname or ""  # what is said: the URL may hold a password
+        self._patience = _PATIENCE * min(options.interval, _MAX_DEADLINE_SECONDS)
+        self._worker = Worker("nginx_rtmp")
+        self._tls: ssl.SSLContext | None = None
+        self._one_worker = _OneWorker()
+        self._shown: frozenset[Key] = frozenset()
+        self._drops: dict[Key, tuple[int, dict[int, int]]] = {}  # so far; by client, at the last reading
+        self._full = False
+
+    async def read(self) -> Reading:
+        """Return what the page says now. Raises: ReadFailed."""
+        try:
+            async with asyncio.timeout(self._patience):
+                body = await self._fetch()
+                # Off the loop: a thousand streams take a tenth of a second.
+                return await self._worker.call(functools.partial(self._take, body))
+        except TimeoutError:
+            what = f"no stat page from {self._where} within {self._patience:g} s"
+            raise ReadFailed(what, "look whether nginx still answers") from None
+
+    async def aclose(self) -> None:
+        """Let go of the connection and the thread."""
+        self._worker.close()
+        await self._session.close()
+
+    async def _fetch(self) -> bytes:
+        """Return the page's body. Raises: ReadFailed."""
+        import aiohttp  # noqa: PLC0415 - it is loaded by now
+
+        if self._tls is None and urlsplit(self._options.url).scheme == "https":
+            self._tls = await self._worker.call(ssl.create_default_context)
+        try:
+            async with self._session.get(
+                self._options.url, allow_redirects=False, ssl=self._tls or True
+            ) as answer:
+                if answer.status != 200:
+                    answer.close()
+                    raise self._refused(answer.status)
+                return await self._body(answer)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            if isinstance(error, TimeoutError):
+                raise
+            remedy = f"start nginx, or set {_KEY} url to where it is"
+            raise ReadFailed(f"no stat page from {self._where}: {_why(error)}", remedy) from None
+
+    async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
+        body = bytearray()
+        async for chunk in answer.content.iter_any():
+            body += chunk
+            if len(body) > self._options.max_body_bytes:
+                answer.close()
+                what = f"{self._where} answers with more than {self._options.max_body_bytes} bytes"
+                remedy = f"raise {_KEY} max_body_bytes, or write rtmp_stat global live: without clients"
+                raise ReadFailed(what, remedy)
+        return bytes(body)
+
+    def _refused(self, status: int) -> ReadFailed:
+        remedy = _WRONG_PAGE
+        if status in (401, 403):
+            remedy = f"allow this machine in that location of nginx, or write USER:PASSWORD@ into {_KEY} url"
+        return ReadFailed(f"{self._where} answers {status}", remedy)
+
+    def _take(self, body: bytes) -> Reading:
+        """Return what a body says. Raises: ReadFailed."""
+        from powerbench_agent.collectors.nginx_rtmp import stat  # noqa: PLC0415 - it is loaded by now
+
+        limits = stat.Limits(self._options.max_streams, self._options.max_name_length)
+        try:
+            page = stat.parse_stat(body, limits, self._shown)
+        except stat.BadPage as verdict:
+            raise ReadFailed(f"the page of {self._where} {verdict}", _WRONG_PAGE) from None
+        self._one_worker.check(page, self._clock.monotonic())
+        self._shown = frozenset(page.streams)
+        self._say_full(page.ignored)
+        return Reading(list(self._samples(page)))
+
+    def _samples(self, page: Page) -> Iterator[Sample]:
+        yield INFO.sample(1, page.version, page.rtmp_version)
+        for metric, value in (
+            (UPTIME, page.uptime),
+            (ACCEPTED, page.accepted),
+            (SERVER_IN, page.bytes_in),
+            (SERVER_OUT, page.bytes_out),
+        ):
+            if value is not None:
+                yield metric.sample(value)
+        for application, count in page.counts.items():
+            yield STREAMS.sample(count, application)
+        yield IGNORED.sample(page.ignored)
+        self._drops = {
+            key: self._add_drops(key, stream.dropped)
+            for key, stream in page.streams.items()
+            if stream.dropped is not None
+        }
+        for key, stream in page.streams.items():
+            yield from _describe(key, stream)
+            if key in self._drops:
+                yield DROPPED.sample(self._drops[key][0], *key)
+
+    def _add_drops(self, key: Key, now: dict[int, int]) -> tuple[int, dict[int, int]]:
+        total, before = self._drops.get(key, (0, {}))
+        for client, count in now.items():
+            known = before.get(client, 0)
+            # Less than before is another client, under a number that is used again.
+            total += count - known if count >= known else count
+        return total, now
+
+    def _say_full(self, ignored: int) -> None:
+        if ignored and not self._full:
+            remedy = f"raise {_KEY} max_streams"
+            log.warning("more streams than are shown", shown=self._options.max_streams, remedy=remedy)
+        self._full = bool(ignored)
+
+
+def _describe(key: Key, stream: Stream) -> Iterator[Sample]:
+    yield CLIENTS.sample(stream.clients, *key)
+    yield PUBLISHERS.sample(stream.publishers, *key)
+    yield PLAYERS.sample(max(0, stream.clients - stream.publishers), *key)
+    yield PUBLISHING.sample(int(stream.publishers > 0), *key)
+    yield ACTIVE.sample(int(stream.active), *key)
+    for metric, value in (
+        (BYTES_IN, stream.bytes_in),
+        (BYTES_OUT, stream.bytes_out),
+        (STREAM_UPTIME, stream.seconds),
+    ):
+        if value is not None:
+            yield metric.sample(value, *key)
+    if any(stream.codec):
+        yield STREAM_INFO.sample(1, *key, *stream.codec)
+
+
+class _OneWorker:
+    """Sees to it that all pages are of one worker.
+
+    A worker that comes back, after another one of the same configuration has answered, is one of several. One
+    that has died does not come back, and a reload is another configuration.
+    """
+
+    def __init__(self) -> None:
+        self._began: float | None = None  # monotonic second at which the configuration was read
+        self._pid: int | None = None
+        self._before: set[int | None] = set()  # those that another one has answered after
+        self._several = False
+
+    def check(self, page: Page, now: float) -> None:
+        """Take a page's word for who has answered. Raises: ReadFailed where it is one of several."""
+        if page.uptime is None:
+            return
+        began = now - page.uptime
+        if self._began is None or abs(began - self._began) > _SAME_START_SECONDS:
+            self._pid = page.pid
+            self._before.clear()
+            self._several = False
+        self._began = began
+        self._several |= page.pid in self._before
+        if page.pid != self._pid:
+            self._before.add(self._pid)
+            self._pid = page.pid
+        if self._several:
+            raise ReadFailed(
+                "several workers of nginx answer in turn, each with its own streams alone",
+                "write worker_processes 1 in nginx.conf",
+            )
+
+
+def _why(error: Exception) -> str:
+    """Return what has gone wrong: without the URL, in words that stay the same meanwhile."""
+    import aiohttp  # noqa: PLC0415 - it is loaded by now
+
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer breaks off"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"no HTTP: {error.message}".partition("\n")[0].rstrip(" :")
+    if isinstance(error, aiohttp.InvalidURL):
+        return "the URL cannot be asked"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+async def open_collector(options: Options, host: Host) -> NginxRtmp:
+    """Return the collector. Raises: Absent without a URL."""
+    if not options.url:
+        raise Absent(f"no url: set {_KEY} url, like http://127.0.0.1:8080/stat")
+    import aiohttp  # noqa: PLC0415 - for those who have an nginx
+
+    # Here, and not in the thread: its XML parser swaps modules of the standard library when it is imported.
+    from powerbench_agent.collectors.nginx_rtmp import stat  # noqa: F401, PLC0415 - likewise
+
+    session = aiohttp.ClientSession(
+        # A connection a reading: one that stays would hide that several workers answer.
+        connector=aiohttp.TCPConnector(force_close=True, limit=1),
+        timeout=aiohttp.ClientTimeout(total=None),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Accept-Encoding": "identity"},  # the body is bounded as it comes, so it is not to swell
+        auto_decompress=False,
+    )
+    return NginxRtmp(options, host, session)

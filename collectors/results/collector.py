@@ -1,0 +1,339 @@
+"""What benchmark runs came to: watches the directory of results files and shows the newest runs.
+
+Reads `DIRECTORY/test_results_*.json` in every format (agent/results_file.py), in a thread of its own, and
+each version of a file once. Windows without energy are asked of a Prometheus where one is named
+(_window_query.py).
+Privileges: reading the directory.
+
+The writer renames whole files into place, so a reading never meets half of one of its own; others' files are
+bounded, links are not followed, and what cannot be used is counted, logged and left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import stat
+import time
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+
+from powerbench_agent.collectors.results import metrics
+from powerbench_agent.collectors.results.window_query import WindowQuery
+from powerbench_agent.core.model import Absent, Metric, ReadFailed, Reading, Sample
+from powerbench_agent.core.options import CollectorOptions, Seconds
+from powerbench_agent.core.results import BadResults, Rates, ResultsFile, groups, parse_results
+from powerbench_agent.core.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from powerbench_agent.collectors.results.window_query import Window
+    from powerbench_agent.core.host import Host
+
+log = structlog.get_logger("results")
+
+SCENARIOS = Metric("results_scenarios", "gauge", "Scenarios that hold, repeats as one.", ("run_id",))
+SKIPPED = Metric(
+    "results_files_skipped_total", "counter", "Versions of files that could not be used.", ("reason",)
+)
+BEGAN = Metric("results_run_timestamp_seconds", "gauge", "When the run's first window began.", ("run_id",))
+METRICS = (*metrics.METRICS, SCENARIOS, BEGAN, SKIPPED)
+
+REMEDIES = {
+    "unreadable": "let the agent's user read it; a regular file, no link",
+    "too_large": "move it away, or raise [collectors.results] max_file_bytes",
+    "half_written": "nothing, if it is still being written; else remove it",
+    "broken": "mend it, or move it away",
+    "foreign": "move it away, or mend what is named",
+    "newer": "update powerbench here",
+}
+MAX_RUNS = 100
+MAX_WINDOWS_IN_FILE = 5_000
+BYTES_A_BEAT = 32 * 2**20  # of new files; what is left over is read at the next beat
+_FILE_COST = 65_536  # so that small files count, too
+Version = tuple[int, int, int, int]
+_DATED = re.compile(r"test_results_([0-9]{8}_[0-9]{6})")
+_MATCHER = r'[a-zA-Z_][a-zA-Z0-9_]*\s*(=|!=|=~|!~)\s*"([^"\\]|\\.)*"'
+_MATCHERS = re.compile(rf"\s*({_MATCHER}\s*(,\s*{_MATCHER}\s*)*)?")
+
+
+class Options(CollectorOptions, frozen=True, kw_only=True):
+    """`[collectors.results]`."""
+
+    interval: Seconds = Seconds(10.0)
+    directory: str = "/var/lib/powerbench/results"
+    runs: int = 1  # the newest so many are shown
+    max_scenarios: int = 1000  # shown of all of them together
+    max_file_bytes: int = 16_777_216
+    prometheus: str = ""  # URL of a Prometheus or VictoriaMetrics, for files without energy
+    prometheus_match: str = ""  # which of its machines is this one: instance="a:9510"
+    price_per_kwh: float = 0.0  # these two where a file says nothing; 0 for none
+    gco2e_per_kwh: float = 0.0
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Yield (key, what is wrong)."""
+        yield from super().problems()
+        if not 1 <= self.runs <= MAX_RUNS:
+            yield "runs", f"must be between 1 and {MAX_RUNS}"
+        for key in ("max_scenarios", "max_file_bytes"):
+            if getattr(self, key) < 1:
+                yield key, "must be at least 1"
+        for key in ("price_per_kwh", "gco2e_per_kwh"):
+            if not 0 <= getattr(self, key) < 1e9:
+                yield key, "must be 0 (for none) or more"
+        if self.prometheus and not _is_server(self.prometheus):
+            yield "prometheus", "must be a URL like http://localhost:9090, without ? and #"
+        if not _MATCHERS.fullmatch(self.prometheus_match):
+            yield "prometheus_match", """must be label matchers, like 'instance="worker-1:9510"'"""
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    plain = url.isprintable() and not set(url) & set(" ?#")
+    return plain and parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
+
+
+class Listed(NamedTuple):
+    """One file of the directory."""
+
+    name: str
+    status: os.stat_result  # its own, not a link's target's
+
+    @property
+    def version(self) -> Version:
+        """What tells two states of it apart: inode, size, mtime, and ctime, which modes change."""
+        status = self.status
+        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    @property
+    def run_id(self) -> str:
+        """The file's stem."""
+        return self.name.removesuffix(".json")
+
+    @property
+    def age(self) -> tuple[str, int, str]:
+        """What newest is told by: the date in its name, or else that of its last writing; then that."""
+        dated = _DATED.match(self.name)
+        if dated:
+            return dated[1], self.status.st_mtime_ns, self.name
+        with contextlib.suppress(ValueError, OverflowError, OSError):
+            written = time.strftime("%Y%m%d_%H%M%S", time.localtime(self.status.st_mtime))
+            return written, self.status.st_mtime_ns, self.name
+        return "", self.status.st_mtime_ns, self.name
+
+
+class _Run(NamedTuple):
+    """One file, as it is shown."""
+
+    version: Version
+    samples: list[list[Sample]]  # by group
+    groups: int  # in the file
+    began: float  # Unix seconds; inf where no window says it
+    wanted: list[Window]  # whose energy it does not hold
+    found: ResultsFile | None  # kept while something is wanted
+    generation: int  # of the answers that are in it
+
+
+class Results:
+    """One directory."""
+
+    def __init__(self, options: Options, host: Host) -> None:
+        self._options = options
+        self._clock = host.clock
+        self._rates = Rates(
+            price_per_kwh=options.price_per_kwh or None, gco2e_per_kwh=options.gco2e_per_kwh or None
+        )
+        self._worker = Worker("results")
+        self.query = (
+            WindowQuery(options.prometheus, options.prometheus_match, host.clock)
+            if options.prometheus
+            else None
+        )
+        self._runs: dict[str, _Run] = {}
+        self._bad: dict[str, tuple[Version, str]] = {}  # (version, reason) by name
+        self._skipped = dict.fromkeys(REMEDIES, 0)
+        self._cut = False
+        self._last: tuple[object, Reading] | None = None
+
+    async def read(self) -> Reading:
+        """Return the newest runs' figures.
+
+        Raises: Absent without a directory or a file in it; ReadFailed where it may not be read.
+        """
+        reading, wanted = await self._worker.call(self._read)
+        if self.query is not None:
+            self.query.want(wanted)
+        return reading
+
+    async def aclose(self) -> None:
+        """Let the threads go."""
+        self._worker.close()
+        if self.query is not None:
+            await self.query.aclose()
+
+    def _read(self) -> tuple[Reading, list[Window]]:
+        files = list_files(self._options.directory)
+        if not files:
+            raise Absent(f"no test_results_*.json in {self._options.directory}")
+        shown: dict[str, _Run] = {}
+        samples: list[Sample] = []
+        budget, room = BYTES_A_BEAT, self._options.max_scenarios
+        for file in files:
+            if len(shown) == self._options.runs or room <= 0:
+                break
+            run = self._runs.get(file.name)
+            if run is None or run.version != file.version:
+                if budget < BYTES_A_BEAT and budget < file.status.st_size + _FILE_COST:
+                    continue
+                content = self._content(file)
+                budget -= 0 if content is None else len(content) + _FILE_COST
+                run = None if content is None else self._parsed(file, content)
+                if run is None:
+                    continue
+            elif self.query is not None and run.found and run.generation != self.query.generation:
+                run = self._described(file, run.found)
+            shown[file.name] = run
+            samples.append(SCENARIOS.sample(run.groups, metrics.label(file.run_id)))
+            if math.isfinite(run.began):
+                samples.append(BEGAN.sample(run.began, metrics.label(file.run_id)))
+            samples.extend(sample for group in run.samples[:room] for sample in group)
+            room -= len(run.samples)
+        self._runs = shown
+        names = {file.name for file in files}
+        self._bad = {name: bad for name, bad in self._bad.items() if name in names}
+        most = self._options.max_scenarios
+        cut = any(len(run.samples) == most < run.groups for run in shown.values())
+        more = room <= 0 and len(shown) < min(self._options.runs, len(files))
+        self._say_cut(cut=room < 0 or cut or more)
+        samples.extend(SKIPPED.sample(count, reason) for reason, count in self._skipped.items())
+        # The same object as long as nothing has changed: it is rendered once.
+        state = ([(name, run.version, run.generation) for name, run in shown.items()], dict(self._skipped))
+        if self._last is None or self._last[0] != state:
+            self._last = (state, Reading(samples, taken=self._clock.monotonic()))
+        return self._last[1], [window for run in shown.values() for window in run.wanted]
+
+    def _content(self, file: Listed) -> bytes | None:
+        """Return a file's content; None where there is nothing to be had, now or in this version."""
+        version = file.version
+        bad = self._bad.get(file.name)
+        # What could not be read may be readable by now, without a new version.
+        if bad is not None and bad[0] == version and bad[1] != "unreadable":
+            return None
+        if stat.S_ISREG(file.status.st_mode) and not file.status.st_size:
+            return None  # a name that the writer has reserved
+        try:
+            return read_bounded(f"{self._options.directory}/{file.name}", file, self._options.max_file_bytes)
+        except FileNotFoundError:
+            return None  # gone since it was listed
+        except BadResults as verdict:
+            self._skip(file, verdict)
+            return None
+
+    def _parsed(self, file: Listed, content: bytes) -> _Run | None:
+        try:
+            found = parse_results(content, file.run_id)
+            if len(found.scenarios) > MAX_WINDOWS_IN_FILE:
+                raise BadResults("too_large", f"more than {MAX_WINDOWS_IN_FILE} scenarios")
+        except BadResults as verdict:
+            self._skip(file, verdict)
+            return None
+        self._bad.pop(file.name, None)
+        return self._described(file, msgspec.structs.replace(found, host={}, ffmpeg={}))
+
+    def _described(self, file: Listed, found: ResultsFile) -> _Run:
+        generation = self.query.generation if self.query else 0
+        answer = self.query.answer if self.query else lambda _: None
+        wanted = (metrics.window_of(scenario) for scenario in found.scenarios) if self.query else ()
+        windows = list(islice((w for w in wanted if w is not None), self._options.max_scenarios))
+        described = metrics.describe(found, file.run_id, self._rates, answer)
+        return _Run(
+            version=file.version,
+            samples=list(islice(described, self._options.max_scenarios)),
+            groups=len(groups(found.scenarios)),
+            began=min((s.start_time for s in found.scenarios if s.start_time is not None), default=math.inf),
+            wanted=windows,
+            found=found if windows else None,
+            generation=generation,
+        )
+
+    def _skip(self, file: Listed, verdict: BadResults) -> None:
+        """Count and log a version of a file, once."""
+        this = (file.version, verdict.reason)
+        if self._bad.get(file.name) == this:
+            return
+        self._bad[file.name] = this
+        self._skipped[verdict.reason] = self._skipped.get(verdict.reason, 0) + 1
+        remedy = REMEDIES.get(verdict.reason, "")
+        name = metrics.label(file.name)
+        log.warning(
+            "results file left out", file=name, reason=verdict.reason, error=str(verdict), remedy=remedy
+        )
+
+    def _say_cut(self, *, cut: bool) -> None:
+        if cut and not self._cut:
+            remedy = "raise [collectors.results] max_scenarios, or lower runs"
+            log.warning("more scenarios than are shown", shown=self._options.max_scenarios, remedy=remedy)
+        self._cut = cut
+
+
+async def open_collector(options: Options, host: Host) -> Results:
+    """Return the collector; it looks when it is read: a directory on a dead mount would hang here."""
+    return Results(options, host)
+
+
+def list_files(directory: str) -> list[Listed]:
+    """Return the directory's results files, the newest first. Raises: Absent, ReadFailed."""
+    try:
+        with os.scandir(directory) as entries:
+            found = list(_listed(entries))
+    except PermissionError:
+        raise ReadFailed(
+            f"cannot list {directory}: permission denied", "let the agent's user read it"
+        ) from None
+    except OSError as error:
+        raise Absent(f"cannot list {directory}: {error.strerror}") from None
+    except ValueError:
+        raise Absent(f"{directory!r} is no directory's name") from None
+    return sorted(found, key=lambda file: file.age, reverse=True)
+
+
+def _listed(entries: Iterable[os.DirEntry[str]]) -> Iterator[Listed]:
+    for entry in entries:
+        if entry.name.startswith("test_results_") and entry.name.endswith(".json"):
+            with contextlib.suppress(OSError):  # gone meanwhile
+                yield Listed(entry.name, entry.stat(follow_symlinks=False))
+
+
+def read_bounded(path: str, file: Listed, limit: int) -> bytes:
+    """Return a regular file's content. Raises: BadResults; FileNotFoundError."""
+    if stat.S_ISLNK(file.status.st_mode):
+        raise BadResults("unreadable", "is a symbolic link; put the file itself there")
+    if not stat.S_ISREG(file.status.st_mode):  # opening a device may do something
+        raise BadResults("unreadable", "is no regular file")
+    too_large = BadResults("too_large", f"is larger than {limit} bytes")
+    if file.status.st_size > limit:
+        raise too_large
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "rb") as opened:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise BadResults("unreadable", "is no regular file")
+            content = opened.read(limit + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise BadResults("unreadable", error.strerror or str(error)) from None
+    if len(content) > limit:
+        raise too_large
+    return content

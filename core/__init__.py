@@ -1,0 +1,1 @@
+"""What everything else stands on: types, arithmetic, parsers. Imports nothing else of ours."""

@@ -1,0 +1,121 @@
+"""What a section of the configuration is made of, and what can be wrong with it.
+
+Units: durations are seconds inside and `"1s"`, `"2m30s"`, `"500ms"` or a bare number of seconds outside.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_DURATION = re.compile(
+    r"(?:([0-9]+(?:\.[0-9]+)?)h)?(?:([0-9]+(?:\.[0-9]+)?)m(?!s))?(?:([0-9]+(?:\.[0-9]+)?)s)?(?:([0-9]+(?:\.[0-9]+)?)ms)?"
+)
+
+
+_DURATION_UNITS = (3600.0, 60.0, 1.0, 0.001)
+
+
+class Problem(NamedTuple):
+    """One thing wrong with a configuration, in words that say what to do."""
+
+    where: str  # the file, the flag or the environment variable
+    key: str  # dotted; empty where the whole file is meant
+    what: str
+
+    def __str__(self) -> str:
+        """Return the one line a person reads."""
+        line = ": ".join(part for part in self if part)
+        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used, with everything that is wrong with it."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class Seconds(float):
+    """A duration, in seconds; written as text in TOML."""
+
+    __slots__ = ()
+
+
+class Address(NamedTuple):
+    """Where to listen. An empty host is every IPv4 and IPv6 address."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Return it as it is written in a configuration."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Listen(str):
+    """`HOST:PORT`, `:PORT` for every address, or "" for none; checked when it is made."""
+
+    __slots__ = ()
+
+    @property
+    def address(self) -> Address | None:
+        """The parsed address; None where nothing listens."""
+        return parse_listen(self) if self else None
+
+
+class Network(str):
+    """An IP network in CIDR notation; checked when it is made."""
+
+    __slots__ = ()
+
+    @property
+    def network(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+        """The parsed network."""
+        return ipaddress.ip_network(self, strict=False)
+
+
+class CollectorOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What every `[collectors.NAME]` section takes; a collector's own Options adds its keys."""
+
+    enabled: bool = True
+    interval: Seconds = Seconds(1.0)
+    listen: Listen = Listen("")
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Yield (key, what is wrong) for rules that a type cannot express."""
+        if not 0.1 <= self.interval <= 3600:
+            yield "interval", "must be between 100ms and 1h"
+
+
+def parse_seconds(text: str | float) -> float:
+    """Return seconds from `1s`, `2m30s`, `1h`, `500ms` or a bare number. Raises: ValueError."""
+    if isinstance(text, int | float) and not isinstance(text, bool) and not math.isnan(text):
+        return float(text)
+    stripped = str(text).strip()
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", stripped):
+        return float(stripped)
+    match = _DURATION.fullmatch(stripped)
+    if not match or not any(match.groups()):
+        raise ValueError(f"{text!r} is no duration; write seconds, or like 1s, 2m30s, 500ms")
+    return sum(float(part) * unit for part, unit in zip(match.groups(), _DURATION_UNITS, strict=True) if part)
+
+
+def parse_listen(text: str) -> Address:
+    """Return the address of `HOST:PORT`, `[V6]:PORT` or `:PORT`. Raises: ValueError."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{text!r}: put an IPv6 address in brackets, like [::1]:{port}")
+    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} is no HOST:PORT; write like 127.0.0.1:9510, or :9510 for every address")
+    return Address(host, int(port))

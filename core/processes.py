@@ -1,0 +1,304 @@
+"""Processes: whose connection it is, what they and their children have used, which containers they lie in.
+
+Reads /proc/PID/{stat,status,cgroup,task,fd,net/tcp}. Clock ticks in, seconds out. Privileges: none for one's
+own processes and for what is said about all; finding the owner of another user's connection needs root or
+CAP_SYS_PTRACE.
+
+Source: proc(5), https://docs.kernel.org/networking/proc_net_tcp.html
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from powerbench_agent.core.procfs import container_id, own_container
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+    from powerbench_agent.core.host import Host
+    from powerbench_agent.core.model import Sender
+
+_HERTZ = os.sysconf("SC_CLK_TCK")
+_SLACK = 0.1  # seconds, beside the grain of start times
+_ENCODER = "ffmpeg"  # within a process's name
+WRITES = 0o3  # of an fdinfo's flags: how the file was opened
+_SAY_PID = "give it with the stream: /ingest?stream=NAME&pid=PID, or use powerbench pipe"
+
+
+class Unresolved(Exception):  # noqa: N818 - a verdict
+    """A stream whose process is not known; `remedy` says what would tell."""
+
+    def __init__(self, what: str, remedy: str = _SAY_PID) -> None:
+        super().__init__(what)
+        self.remedy = remedy
+
+
+class Stat(NamedTuple):
+    """What /proc/PID/stat says of a process."""
+
+    comm: str
+    parent: int
+    cpu_seconds: float  # its own and its threads', and its children's that have ended and were waited for
+    start: float  # seconds since boot; with the pid, who it is
+
+
+class _Connection(NamedTuple):
+    inode: str
+    uid: int
+
+
+def parse_stat(text: str) -> Stat:
+    """Return what /proc/PID/stat says. Raises: ValueError."""
+    head, parenthesis, tail = text.rpartition(")")  # a name may hold anything, parentheses too
+    fields = tail.split()
+    if not parenthesis or len(fields) < 20:
+        raise ValueError("no /proc/PID/stat")
+    ticks = sum(map(int, fields[11:15]))
+    return Stat(head.partition("(")[2], int(fields[1]), ticks / _HERTZ, int(fields[19]) / _HERTZ)
+
+
+def read_stat(host: Host, pid: int) -> Stat | None:
+    """Return a process's figures; None where it has ended."""
+    try:
+        return parse_stat(host.read(host.procfs / str(pid) / "stat").decode("utf-8", "replace"))
+    except (OSError, ValueError):
+        return None
+
+
+def container_of(host: Host, pid: int) -> str:
+    """Return the id of the container that a process lies in, "" for none or for nobody knows."""
+    try:
+        text = host.read(host.procfs / str(pid) / "cgroup").decode("ascii", "replace")
+    except OSError:
+        return ""
+    # In a cgroup namespace "/" is where we are ourselves.
+    return container_id(text) or (own_container(host) if text.strip() == "0::/" else "")
+
+
+def uptime(host: Host) -> float:
+    """Return the seconds since boot, on the clock of start times. Raises: OSError, ValueError."""
+    return float(host.read(host.procfs / "uptime").partition(b" ")[0])
+
+
+def own_pid(host: Host) -> int | None:
+    """Return this process's id in that procfs, which may be the host's, seen from a container."""
+    try:
+        return int(os.readlink(host.procfs / "self"))  # noqa: PTH115 - of a link that is a number
+    except (OSError, ValueError):
+        return None
+
+
+def pids(host: Host) -> list[int]:
+    """Return every process there is."""
+    try:
+        return [int(name) for name in os.listdir(host.procfs) if name.isdigit()]  # noqa: PTH208 - 5x faster
+    except OSError:
+        return []
+
+
+class Index:
+    """Every process's inner pid and open sockets and pipes, looked up once for many streams."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._pids = pids(host)
+        self._inner: dict[int, list[int]] | None = None
+        self._files: dict[str, list[tuple[int, str]]] | None = None
+
+    def numbered(self, number: int) -> list[int]:
+        """Return the processes that have this number in their own pid namespace."""
+        if self._inner is None:
+            self._inner = {}
+            for pid in self._pids:
+                for inner in _namespace_pids(self._host, pid)[-1:]:
+                    self._inner.setdefault(inner, []).append(pid)
+        return self._inner.get(number, [])
+
+    def having(self, target: str, *, writable: bool = False) -> list[int]:
+        """Return the processes that have a file open ("socket:[1234]"), as far as this process may look."""
+        if self._files is None:
+            self._files = {}
+            for pid in self._pids:
+                for descriptor, link in _open_files(self._host, pid):
+                    if link.startswith(("socket:", "pipe:")):
+                        self._files.setdefault(link, []).append((pid, descriptor))
+        found = self._files.get(target, [])
+        return list(
+            dict.fromkeys(
+                pid
+                for pid, descriptor in found
+                if not writable or _writes(self._host, self._host.procfs / str(pid) / "fdinfo" / descriptor)
+            )
+        )
+
+
+def find_sender(host: Host, sender: Sender, index: Index) -> int:
+    """Return the process that a stream comes from. Raises: Unresolved.
+
+    A given pid counts where that process's network namespace holds the connection's other end, under the
+    same user, and the process is older than the connection: so nobody elsewhere can lay claim to it.
+    """
+    if sender.pid:
+        return _find_given(host, sender, index)
+    # In a network namespace of its own it serves sockets that it was given: the machine's has the other end.
+    places = (host.procfs / "net", host.procfs / "1/net")
+    connection = next((found for net in places if (found := _find_connection(net, sender))), None)
+    if connection is None:
+        raise Unresolved("its connection is not in this network namespace, nor in the machine's")
+    owner = index.having(f"socket:[{connection.inode}]")
+    if not owner:
+        raise Unresolved("its connection has closed, or its owner is not visible to the agent's user")
+    pid = owner[0]
+    own = own_pid(host)
+    if pid == own:
+        raise Unresolved("it comes from the agent's own process")
+    stat = read_stat(host, pid)
+    if stat is not None and _ENCODER in stat.comm:
+        return pid  # its input may well be a pipe, of whoever controls it or gives it its media
+    # A forwarder is not who uses the energy: whoever writes into its input is.
+    if (pipe := _link(host.procfs / str(pid) / "fd/0")).startswith("pipe:"):
+        writers = [writer for writer in index.having(pipe, writable=True) if writer not in (pid, own)]
+        return preferred(host, writers) or pid
+    return pid
+
+
+def _find_given(host: Host, sender: Sender, index: Index) -> int:
+    # Its length first: int() refuses thousands of digits with an error of its own.
+    given = sender.pid if len(sender.pid) <= 10 and sender.pid.isascii() and sender.pid.isdigit() else "0"
+    if not 0 < int(given) < 2**31:
+        raise Unresolved(f"pid={sender.pid[:20]!r} is no process's number")
+    number = int(given)
+    # In a container it is another number outside; and the same number may be another process's here.
+    found = [
+        pid
+        for pid in index.numbered(number)
+        if _agrees(host, pid, sender) and container_of(host, pid) == _home(host, sender, pid, index)
+    ]
+    if len(found) > 1:
+        raise Unresolved(f"pid={number} could be any of the processes {', '.join(map(str, found))}")
+    if not found:
+        raise Unresolved(
+            f"pid={number} is no process that this connection can come from",
+            "give the pid of a process on this machine, as its own container sees it",
+        )
+    return found[0]
+
+
+def _home(host: Host, sender: Sender, pid: int, index: Index) -> str:
+    """Return the container that has the connection, where it can be seen; else the one that `pid` lies in.
+
+    On the host's own network many containers share a network namespace.
+    """
+    connection = _find_connection(host.procfs / str(pid) / "net", sender)
+    owners = index.having(f"socket:[{connection.inode}]") if connection else []
+    return container_of(host, owners[0] if owners else pid)
+
+
+def _agrees(host: Host, pid: int, sender: Sender) -> bool:
+    stat = read_stat(host, pid)
+    connection = _find_connection(host.procfs / str(pid) / "net", sender)
+    if stat is None or connection is None:
+        return False
+    try:
+        age, connected = uptime(host) - stat.start, host.clock.monotonic() - sender.connected
+    except (OSError, ValueError):
+        return False
+    return age + _SLACK >= connected and connection.uid in (0, _uid(host, pid))
+
+
+def _status(host: Host, pid: int, key: str) -> list[str]:
+    try:
+        text = host.read(host.procfs / str(pid) / "status").decode("ascii", "replace")
+    except OSError:
+        return []
+    return text.partition(f"\n{key}:")[2].partition("\n")[0].split()
+
+
+def _namespace_pids(host: Host, pid: int) -> list[int]:
+    """Return a process's numbers, outermost first."""
+    try:
+        return [int(word) for word in _status(host, pid, "NSpid")]
+    except ValueError:
+        return []
+
+
+def _uid(host: Host, pid: int) -> int:
+    effective = _status(host, pid, "Uid")[1:2]
+    return int(effective[0]) if effective and effective[0].isdigit() else -1
+
+
+def _find_connection(net: Path, sender: Sender) -> _Connection | None:
+    """Return the sender's end of its connection, where that network namespace holds it."""
+    for table, version in (("tcp", 4), ("tcp6", 6)):
+        wanted = _row(sender.peer, version), _row(sender.local, version)
+        try:
+            lines = _read_whole(net / table).splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            if len(fields) > 9 and (fields[1], fields[2]) == wanted and fields[7].isdigit():
+                return _Connection(fields[9], int(fields[7]))
+    return None
+
+
+def _read_whole(path: Path) -> str:
+    """Return a table of the kernel's, which may be longer than an attribute. Raises: OSError."""
+    with path.open("rb") as file:
+        return file.read(16 * 2**20).decode("ascii", "replace")
+
+
+def _row(end: tuple[str, int], version: int) -> str:
+    """Return an address and port as /proc/net/tcp and tcp6 write them: words of the host's byte order."""
+    try:
+        address = ipaddress.ip_address(end[0].partition("%")[0])
+    except ValueError:
+        return ""
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    if version == 4:
+        if mapped.version != 4:
+            return ""
+        packed = mapped.packed
+    else:
+        packed = address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
+    words = struct.unpack(f"={len(packed) // 4}I", packed)
+    return "".join(f"{word:08X}" for word in words) + f":{end[1]:04X}"
+
+
+def _open_files(host: Host, pid: int) -> Iterator[tuple[str, str]]:
+    """Yield (descriptor, what it leads to) of a process; nothing where this process may not look."""
+    directory = host.procfs / str(pid) / "fd"
+    try:
+        descriptors = os.listdir(directory)  # noqa: PTH208 - 5x faster
+    except OSError:
+        return
+    for descriptor in descriptors:
+        yield descriptor, _link(directory / descriptor)
+
+
+def preferred(host: Host, candidates: Collection[int]) -> int | None:
+    """Return which writer of a pipe is the encoder: ffmpeg, else the youngest (shells are older)."""
+    stats = [(pid, stat) for pid in candidates if (stat := read_stat(host, pid)) is not None]
+    if not stats:
+        return None
+    return max(stats, key=lambda found: (_ENCODER in found[1].comm, found[1].start))[0]
+
+
+def _writes(host: Host, fdinfo: Path) -> bool:
+    try:
+        flags = host.read(fdinfo).decode("ascii", "replace").partition("flags:")[2].split()[:1]
+        return bool(flags) and int(flags[0], 8) & WRITES != 0
+    except (OSError, ValueError):
+        return False
+
+
+def _link(path: Path) -> str:
+    try:
+        return os.readlink(path)  # noqa: PTH115 - most of them, and a Path costs more than the call
+    except OSError:
+        return ""

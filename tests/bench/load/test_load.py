@@ -1,0 +1,85 @@
+"""What can be said of a stream before it starts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from powerbench_agent.bench.load.encoder import encoder_command
+from powerbench_agent.bench.load.ffmpeg import Ffmpeg, NotHere, check_encoder, check_sink
+from powerbench_agent.bench.plan.scenario import Resolution, Scenario
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCENARIO = Scenario(
+    name="x",
+    type="single",
+    duration=60,
+    stabilization=5,
+    video_kbps=2000,
+    resolution=Resolution(640, 360),
+    fps=25,
+    encoder="h265",
+    preset="fast",
+)
+
+
+def ffmpeg(version: str, *encoders: str) -> Ffmpeg:
+    return Ffmpeg("/usr/bin/ffmpeg", version, "", frozenset(encoders))
+
+
+def listeners(tmp_path: Path, *ports: int) -> Path:
+    (tmp_path / "net").mkdir()
+    rows = [f"   {n}: 0100007F:{port:04X} 00000000:0000 0A 0:0 0:0 0 0 0 {n}" for n, port in enumerate(ports)]
+    (tmp_path / "net/tcp").write_text("\n".join(["  sl  local_address rem_address   st", *rows]) + "\n")
+    return tmp_path
+
+
+def test_an_encoder_that_this_ffmpeg_lacks_is_named_beside_those_it_has() -> None:
+    """The message has the missing one, the binary, and what could be used instead."""
+    with pytest.raises(NotHere, match=r"/usr/bin/ffmpeg .*libx265.*it has: h264"):
+        check_encoder(ffmpeg("7.1", "libx264"), SCENARIO, "null")
+
+
+@pytest.mark.parametrize(
+    ("version", "sink", "works"),
+    [
+        ("5.1.9", "embedded", False),
+        ("5.1.9", "null", True),
+        ("6.1", "embedded", True),
+        ("n7.0.2", "rtmp://x/y", True),
+        ("N-11234", "embedded", True),
+    ],
+)
+def test_h265_over_rtmp_needs_6_1(version: str, sink: str, *, works: bool) -> None:
+    """Older releases cannot put h265 into FLV; a development build is given the benefit of the doubt."""
+    which = ffmpeg(version, "libx265")
+    if works:
+        check_encoder(which, SCENARIO, sink)
+    else:
+        with pytest.raises(NotHere, match=r"6\.1"):
+            check_encoder(which, SCENARIO, sink)
+
+
+def test_a_local_sink_is_looked_up_in_the_kernels_tables(tmp_path: Path) -> None:
+    """A listener is found without connecting to it; without one, the address is named."""
+    procfs = listeners(tmp_path, 1935)
+    check_sink("rtmp://127.0.0.1/live/x", procfs)
+    with pytest.raises(NotHere, match="localhost:1936"):
+        check_sink("rtmp://localhost:1936/live/x", procfs)
+    check_sink("rtmp://elsewhere.example:1936/live/x", procfs)
+    check_sink("embedded", procfs)
+
+
+def test_a_stream_is_as_asked_and_ends_by_itself_if_nobody_ends_it() -> None:
+    """The command has the scenario's settings, no token, and an end well after the planned one."""
+    command = encoder_command(ffmpeg("7.1", "libx265"), SCENARIO, "rtmp://127.0.0.1/live/x", 7)
+    text = " ".join(command)
+    assert "testsrc2=size=640x360:rate=25" in text
+    assert "-c:v libx265 -preset fast" in text
+    assert "-b:v 2000k -maxrate 2000k" in text
+    assert "-progress pipe:7" in text
+    assert float(command[command.index("-t") + 1]) > SCENARIO.duration + SCENARIO.stabilization
+    assert command[-1] == "rtmp://127.0.0.1/live/x"

@@ -1,0 +1,603 @@
+"""`powerbench measure`: statistics and shares by hand, the report as it stands, real commands unharmed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from powerbench_agent.bench.cli import parser
+from powerbench_agent.bench.exits import BadFile, BadFlag
+from powerbench_agent.bench.load.ffmpeg import NotHere
+from powerbench_agent.bench.measure import costs
+from powerbench_agent.bench.measure.cli import is_here, make_plan
+from powerbench_agent.bench.measure.command import Used, says_frames
+from powerbench_agent.bench.measure.costs import Measured, Run, Window
+from powerbench_agent.bench.measure.share import Gain, GpuUse, Share, gpu_gains, share
+from powerbench_agent.bench.meter.client import Edge, Energy, Mark, MeterKey, Part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COMMAND = Path(sys.executable).with_name("powerbench")
+PATIENCE = 20.0
+WATTS = {"cpu": 40.0, "dram": 5.0, "gpu": 100.0}  # of the agent below
+GPU_USE = 0.5  # of the GPU's time, by the command
+
+# What stands between `sh -c` and a process with this terminal as its own.
+IN_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+WITHOUT = """
+import sys
+for module in ("duckdb", "rich", "numpy", "imageio_ffmpeg"):
+    sys.modules[module] = None  # as if it were not installed
+from powerbench_agent.bench.cli import main
+sys.exit(main(["measure", "--", "true"]))
+"""
+
+
+class Agent(ThreadingHTTPServer):
+    """An agent whose meters run at constant watts; the process in `pid` has half of the GPU."""
+
+    def __init__(self, pid: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.began = time.monotonic()
+        self.pid = pid
+        self.gone = False
+
+    def snapshot(self) -> dict[str, Any]:
+        now = time.monotonic()
+        seconds = now - self.began
+        rapl = [
+            {"component": name, "source": "rapl", "key": name, "joules": seconds * WATTS[name]}
+            for name in ("cpu", "dram")
+        ]
+        gpu = {"component": "gpu", "source": "nvml", "key": "0"}
+        uses = [{**gpu, "engine": "busiest", "pid": 0, "seconds": seconds, "container": ""}]
+        if self.pid.exists() and (text := self.pid.read_text().strip()):
+            used = GPU_USE * (time.time() - self.pid.stat().st_mtime)
+            uses += [{**gpu, "engine": name, "pid": int(text), "seconds": used} for name in ("sm", "encoder")]
+        meters = [{**gpu, "joules": seconds * WATTS["gpu"]}]
+        state = {"up": True, "monotonic": now, "samples": []}
+        collectors = {"rapl": {**state, "meters": rapl}, "nvml": {**state, "meters": meters, "uses": uses}}
+        return {"collectors": collectors, "absent": {}, "fresh": True}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Agent
+
+    def do_GET(self) -> None:
+        gone = self.server.gone and "snapshot" in self.path
+        content = b"gone" if gone else json.dumps(self.server.snapshot()).encode()
+        self.send_response(500 if gone else 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    with Agent(tmp_path / "pid") as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def flags(agent: Agent, tmp_path: Path) -> list[str]:
+    """Return the flags that have the agent above read."""
+    token = tmp_path / "token"
+    token.write_text("s3cret\n")
+    return ["--agent", f"http://127.0.0.1:{agent.server_address[1]}", "--token-file", str(token)]
+
+
+def measure(*arguments: str, data: bytes | None = None, **how: Any) -> subprocess.CompletedProcess[bytes]:
+    stdin = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
+    return subprocess.run(
+        [COMMAND, "measure", *arguments], capture_output=True, timeout=60, check=False, **stdin, **how
+    )
+
+
+@contextmanager
+def started(*arguments: str, **how: Any) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [COMMAND, "measure", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        **how,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def read_until(descriptor: int, wanted: bytes) -> bytes:
+    """Read from a terminal's other end until the words come."""
+    said = b""
+    patience = time.monotonic() + PATIENCE
+    os.set_blocking(descriptor, False)
+    while wanted not in said:
+        assert time.monotonic() < patience, said
+        try:
+            said += os.read(descriptor, 4096)
+        except BlockingIOError:
+            time.sleep(0.01)
+        except OSError:  # every process has let go of it
+            break
+    return said
+
+
+# -- statistics --------------------------------------------------------------------------------------
+
+
+def test_a_mean_has_the_interval_of_students_t() -> None:
+    """Five runs, worked out by hand: 2.776 standard deviations over the root of five."""
+    found = costs.mean([10.0, 12.0, 11.0, 13.0, 14.0])
+    assert found.mean == 12
+    assert found.deviation == pytest.approx(1.5811, abs=1e-4)
+    assert found.half_width == pytest.approx(2.776 * 1.5811 / 5**0.5, abs=1e-3)
+    assert found.runs == 5
+
+
+def test_one_run_has_no_interval() -> None:
+    """A single run says nothing of how it spreads, and no 0 is made up."""
+    assert costs.mean([3.0]) == (3.0, None, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "t"), [(1, 12.706), (2, 4.303), (30, 2.042), (35, 2.042), (59, 2.021), (999, 1.980)]
+)
+def test_between_two_known_quantiles_the_wider_counts(degrees: int, t: float) -> None:
+    """Student's t is the table's, and never too small between its rows."""
+    assert costs.t_quantile(degrees) == t
+
+
+# -- shares ------------------------------------------------------------------------------------------
+
+
+ENERGY = Energy((Part("cpu", "rapl", 100.0, 10.0), Part("dram", "rapl", 20.0, 2.0)), 10.0)
+
+
+def test_cpu_and_dram_are_shared_by_cpu_time() -> None:
+    """10 CPU seconds of 40 are a quarter of the joules and of the watts."""
+    found = share(ENERGY, (), GpuUse(), 10.0, 40.0)
+    assert found.parts == (Part("cpu", "rapl", 25.0, 2.5), Part("dram", "rapl", 5.0, 0.5))
+    assert (found.joules, found.watts, found.source, found.missing) == (30.0, 3.0, "rapl", ())
+
+
+def test_a_share_is_never_more_than_the_whole() -> None:
+    """Where the command's clock runs ahead of the machine's, it has all of it and no more."""
+    assert share(ENERGY, (), GpuUse(), 50.0, 40.0).joules == ENERGY.joules
+
+
+@pytest.mark.parametrize("capacity", [None, 40.0])
+def test_what_cannot_be_shared_is_named(capacity: float | None) -> None:
+    """A component of another kind, or any without /proc/stat, is left out of the share and said."""
+    energy = Energy((Part("board", "textfile", 9.0, 1.0),), 9.0)
+    found = share(energy, (), GpuUse(), 1.0, capacity)
+    assert found.parts == ()
+    assert "board" in found.missing[0]
+
+
+def snapshot(*uses: tuple[str, int, float]) -> dict[str, Any]:
+    gpu = {"component": "gpu", "source": "nvml", "key": "0"}
+    told = [{**gpu, "engine": engine, "pid": pid, "seconds": seconds} for engine, pid, seconds in uses]
+    return {"collectors": {"nvml": {"up": True, "uses": told}, "host": {"up": True}}}
+
+
+def test_a_gpu_is_shared_by_the_busiest_engine_of_the_commands_processes() -> None:
+    """Two processes, one with two engines at once: 3 + 1 seconds of 10; a stranger's count for nothing."""
+    used = GpuUse()
+    used.take(
+        "a", snapshot(("busiest", 0, 5.0), ("sm", 7, 1.0), ("encoder", 7, 2.0), ("sm", 9, 50.0)), {7, 8}
+    )
+    used.take("a", snapshot(("sm", 7, 2.0), ("encoder", 7, 2.0), ("sm", 8, 1.0)), {7, 8})
+    gain = Gain(("a", "nvml", "0"), 1000.0, 10.0)
+    found = share(Energy((Part("gpu", "nvml", 1000.0, 100.0),), 10.0), [gain], used, 0.0, 40.0)
+    assert found.parts == (Part("gpu", "nvml", 400.0, 40.0),)
+
+
+def test_a_gpu_of_whose_processes_nothing_is_told_has_no_share() -> None:
+    """No use told of a GPU is not no use: its joules are left out, and it is said."""
+    gain = Gain(("a", "drm", "0000:03:00.0"), 1000.0, 10.0)
+    found = share(Energy((Part("gpu", "drm", 1000.0, 100.0),), 10.0), [gain], GpuUse(), 0.0, 40.0)
+    assert found.parts == ()
+    assert "0000:03:00.0" in found.missing[0]
+
+
+def test_a_gpus_gain_is_that_of_its_meter() -> None:
+    """Its counter's difference over the time between its readings; a vanished or restarted one has none."""
+    keys = [MeterKey("a", "nvml", "gpu", "nvml", str(number)) for number in range(3)]
+    cpu = MeterKey("a", "rapl", "cpu", "rapl", "0")
+    begin = Edge(0.0, {**dict.fromkeys(keys, Mark(10.0, 1.0)), cpu: Mark(0.0, 1.0)})
+    end = Edge(0.0, {keys[0]: Mark(40.0, 3.0), keys[1]: Mark(5.0, 3.0), cpu: Mark(9.0, 3.0)})
+    assert list(gpu_gains(begin, end)) == [Gain(("a", "nvml", "0"), 30.0, 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("url", "here"),
+    [
+        ("http://127.0.0.1:9510", True),
+        ("http://localhost:9510", True),
+        ("http://[::1]:9510/prefix", True),
+        ("http://127.9.9.9", True),
+        ("http://192.0.2.1:9510", False),
+        ("https://worker1:9510", False),
+        ("http://localhost.example", False),
+    ],
+)
+def test_only_a_loopback_agent_is_on_this_machine(url: str, here: bool) -> None:  # noqa: FBT001 - a parameter
+    """A share needs the agent's machine to be the command's."""
+    assert is_here(url) is here
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["ffmpeg", "-i", "x", "y"], True),
+        (["/opt/ffmpeg/bin/ffmpeg", "-i", "x", "y"], True),
+        (["ffmpeg", "-progress", "pipe:1", "-i", "x", "y"], False),
+        (["ffmpeg"], False),
+        (["ffmpeg-normalize", "x"], False),
+        (["sh", "-c", "ffmpeg -i x y"], False),
+    ],
+)
+def test_only_an_ffmpeg_without_progress_of_its_own_is_asked_for_it(command: list[str], says: bool) -> None:  # noqa: FBT001 - likewise
+    """Nothing else gets an argument that it has not been given."""
+    assert says_frames(command) is says
+
+
+# -- the report --------------------------------------------------------------------------------------
+
+
+def run_of(scale: float) -> Run:
+    parts = (
+        Part("cpu", "rapl", 480.0 * scale, 40.0 * scale),
+        Part("dram", "rapl", 60.0 * scale, 5.0 * scale),
+        Part("gpu", "nvml", 1200.0 * scale, 100.0 * scale),
+    )
+    window = Window(1000.0, 1012.0, Energy(parts, 12.0))
+    idle = Energy(tuple(Part(p.component, p.source, 120.0, 10.0) for p in parts), 12.0)
+    return Run(
+        Used(0, 12.0 * scale, 20.0, 4.0, 24.0, frames=1200),
+        window,
+        costs.against(window, Window(0.0, 12.0, idle)),
+        Share((Part("cpu", "rapl", 120.0 * scale, 10.0 * scale),), ("gpu (nvml 0: …)",)),
+        96.0,
+    )
+
+
+IDLE = Window(0.0, 12.0, Energy(tuple(Part(p, "rapl", 120.0, 10.0) for p in ("cpu", "dram", "gpu")), 12.0))
+
+REPEATED = """\
+Energy of: ffmpeg -i 'a b.mp4' -c:v libx264 out.mp4
+
+                                J        ±         W        ±  source
+cpu                        480.00   119.25     40.00     9.94  rapl
+dram                        60.00    14.91      5.00     1.24  rapl
+gpu                       1200.00   298.12    100.00    24.84  nvml
+total                     1740.00   432.27    145.00    36.02  nvml + rapl
+idle, for as long          360.00     0.00     30.00           nvml + rapl
+beyond idle              +1380.00   432.27   +115.00    36.02  nvml + rapl
+share of the command       120.00    29.81     10.00     2.48  rapl
+
+                          J/frame        ±
+all of the host            1.4500   0.3602                     nvml + rapl
+beyond idle               +1.1500   0.3602                     nvml + rapl
+share of the command       0.1000   0.0248                     rapl
+
+12.000 ± 2.981 s elapsed
+24.000 ± 0.000 s of CPU time, 25.0 % of what the machine's CPUs have
+1200 frames, 100.7 ± 25.1 a second
+
+± is the 95 % confidence interval of the mean over 3 runs; the idle window was
+measured once.
+The command's share is a share by CPU time and GPU use, not a measurement.
+Not in the share: gpu (nvml 0: …).
+"""
+
+
+def test_the_report_of_repeated_runs_stands_as_it_is() -> None:
+    """Components, total, idle, share and joules a frame in columns, within 80 of them."""
+    command = ("ffmpeg", "-i", "a b.mp4", "-c:v", "libx264", "out.mp4")
+    text = costs.report(Measured(command, (run_of(0.9), run_of(1.0), run_of(1.1)), IDLE))
+    assert text == REPEATED
+    assert max(map(len, text.splitlines())) <= 80
+
+
+ONCE = """\
+Energy of: sh -c 'exit 3'
+
+                                J         W  source
+cpu                        12.000      4.00  estimate
+share of the command        3.000      1.00  estimate
+
+3.000 s elapsed
+2.000 s of CPU time, 25.0 % of what the machine's CPUs have
+
+The command failed with exit code 3.
+The command's share is a share by CPU time and GPU use, not a measurement.
+Nothing measures the CPU here.
+"""
+
+
+def failed(code: int) -> Run:
+    window = Window(0.0, 3.0, Energy((Part("cpu", "estimate", 12.0, 4.0),), 3.0))
+    part = Share((Part("cpu", "estimate", 3.0, 1.0),))
+    return Run(Used(code, 3.0, 2.0, 0.0, 2.0), window, None, part, 8.0)
+
+
+def test_the_report_of_one_run_that_failed_stands_as_it_is() -> None:
+    """No ± where there is nothing to spread, `estimate` on every line of energy, and the exit code."""
+    measured = Measured(("sh", "-c", "exit 3"), (failed(3),), notes=("Nothing measures the CPU here.",))
+    assert costs.report(measured) == ONCE
+
+
+def test_a_run_that_failed_is_not_in_the_mean() -> None:
+    """Two good runs and a killed one: the figures are of the two, and the report says so."""
+    measured = Measured(("x",), (failed(0), failed(0), failed(137)))
+    text = costs.report(measured)
+    assert "Run 3 of 3: the command was killed by SIGKILL." in text
+    assert "The figures are of the 2 runs that went well." in text
+    assert costs.describe(measured)["statistics"]["of_runs"] == [1, 2]
+
+
+def test_a_warning_of_several_runs_is_said_once() -> None:
+    """Warnings that differ in figures alone are one line with how many runs have them."""
+    warned = [
+        replace(run_of(1), warnings=(f"other programs took {share} % of the CPUs", "hot"))
+        for share in (4, 5.5, 7)
+    ]
+    lines = list(costs.hints(Measured(("x",), tuple(warned))))
+    assert [line for line in lines if "other programs" in line] == [
+        "other programs took 4 % of the CPUs (in 3 runs, with other figures)"
+    ]
+    assert lines.count("hot") == 1
+
+
+def test_a_command_cannot_upset_the_terminal() -> None:
+    """Control characters and bytes that are no text are not printed, nor is a line broken or overlong."""
+    command = ("sh", "-c", "a\nb\x1b[2J\udcff", "x" * 100)
+    head = costs.report(Measured(command, ())).splitlines()[0]
+    assert head.isprintable()
+    assert len(head) == 80
+
+
+# -- the process -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        (["sh", "-c", "exit 3"], 3, "exit code 3"),
+        (["sh", "-c", "kill -9 $$"], 137, "killed by SIGKILL"),
+        (["--repeat", "x"], 127, "powerbench: --repeat: not found\n"),
+        (["/"], 126, "powerbench: cannot run /: Permission denied\n"),
+    ],
+)
+def test_the_exit_code_is_the_commands(flags: list[str], command: list[str], code: int, words: str) -> None:
+    """Whatever it exits with is passed on, and what cannot run is one line."""
+    done = measure(*flags, "--", *command)
+    assert done.returncode == code
+    assert done.stdout == b""
+    assert words in done.stderr.decode()
+    if code in (126, 127):
+        assert done.stderr.decode() == words
+
+
+def test_the_commands_files_are_its_own(flags: list[str]) -> None:
+    """Input, output, errors and any other descriptor reach it, and every byte of it comes through."""
+    read, write = os.pipe()
+    os.write(write, b"fd")
+    os.close(write)
+    data = bytes(range(256)) * 64
+    script = f"cat; cat /dev/fd/{read}; printf 'err\\rors' >&2; printf '%s' \"$@\""
+    done = measure(*flags, "--", "sh", "-c", script, "sh", "-v", "--", "-x", data=data, pass_fds=(read,))
+    os.close(read)
+    assert done.stdout == data + b"fd-v---x"
+    assert done.stderr.startswith(b"err\rors\nEnergy of: ")
+
+
+def test_the_file_agrees_with_itself_and_the_shares_with_the_rule(
+    agent: Agent, flags: list[str], tmp_path: Path
+) -> None:
+    """Parts add up, shares go by CPU time and GPU use, means are of the runs, windows hold their runs."""
+    path = tmp_path / "cost.json"
+    busy = "import time\nuntil = time.process_time() + 0.2\nwhile time.process_time() < until: pass"
+    script = f"echo $$ >{agent.pid}; {sys.executable} -c '{busy}'; sleep 0.15"
+    arguments = ["--repeat", "3", "--idle", "0.2", "--json", str(path), "--progress"]
+    done = measure(*flags, *arguments, "--", "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+    text = done.stderr.decode()
+    assert "powerbench: run 2 of 3: " in text
+    assert "±" in text
+    assert max(map(len, text.splitlines())) <= 80
+    content = json.loads(path.read_text())
+    assert (content["format"], content["kind"], content["exit_code"]) == (1, "measure", 0)
+    assert content["command"] == ["sh", "-c", script]
+    assert content["sources"] == {"cpu": ["rapl"], "dram": ["rapl"], "gpu": ["nvml"]}
+    assert "cpu_model" in content["host"]
+    assert len(content["runs"]) == 3
+    for run in content["runs"]:
+        energy, cpu = run["energy"], run["cpu_seconds"]
+        assert energy["joules"] == pytest.approx(sum(part["joules"] for part in energy["parts"]))
+        assert energy["mean_watts"] == pytest.approx(sum(WATTS.values()))
+        assert run["end_time"] - run["start_time"] >= run["seconds"]
+        assert energy["seconds"] >= run["seconds"] > 0.35
+        assert cpu["tree"] >= cpu["user"] + cpu["system"] >= 0.2  # a grandchild's is in it
+        whole = {part["component"]: part["joules"] for part in energy["parts"]}
+        shares = {part["component"]: part["joules"] for part in run["share"]["parts"]}
+        assert shares["cpu"] / whole["cpu"] == pytest.approx(cpu["tree"] / cpu["machine"])
+        assert shares["dram"] / whole["dram"] == pytest.approx(cpu["tree"] / cpu["machine"])
+        assert shares["gpu"] / whole["gpu"] == pytest.approx(GPU_USE, abs=0.2)  # once it has started
+        assert run["share"]["joules"] == pytest.approx(sum(shares.values()))
+        assert run["share"]["joules"] <= energy["joules"]
+        assert run["beyond_idle"]["delta_watts"] == pytest.approx(0, abs=0.1)
+        assert run["frames"] is None
+    figures = content["statistics"]["figures"]
+    joules = [run["energy"]["joules"] for run in content["runs"]]
+    assert figures["total"]["joules"]["mean"] == pytest.approx(sum(joules) / 3)
+    assert figures["total"]["joules"]["half_width"] > 0
+    assert not list(tmp_path.glob(".cost*"))
+
+
+def test_an_agent_elsewhere_gives_no_share(agent: Agent, flags: list[str], tmp_path: Path) -> None:
+    """By an address that is not loopback the agent may be any machine's: no share, and it is said."""
+    elsewhere = f"http://0.0.0.0:{urlsplit(flags[1]).port}"  # which Linux takes for this host
+    assert agent.server_address[1] == urlsplit(elsewhere).port
+    path = tmp_path / "cost.json"
+    done = measure("--agent", elsewhere, *flags[2:], "--json", str(path), "--", "sleep", "0.15")
+    assert done.returncode == 0
+    assert "on another machine" in " ".join(done.stderr.decode().split())
+    (run,) = json.loads(path.read_text())["runs"]
+    assert run["share"] is None
+
+
+def test_an_agent_that_goes_away_costs_the_figures_and_not_the_command(
+    agent: Agent, flags: list[str], tmp_path: Path
+) -> None:
+    """The command ends by itself; that its energy is lost is said, in the file and by exit code 69."""
+    path = tmp_path / "cost.json"
+    with started(
+        *flags, "--json", str(path), "--", "sh", "-c", "echo up; read line; echo $line", stdin=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        agent.gone = True
+        out, err = process.communicate(b"down\n", timeout=PATIENCE)
+    assert (process.returncode, out) == (69, b"down\n")
+    assert b"answers 500" in b" ".join(err.split())
+    (run,) = json.loads(path.read_text())["runs"]
+    assert run["energy"] is None
+    assert "answers 500" in run["problems"][0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_passed_on_and_what_was_measured_is_said(
+    flags: list[str], number: signal.Signals
+) -> None:
+    """Without a terminal that would send it too, the command gets our signal, and its exit code is ours."""
+    name = number.name.removeprefix("SIG")
+    script = f"trap 'exit 9' {name}; echo up; while :; do sleep 0.02; done"
+    with started(*flags, "--repeat", "3", "--", "sh", "-c", script) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 9
+    assert b"exit code 9" in err
+    assert f"Ended by {number.name} after 1 of 3 runs" in err.decode()
+
+
+def test_a_signal_before_the_command_ends_it_all(flags: list[str]) -> None:
+    """In the idle window there is nothing to keep: 128 + N, one line, and the command never ran."""
+    with started(*flags, "--idle", "30", "--progress", "--", "echo", "ran") as process:
+        assert process.stderr is not None
+        assert b"idle window" in process.stderr.readline()
+        process.terminate()
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (143, b"")
+    assert err == b"powerbench: interrupted before anything was measured\n"
+
+
+def test_in_a_terminal_ctrl_c_reaches_the_command_once(flags: list[str]) -> None:
+    """It sees a terminal on all three, gets SIGINT from there alone, and nothing is shown while it runs."""
+    ours, its = os.openpty()
+    script = (
+        "n=0; trap 'n=$((n+1))' INT; test -t 0 && test -t 1 && test -t 2 && echo UP; "
+        "while [ $n = 0 ]; do sleep 0.02; done; "
+        "for i in 1 2 3 4 5; do sleep 0.02; done; echo SIGNALS=$n; exit 5"
+    )
+    command = [sys.executable, "-c", IN_TERMINAL, str(COMMAND), "measure", *flags, "--", "sh", "-c", script]
+    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its) as process:
+        os.close(its)
+        said = read_until(ours, b"UP")
+        os.write(ours, b"\x03")
+        said += read_until(ours, b"exit code 5")
+        assert process.wait(PATIENCE) == 5
+    os.close(ours)
+    assert said.split(b"Energy of")[0].split() == [b"UP", b"^CSIGNALS=1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--repeat", "2", "--"], 2, ["COMMAND", "--help"]),
+        (["--repeat", "0", "--", "true"], 2, ["--repeat", "from 1"]),
+        (["--agent", "http://127.0.0.1:1", "--", "true"], 69, ["no agent at http://127.0.0.1:1"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_runs(arguments: list[str], code: int, words: list[str]) -> None:
+    """What is wrong and what to do in one line, before the command."""
+    done = measure(*arguments)
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) == 1
+    assert [word for word in words if word not in done.stderr.decode()] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "refusal", "words"),
+    [
+        (["--agent", "worker", "true"], BadFlag, "--agent 'worker': must be a URL"),
+        (["--token-file", "/nonexistent/t", "true"], BadFile, "--token-file /nonexistent/t: cannot read it"),
+        (["--json", "/nonexistent/f", "true"], NotHere, "cannot write /nonexistent/f: No such file"),
+        (["--json", "/dev/null", "true"], NotHere, "cannot write /dev/null: it is there and no file"),
+        (["--json", "/", "true"], NotHere, "cannot write /: it is there and no file"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_command(
+    arguments: list[str], refusal: type[Exception], words: str
+) -> None:
+    """A file that could not be written, a token that could not be read: known before anything runs."""
+    with pytest.raises(refusal, match=words):
+        make_plan(parser("measure").parse_args(["measure", *arguments]))
+
+
+def test_a_workers_install_is_enough() -> None:
+    """Without any extra, an agent in the process is read, and the report says where its joules come from."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Energy of: true" in done.stderr
+    assert ("estimate" in done.stderr) != ("rapl\n" in done.stderr)
+
+
+def test_help_comes_without_heavy_imports() -> None:
+    """--help answers with examples, and neither aiohttp nor asyncio is loaded for it."""
+    program = (
+        "import sys\nfrom powerbench_agent.bench.cli import main\n"
+        "try:\n    main(['measure', '--help'])\nexcept SystemExit as done:\n    assert done.code == 0\n"
+        "heavy = {'rich', 'aiohttp', 'duckdb', 'asyncio'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "powerbench measure -- ffmpeg -i in.mp4 -c:v libx264 out.mp4" in done.stdout

@@ -1,0 +1,288 @@
+"""Edges to energy: what counts, what is missing, and that nothing is made up; and the agent over HTTP."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.abc import AbstractResolver
+from aiohttp.test_utils import TestServer
+
+from powerbench_agent.bench.meter.client import (
+    AgentClient,
+    AgentFailed,
+    Edge,
+    Mark,
+    MeterKey,
+    Meters,
+    counted,
+    window,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+RAPL = MeterKey("a", "rapl", "cpu", "rapl", "intel-rapl:0")
+RAPL1 = MeterKey("a", "rapl", "cpu", "rapl", "intel-rapl:1")
+GPU = MeterKey("a", "nvml", "gpu", "nvml", "0")
+GUESS = MeterKey("a", "estimate", "cpu", "estimate", "cpu")
+
+
+def edge(**marks: tuple[MeterKey, float, float]) -> Edge:
+    return Edge(0.0, {key: Mark(joules, at) for key, joules, at in marks.values()})
+
+
+def test_a_windows_energy_is_the_difference_of_counters_over_the_time_between_readings() -> None:
+    """Two sockets and a GPU read a little apart: each over its own time, all of them added."""
+    before = edge(a=(RAPL, 100, 10.0), b=(RAPL1, 50, 10.0), c=(GPU, 7, 10.5))
+    after = edge(a=(RAPL, 400, 20.0), b=(RAPL1, 150, 20.0), c=(GPU, 507, 20.5))
+    found = window(before, after)
+    assert found.joules == 900
+    assert found.watts == pytest.approx(90)
+    assert found.seconds == pytest.approx(10)
+    assert found.source == "nvml + rapl"
+    assert found.measured
+    assert [(part.component, part.joules) for part in found.parts] == [("cpu", 400), ("gpu", 500)]
+
+
+def test_an_estimate_is_never_added_to_a_measurement() -> None:
+    """Where RAPL measures the CPU, the estimate of it counts for nothing."""
+    before = edge(a=(RAPL, 0, 0.0), b=(GUESS, 0, 0.0))
+    after = edge(a=(RAPL, 10, 1.0), b=(GUESS, 99, 1.0))
+    assert window(before, after).joules == 10
+    assert counted(before.marks) == [RAPL]
+
+
+def test_an_estimate_beside_a_measured_gpu_is_said_to_be_one() -> None:
+    """An estimated CPU beside a measured GPU makes the whole no measurement."""
+    before = edge(a=(GUESS, 0, 0.0), b=(GPU, 0, 0.0))
+    after = edge(a=(GUESS, 10, 1.0), b=(GPU, 5, 1.0))
+    found = window(before, after)
+    assert not found.measured
+    assert found.source == "estimate + nvml"
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (edge(a=(RAPL, 10, 1.0)), "could not be read"),
+        (edge(a=(RAPL, 10, 1.0), b=(RAPL1, 3, 1.0)), "started anew"),
+        (edge(a=(RAPL, 10, 1.0), b=(RAPL1, 5, 0.0)), "not read within"),
+    ],
+)
+def test_a_counter_that_breaks_within_the_window_is_named_and_adds_nothing(after: Edge, words: str) -> None:
+    """What a vanished, restarted or unread counter had is missing, and the result says so."""
+    found = window(edge(a=(RAPL, 0, 0.0), b=(RAPL1, 5, 0.0)), after)
+    assert found.joules == 10
+    assert words in found.problems[0]
+
+
+def test_a_counter_that_appears_within_the_window_is_named() -> None:
+    """Energy from before a counter was first read is not known."""
+    found = window(edge(a=(RAPL, 0, 0.0)), edge(a=(RAPL, 10, 1.0), c=(GPU, 99, 1.0)))
+    assert found.joules == 10
+    assert "appeared" in found.problems[0]
+
+
+def test_no_counter_at_all_is_no_window() -> None:
+    """Without a single good counter there is an error, not 0 J."""
+    with pytest.raises(AgentFailed, match="no energy counter"):
+        window(edge(), edge())
+    with pytest.raises(AgentFailed, match="started anew"):
+        window(edge(a=(RAPL, 9, 0.0)), edge(a=(RAPL, 1, 1.0)))
+
+
+class FakeAgent:
+    """An agent's HTTP half that answers what it is told to; its counter moves at fresh readings it grants."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.body: Any = None
+        self.refusals = 0
+        self.joules = 0.0
+        self.monotonic = 0.0
+        self.authorization: list[str | None] = []
+
+    async def snapshot(self, request: web.Request) -> web.Response:
+        self.authorization.append(request.headers.get("Authorization"))
+        fresh = self.refusals == 0
+        self.refusals = max(0, self.refusals - 1)
+        if request.query.get("fresh") and fresh:
+            self.joules, self.monotonic = self.joules + 10, self.monotonic + 1
+        good = self._answer(fresh=fresh)
+        return web.json_response(good if self.body is None else self.body, status=self.status)
+
+    async def watch(self, request: web.Request) -> web.StreamResponse:
+        self.authorization.append(request.headers.get("Authorization"))
+        if self.status != 200:
+            return web.Response(status=self.status)
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            if self.status != 200:
+                break
+            count, _ = message.data.split()
+            readings = []
+            for _ in range(int(count)):
+                self.joules, self.monotonic = self.joules + 10, self.monotonic + 1
+                readings.append(self._answer(fresh=True))
+            await socket.send_bytes(json.dumps(readings if self.body is None else self.body).encode())
+        return socket
+
+    def _answer(self, *, fresh: bool) -> dict[str, Any]:
+        meter = {"component": "cpu", "source": "rapl", "key": "x", "joules": self.joules}
+        state = {"up": True, "time": 0.0, "monotonic": self.monotonic, "samples": [], "meters": [meter]}
+        return {"time": 0.0, "fresh": fresh, "collectors": {"rapl": state}}
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[tuple[FakeAgent, AgentClient]]:
+    agent = FakeAgent()
+    app = web.Application()
+    app.router.add_get("/api/v1/snapshot", agent.snapshot)
+    app.router.add_get("/api/v1/watch", agent.watch)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        yield agent, AgentClient(session, str(server.make_url("/")), token="s3cret")
+
+
+async def test_the_token_goes_in_the_header_alone(fake: tuple[FakeAgent, AgentClient]) -> None:
+    """A token is shown as a bearer's and never in the URL."""
+    agent, client = fake
+    await client.snapshot()
+    assert agent.authorization == ["Bearer s3cret"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (403, None, "refuses the token of --token-file"),
+        (401, None, "refuses the token of --token-file"),
+        (500, None, "answers 500"),
+        (200, {"no": 1}, "no powerbench agent"),
+        (200, [1], "no powerbench agent"),
+    ],
+)
+async def test_an_agent_that_will_not_is_one_clear_error(
+    fake: tuple[FakeAgent, AgentClient], status: int, body: Any, words: str
+) -> None:
+    """A refusal, a fault and somebody else's server each say what they are, and what to do."""
+    agent, client = fake
+    agent.status, agent.body = status, body
+    with pytest.raises(AgentFailed, match=words):
+        await client.snapshot()
+
+
+async def test_without_a_token_it_is_asked_for(fake: tuple[FakeAgent, AgentClient]) -> None:
+    """Who shows none is told to give one, and not that one is refused."""
+    agent, client = fake
+    agent.status = 403
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(AgentFailed, match="give --token-file"):
+            await AgentClient(session, client.url).snapshot()
+
+
+class NoNames(AbstractResolver):
+    """A resolver that fails, as getaddrinfo does."""
+
+    def __init__(self, error: socket.gaierror) -> None:
+        self.error = error
+
+    async def resolve(self, *_: Any, **__: Any) -> Any:
+        raise self.error
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "the name worker1 is unknown"),
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), "temporary failure"),
+    ],
+)
+async def test_a_name_that_is_not_found_is_said_to_be_the_name(error: socket.gaierror, words: str) -> None:
+    """What a resolver says is no number of the system's: an unknown name is called one."""
+    connector = aiohttp.TCPConnector(resolver=NoNames(error))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        with pytest.raises(AgentFailed, match=words):
+            await AgentClient(session, "http://worker1:9510").snapshot()
+
+
+async def test_an_agent_that_is_not_there_is_one_clear_error() -> None:
+    """Nobody listening is told in the words of the system, with the command that starts an agent."""
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(AgentFailed, match=r"refused.*powerbench-agent"):
+            await AgentClient(session, "http://127.0.0.1:1").snapshot()
+
+
+async def test_an_edge_waits_until_the_agent_reads_for_it(fake: tuple[FakeAgent, AgentClient]) -> None:
+    """While the agent says that its reading is not fresh, the edge is asked for again."""
+    agent, client = fake
+    agent.refusals = 2
+    edge = await Meters([client]).edge()
+    assert [mark.joules for mark in edge.marks.values()] == [10]
+    assert len(agent.authorization) == 3
+
+
+async def test_two_edges_are_two_readings(fake: tuple[FakeAgent, AgentClient]) -> None:
+    """The energy between two edges is the counter's, whatever lies between."""
+    _, client = fake
+    meters = Meters([client])
+    begin = await meters.edge()
+    assert window(begin, await meters.edge(begin)).joules == 10
+
+
+async def test_readings_that_follow_come_over_one_connection(fake: tuple[FakeAgent, AgentClient]) -> None:
+    """The trace has ten a second, sent together; the token is in the header, once."""
+    agent, client = fake
+    meters = Meters([client])
+    edges = [*await meters.follow(1.0, 3.0), *await meters.follow(1.0, 2.0)]
+    assert [mark.joules for edge in edges for mark in edge.marks.values()] == [10, 20, 30, 40, 50]
+    assert agent.authorization == ["Bearer s3cret"]
+    # Each has the moment of its reading, by our own clock: a third of a second apart.
+    assert [edges[2].time - edge.time for edge in edges[:3]] == pytest.approx([2 / 3, 1 / 3, 0])
+
+
+async def test_a_time_too_short_for_a_reading_has_none(fake: tuple[FakeAgent, AgentClient]) -> None:
+    """Nobody is asked, and the time goes by."""
+    agent, client = fake
+    assert await Meters([client]).follow(0.01, 10.0) == []
+    assert agent.authorization == []
+
+
+async def test_an_agent_that_does_not_know_us_is_asked_for_its_last_beat(
+    fake: tuple[FakeAgent, AgentClient],
+) -> None:
+    """Its few fresh readings are kept for the edges."""
+    agent, known = fake
+    client = AgentClient(known._session, known.url)
+    edges = await Meters([client]).follow(1.0, 100.0)
+    assert [mark.joules for edge in edges for mark in edge.marks.values()] == [0]
+    assert agent.authorization == [None]
+
+
+async def test_a_watch_that_breaks_is_one_error_and_then_begun_anew(
+    fake: tuple[FakeAgent, AgentClient],
+) -> None:
+    """An agent that restarts costs the trace a second, and no more."""
+    agent, client = fake
+    await client.watch(1, 0)
+    agent.status = 503
+    with pytest.raises(AgentFailed):
+        await client.watch(1, 0)
+    with pytest.raises(AgentFailed, match="answers 503"):
+        await client.watch(1, 0)
+    agent.status = 403
+    with pytest.raises(AgentFailed, match="--token-file"):
+        await client.watch(1, 0)
+    agent.status = 200
+    assert (await client.watch(1, 0))[0]["collectors"]["rapl"]["monotonic"] == 2
+    for body in ([], {}, [1], [{}]):
+        agent.body = body
+        with pytest.raises(AgentFailed, match="no powerbench agent"):
+            await client.watch(1, 0)

@@ -1,0 +1,376 @@
+"""A run's order of things, on meters and streams that cost nothing, in a loop whose time flies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import duckdb
+import pytest
+from msgspec import structs
+
+from powerbench_agent.bench.exits import BadFile
+from powerbench_agent.bench.load.ffmpeg import Ffmpeg
+from powerbench_agent.bench.meter.client import AgentFailed, Edge, Mark, MeterKey, Meters
+from powerbench_agent.bench.meter.conditions import Conditions
+from powerbench_agent.bench.plan.clip import Film
+from powerbench_agent.bench.plan.scenario import Resolution, Scenario
+from powerbench_agent.bench.run import phases, runner
+from powerbench_agent.bench.run.record import Results, Trace, trace_path
+from powerbench_agent.bench.run.runner import Plan, Run
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
+
+pytestmark = pytest.mark.looptime
+KEY = MeterKey("here", "rapl", "cpu", "rapl", "0")
+NOW = 1_800_000_000.0  # Unix seconds when the loop begins
+
+
+class FakeMeters:
+    """A counter that runs with the loop's time."""
+
+    hertz = 10.0
+    clients = (None,)
+
+    def __init__(self) -> None:
+        self.joules: Callable[[float], float] = lambda second: 30 * second
+        self.away = (0.0, 0.0)  # from when to when it does not answer
+
+    async def edge(self, _: Edge | None = None) -> Edge:
+        now = asyncio.get_running_loop().time()
+        return Edge(NOW + now, {KEY: Mark(self.joules(now), now)})
+
+    async def glance(self) -> Edge:
+        if self.away[0] < asyncio.get_running_loop().time() < self.away[1]:
+            raise AgentFailed("it is away")
+        return await self.edge()
+
+    async def follow(self, seconds: float, hertz: float) -> list[Edge]:
+        edges = []
+        for _ in range(int(seconds * hertz + 1e-6)):
+            await asyncio.sleep(1 / hertz)
+            edges.append(await self.glance())
+        if not edges:
+            await asyncio.sleep(seconds)
+        return edges
+
+
+class FakeDisplay:
+    """Knows which phases there were."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.cancel_in = ""
+
+    def say(self, text: str) -> None:
+        pass
+
+    def begin(self, title: str, seconds: float) -> None:
+        self.phases.append(title)
+        task = asyncio.current_task()
+        if title == self.cancel_in and task is not None:
+            asyncio.get_running_loop().call_later(seconds / 2, task.cancel)
+
+    def update(self, elapsed: float, news: str) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+class Bench:
+    """A run to be, and what has come of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.results = Results(path, {})
+        self.meters = FakeMeters()
+        self.display = FakeDisplay()
+
+    async def run(self, *scenarios: Scenario, strict: bool = False) -> Run:
+        plan = Plan(scenarios=scenarios, output_dir=self.results.path.parent, strict=strict)
+        ffmpeg = Ffmpeg("ffmpeg", "5.1", "", frozenset())
+        return await runner._Runner(
+            plan, ffmpeg, cast("Meters", self.meters), self.display, self.results
+        ).run()
+
+    @property
+    def written(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.results.path.read_text())["scenarios"]
+        return found
+
+
+@contextlib.asynccontextmanager
+async def streaming(_: Ffmpeg, scenario: Scenario, *__: object) -> AsyncIterator[Sequence[Any]]:
+    """Run no stream at all."""
+    encoder = SimpleNamespace(points=[], check_alive=lambda: None)
+    yield [
+        SimpleNamespace(scenario=one, encoder=encoder, cpu_seconds=lambda: {"encoder": 1.0})
+        for one in scenario.streams
+    ]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Give a run whose clock is the loop's, on a machine about which nothing is known."""
+    monkeypatch.setattr(runner, "streaming", streaming)
+    monkeypatch.setattr(phases, "time", SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time()))
+    silent = Conditions(None, None, 0.0, None, None, None, None, None)
+    monkeypatch.setattr(runner, "read_conditions", lambda _: silent)
+    monkeypatch.setattr(phases.conditions, "read_conditions", lambda _: silent)
+    return Bench(tmp_path)
+
+
+def filmed(name: str, path: str, sha256: str) -> Scenario:
+    return structs.replace(stream(name), input=path, film=Film(9, sha256, 9))
+
+
+def idle(name: str = "baseline", block: int = 0, warm_up: float = 0) -> Scenario:
+    return Scenario(name=name, type="baseline", duration=60, stabilization=warm_up, block=block)
+
+
+def stream(name: str = "x", block: int = 0, warm_up: float = 0) -> Scenario:
+    return Scenario(
+        name=name,
+        type="single",
+        duration=60,
+        stabilization=warm_up,
+        block=block,
+        video_kbps=1000,
+        resolution=Resolution(320, 180),
+        fps=30,
+    )
+
+
+def kept(name: str, watts: float, *, ago: float = 600, kind: str = "baseline") -> dict[str, Any]:
+    """Return a scenario as an earlier run has left it in the file."""
+    part = {"component": "cpu", "source": "rapl", "joules": watts * 60, "watts": watts}
+    energy = {"source": "rapl", "seconds": 60.0, "joules": watts * 60, "mean_watts": watts, "parts": [part]}
+    times = {"start_time": NOW - ago - 60, "end_time": NOW - ago}
+    return {"name": name, "type": kind, "status": "ok", "energy": energy, **times}
+
+
+async def test_a_stream_is_compared_with_its_own_blocks_baseline(bench: Bench) -> None:
+    """Each block's test is held against that block's idle window; without one, against the latest."""
+    bench.results.earlier = [kept("idle", 10), kept("idle#2", 20)]
+    plan = (idle("idle"), stream("a"), idle("idle#2", 1), stream("a#2", 1), stream("a#3", 2))
+    done = await bench.run(*plan)
+    assert [outcome.status for outcome in done.outcomes] == ["ok"] * 3
+    versus = {s["name"]: s["versus_baseline"] for s in bench.written if s["type"] != "baseline"}
+    assert {name: one["baseline"] for name, one in versus.items()} == {
+        "a": "idle",
+        "a#2": "idle#2",
+        "a#3": "idle#2",
+    }
+    assert [one["delta_watts"] for one in versus.values()] == pytest.approx([20, 10, 10])
+    assert {name: energy.watts for name, energy in done.baselines.items()} == {"a": 10, "a#2": 20, "a#3": 20}
+
+
+async def test_a_failed_baseline_is_none(bench: Bench) -> None:
+    """An idle window that failed is nothing to compare with."""
+    bench.meters.joules = lambda _: -1.0 if asyncio.get_running_loop().time() > 30 else 0.0
+    done = await bench.run(idle(), stream())
+    assert done.outcomes[0].status == "failed"
+    assert done.outcomes[1].versus is None
+    assert done.baselines == {}
+
+
+@pytest.mark.parametrize(("ago", "old"), [(3500, False), (3700, True)])
+@pytest.mark.parametrize("strict", [False, True])
+async def test_an_old_baseline_is_warned_of(bench: Bench, ago: float, *, old: bool, strict: bool) -> None:
+    """A baseline that ended more than an hour before the window is said, and with --strict it fails."""
+    bench.results.earlier = [kept("baseline", 10, ago=ago)]
+    (outcome,) = (await bench.run(idle(), stream(), strict=strict)).outcomes
+    assert ["62 minutes old" in warning for warning in outcome.warnings] == [True] * old
+    assert outcome.status == ("failed" if old and strict else "ok")
+    assert outcome.error.startswith("--strict: its baseline is") == (old and strict)
+    assert outcome.versus is not None
+
+
+async def test_what_is_finished_is_not_measured_again_and_keeps_its_place(bench: Bench) -> None:
+    """On resume only the rest runs, what failed among it; the file has the plan's order."""
+    failed = {**kept("b", 30, kind="single"), "status": "failed"}
+    bench.results.earlier = [kept("baseline", 10), kept("c", 30, kind="single"), failed]
+    done = await bench.run(idle(), stream("a"), stream("b"), stream("c"), stream("d"))
+    assert bench.display.phases == ["a", "b", "d"]
+    assert [outcome.scenario.name for outcome in done.outcomes] == ["a", "b", "d"]
+    assert [s["name"] for s in bench.written] == ["baseline", "a", "b", "c", "d"]
+    assert [s["status"] for s in bench.written] == ["ok"] * 5
+    assert (bench.written[0], bench.written[3]) == tuple(bench.results.earlier[:2])
+
+
+@pytest.mark.parametrize("warm_up", [10, 20])
+async def test_a_steady_machine_is_measured_after_ten_more_seconds(bench: Bench, warm_up: float) -> None:
+    """After the warm-up, the default one too, come two spans of one power; the file says how long it took."""
+    (outcome,) = (await bench.run(stream(warm_up=warm_up))).outcomes
+    assert bench.display.phases == ["warming up", "settling", "x"]
+    assert (outcome.status, outcome.warnings) == ("ok", ())
+    assert bench.written[0]["settle"] == {"seconds": pytest.approx(10, abs=0.5), "settled": True}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+async def test_a_machine_that_does_not_come_to_rest_is_said(bench: Bench, *, strict: bool) -> None:
+    """Power that goes on rising is waited for as long as the warm-up was, then measured, and warned of."""
+    bench.meters.joules = lambda second: second**2
+    (outcome,) = (await bench.run(stream(warm_up=20), strict=strict)).outcomes
+    assert bench.written[0]["settle"] == {"seconds": pytest.approx(20, abs=0.1), "settled": False}
+    assert outcome.warnings[0].startswith("power had not come to rest 20 s after the warm-up")
+    assert outcome.status == ("failed" if strict else "ok")
+
+
+async def test_a_short_warm_up_settles_nothing(bench: Bench) -> None:
+    """Less than ten seconds are too short to tell: no waiting, no warning."""
+    (outcome,) = (await bench.run(stream(warm_up=5))).outcomes
+    assert bench.display.phases == ["warming up", "x"]
+    assert outcome.settle == {"seconds": 0.0, "settled": False}
+    assert outcome.warnings == ()
+
+
+async def test_meters_that_are_away_within_a_window_cost_the_trace_alone(bench: Bench) -> None:
+    """The window's edges are exact all the same; the gap is said once, not once a reading."""
+    bench.meters.away = (20.0, 40.0)
+    (outcome,) = (await bench.run(stream())).outcomes
+    assert outcome.energy is not None
+    assert (outcome.energy.seconds, outcome.energy.watts) == pytest.approx((60, 30), rel=1e-3)
+    assert outcome.warnings == ("the trace has a gap: it is away",)
+    assert outcome.trace["readings"] == pytest.approx(400, abs=10)
+
+
+async def test_an_interrupted_run_keeps_what_it_has(bench: Bench) -> None:
+    """The scenario that was running is kept with the part that it has, and nothing comes after it."""
+    bench.display.cancel_in = "b"
+    done = await bench.run(stream("a"), stream("b"), stream("c"))
+    assert done.interrupted
+    assert [(s["name"], s["status"]) for s in bench.written] == [("a", "ok"), ("b", "interrupted")]
+    assert bench.written[1]["energy"]["seconds"] == pytest.approx(30, abs=0.2)
+
+
+async def test_a_disk_that_was_full_for_a_while_costs_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be written after one scenario is written after the next, and nothing is said."""
+    save, failures = bench.results.save, [OSError(28, "No space left on device")] * 2
+
+    def full_at_first(scenarios: list[dict[str, Any]]) -> None:
+        if failures:
+            raise failures.pop()
+        save(scenarios)
+
+    monkeypatch.setattr(bench.results, "save", full_at_first)
+    done = await bench.run(stream("a"), stream("b"))
+    assert [s["name"] for s in bench.written] == ["a", "b"]
+    assert (done.unsaved, done.path) == ("", bench.results.path)
+
+
+async def test_a_scenario_that_is_in_the_results_has_its_trace(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever the results are written, the trace of every scenario in them lies there already."""
+    save = bench.results.save
+
+    def traced(scenarios: list[dict[str, Any]]) -> None:
+        path = str(trace_path(bench.results.path))
+        rows = duckdb.sql("SELECT DISTINCT scenario FROM read_parquet(?)", params=[path]).fetchall()
+        assert {name for (name,) in rows} == {scenario["name"] for scenario in scenarios}
+        save(scenarios)
+
+    monkeypatch.setattr(bench.results, "save", traced)
+    done = await bench.run(stream("a"), stream("b"))
+    assert [s["name"] for s in bench.written] == ["a", "b"]
+    assert done.trace == trace_path(bench.results.path)
+
+
+@pytest.mark.parametrize(
+    ("good", "left"),
+    [
+        (0, "the figures above are all there is of it"),
+        (2, "the file holds what was measured before b"),
+        (3, "the file holds b without its scores"),
+        (4, "the file holds what was measured before c"),
+    ],
+)
+async def test_a_disk_that_becomes_full_is_said_with_what_the_file_holds(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, good: int, left: str
+) -> None:
+    """Each scenario is saved twice: what could not be saved last is named, and nothing contradicts it."""
+    save, saves = bench.results.save, iter(range(9))
+
+    def full_later(scenarios: list[dict[str, Any]]) -> None:
+        if next(saves) >= good:
+            raise OSError(28, "No space left on device")
+        save(scenarios)
+
+    monkeypatch.setattr(bench.results, "save", full_later)
+    done = await bench.run(*(stream(name) for name in ("abc" if good != 3 else "ab")))
+    assert done.unsaved == f"cannot write {bench.results.path}: No space left on device; {left}"
+
+
+async def test_a_trace_that_cannot_be_written_says_what_it_lacks(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The results are written all the same; the line has the first scenario without a trace."""
+    save, saves = Trace.save, iter(range(9))
+
+    def full_later(trace: Trace, path: Path, run_id: str) -> None:
+        if next(saves):
+            raise OSError(28, "No space left on device")
+        save(trace, path, run_id)
+
+    monkeypatch.setattr(Trace, "save", full_later)
+    done = await bench.run(stream("a"), stream("b"), stream("c"))
+    assert len(bench.written) == 3
+    assert done.unsaved.endswith("No space left on device; it lacks b and what came after")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("stabilization", 30, "stabilization 30 there and 0 now"),
+        ("cooldown", 7, "cooldown 7 there and 0.0 now"),
+        ("outputs", [{"url": "x"}], "outputs [{'url': 'x'}] there and [{"),
+        ("input_sha256", "2" * 64, f"(SHA-256 {'2' * 12}) there and '/a.mp4' (SHA-256 {'1' * 12}) now"),
+        ("input", "/b.mp4", None),  # the same film, elsewhere
+    ],
+)
+async def test_other_settings_are_not_gone_on_with(
+    bench: Bench, key: str, value: Any, said: str | None
+) -> None:
+    """A name that stands for another film, another warm-up or other outputs by now is refused, quoted."""
+    await bench.run(filmed("x y", "/a.mp4", "1" * 64))
+    (entry,) = bench.written
+    again = Bench(bench.path)
+    again.results.earlier = [entry | {key: value}]
+    if said is None:
+        assert (await again.run(filmed("x y", "/a.mp4", "1" * 64))).outcomes == []
+        return
+    with pytest.raises(BadFile) as bad:
+        await again.run(filmed("x y", "/a.mp4", "1" * 64))
+    assert "'x y' has other settings: " in str(bad.value)
+    assert said in str(bad.value)
+
+
+async def test_a_film_without_a_fingerprint_is_its_path(bench: Bench) -> None:
+    """In an older file the path is all that is known; the test picture is no film at all."""
+    old = kept("x", 30, kind="single") | {"input": "/a.mp4"}
+    bench.results.earlier = [old]
+    assert (await bench.run(filmed("x", "/a.mp4", "1"))).outcomes == []
+    with pytest.raises(BadFile, match=r"input '/a.mp4' there and '/b.mp4' \(SHA-256 1\) now"):
+        await bench.run(filmed("x", "/b.mp4", "1"))
+    with pytest.raises(BadFile, match=r"input '/a\.mp4' there and the test picture now"):
+        await bench.run(stream("x"))
+
+
+async def test_repeats_of_an_earlier_run_count(bench: Bench) -> None:
+    """A run that goes on with another knows how often the file holds each test."""
+    done = await bench.run(stream("a"), stream("a#2", 1), stream("a#3", 2))
+    again = Bench(bench.path)
+    again.results.earlier = [scenario | {"encode": {"seconds": 60}} for scenario in bench.written[:2]]
+    again.results.reserve()
+    done = await again.run(stream("a"), stream("a#2", 1), stream("a#3", 2))
+    assert [outcome.scenario.name for outcome in done.outcomes] == ["a#3"]
+    assert done.repeats == 3

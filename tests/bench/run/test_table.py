@@ -1,0 +1,124 @@
+"""The table that people read."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from msgspec import structs
+from rich.console import Console
+
+from powerbench_agent.bench.meter.client import Energy, Part
+from powerbench_agent.bench.plan.scenario import Resolution, Scenario
+from powerbench_agent.bench.run.figures import Difference, Encode
+from powerbench_agent.bench.run.outcome import Outcome
+from powerbench_agent.bench.run.table import doubt, show
+
+SCENARIO = Scenario(
+    name="demo",
+    type="single",
+    duration=20,
+    video_kbps=2000,
+    resolution=Resolution(1280, 720),
+    fps=30,
+    encoder="h264",
+    preset="veryfast",
+)
+IDLE = Energy((Part("cpu", "estimate", 10.0, 1.0),), 10.0)
+TEST = Energy((Part("cpu", "estimate", 60.0, 3.0),), 20.0)
+ENCODE = Encode(600.0, 20.0, 40.0, 20.0, 0.99, 0, 0)
+VERSUS = Difference(2.0, 2.0 * 20 / 3600, 200.0)
+OUTCOME = Outcome(SCENARIO, "ok", energy=TEST, encode=ENCODE, versus=VERSUS)
+
+
+@pytest.mark.parametrize(
+    ("repeats", "seconds", "words"),
+    [
+        (1, 20, "One short run is an illustration"),
+        (1, 120, "One run is an illustration"),
+        (3, 20, "3 repeats are few"),
+        (5, 20, ""),
+    ],
+)
+def test_one_run_is_called_one_only_where_it_is(repeats: int, seconds: float, words: str) -> None:
+    """What is said of few repeats and of short windows fits them; five are enough."""
+    said = doubt(repeats, seconds)
+    assert said.startswith(words)
+    assert bool(said) == bool(words)
+
+
+def printed(
+    *, terminal: bool, outcome: Outcome = OUTCOME, idle: Energy | None = IDLE, width: int = 100
+) -> str:
+    out = io.StringIO()
+    show(Console(file=out, width=width, force_terminal=terminal), outcome, idle)
+    return out.getvalue()
+
+
+def test_every_line_of_energy_says_that_it_is_an_estimate() -> None:
+    """No watt and no joule stands on a line that does not name its source."""
+    lines = printed(terminal=False).splitlines()
+    energy = [line for line in lines if any(unit in line for unit in (" W", " Wh", "J/", "%"))]
+    assert len(energy) == 9
+    assert all("(estimate)" in line for line in energy)
+
+
+def test_the_figures_are_those_of_the_windows() -> None:
+    """Watts, Wh, differences and joules a frame, as worked out by hand."""
+    text = printed(terminal=False)
+    for figure in (
+        "1.000",
+        "3.000",
+        "0.01667",
+        "+2.000",
+        "+0.01111",
+        "+200.0",
+        "0.1000",
+        "+0.0667",
+        "1.5000",
+        "+1.0000",
+    ):
+        assert figure in text
+    assert "bitrate, 2096 asked" in text
+
+
+def test_a_pipe_gets_plain_lines_and_a_terminal_a_box() -> None:
+    """No escape code and no border reaches a file."""
+    assert "\x1b" not in printed(terminal=False)
+    assert "╭" not in printed(terminal=False)
+    assert "╭" in printed(terminal=True)
+
+
+def test_without_a_baseline_there_is_no_column_for_one() -> None:
+    """A stream alone has its own figures and no empty column."""
+    text = printed(terminal=False, outcome=replace(OUTCOME, versus=None), idle=None)
+    assert "baseline" not in text
+    assert "Δ" not in text
+    assert "3.000" in text
+
+
+def test_scores_and_their_absence_are_in_the_table() -> None:
+    """PSNR and SSIM have a line each, and a score that could not be had says why."""
+    quality = {"psnr_db": 38.25, "ssim": 0.974, "vmaf_missing": "this ffmpeg has no libvmaf"}
+    text = printed(terminal=False, outcome=replace(OUTCOME, quality=quality))
+    assert "38.250" in text
+    assert "0.974" in text
+    assert "no libvmaf" in text
+
+
+def test_a_name_is_shown_as_it_was_given() -> None:
+    """What looks like markup in a name is text."""
+    named = replace(OUTCOME, scenario=structs.replace(SCENARIO, name="my [red]x[/red]"))
+    for terminal in (True, False):
+        assert "[red]" in printed(terminal=terminal, outcome=named)
+
+
+def test_no_figure_is_cut_in_a_narrow_terminal() -> None:
+    """At 80 columns, with a long name and a long reason, every figure is there."""
+    scenario = structs.replace(SCENARIO, name="a name that goes on and on and on")
+    quality = {"psnr_db": 38.25, "ssim": 0.974, "vmaf_missing": "this ffmpeg has no libvmaf"}
+    text = printed(terminal=True, outcome=replace(OUTCOME, scenario=scenario, quality=quality), width=80)
+    figures = ("3.000", "0.01667", "+2.000", "+0.01111", "+200.0", "0.1000", "+0.0667", "38.250", "0.974")
+    assert [figure for figure in figures if figure not in text] == []
+    assert text.count("(estimate)") == 9

@@ -1,0 +1,127 @@
+"""`powerbench` as people meet it: a mistake is one clear line and the right exit code, and leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = Path(sys.executable).with_name("powerbench")
+WITHOUT = """
+import sys
+sys.modules[{module!r}] = None  # as if it were not installed
+from powerbench_agent.bench.cli import main
+sys.exit(main(["run", "single"]))
+"""
+
+
+def powerbench(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **environ}
+    return subprocess.run(
+        [COMMAND, *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["run", "single", "--bitrate", "fast"], 2, ["--bitrate", "'fast'", "2500k"]),
+        (["run", "single", "--resolution", "720"], 2, ["--resolution", "'720'", "1280x720"]),
+        (["run", "single", "--duration", "0"], 2, ["--duration", "at least 1 s"]),
+        (["run", "single", "--fps", "29.97"], 2, ["--fps", "whole number"]),
+        (["run", "single", "--encoder", "av1"], 2, ["--encoder", "av1", "h264"]),
+        (["run", "single", "--colour", "red"], 2, ["--colour"]),
+        ([], 2, ["VERB"]),
+        (["run", "--sink", "udp://x", "single"], 2, ["--sink", "rtmp://"]),
+        (["run", "--sink", "rtmp://", "single"], 2, ["--sink", "rtmp://HOST/APP/STREAM"]),
+        (["run", "single", "--name", "a\nb"], 2, ["--name", "printable"]),
+        (["run", "--agent", "worker:9510", "single"], 2, ["--agent", "http://"]),
+        (["run", "--token-file", "/nonexistent/t", "single"], 78, ["--token-file", "No such file"]),
+        (["run", "--token-file", "/dev/null", "single"], 78, ["--token-file", "holds no token"]),
+        (["run", "--token-file", "", "single"], 2, ["--token-file", "must name a file"]),
+        (["run", "--ffmpeg", "/nonexistent/ffmpeg", "single"], 69, ["/nonexistent/ffmpeg", "--ffmpeg"]),
+        (["run", "--ffmpeg", "/bin/true", "single"], 69, ["/bin/true", "no ffmpeg"]),
+        (["run", "--sink", "rtmp://127.0.0.1:1/live/x", "single"], 69, ["nobody listens", "127.0.0.1:1"]),
+        (
+            ["run", "--agent", "http://127.0.0.1:1", "single"],
+            69,
+            ["no agent at http://127.0.0.1:1", "powerbench-agent"],
+        ),
+        (["run", "--output-dir", "/proc/nowhere", "single"], 69, ["/proc/nowhere", "--output-dir"]),
+        (["run", "--repeat", "0", "suite"], 2, ["--repeat", "from 1 to 1000"]),
+        (["run", "--order", "backwards", "suite"], 2, ["--order", "interleaved"]),
+        (["run", "multi"], 2, ["--count", "--bitrates"]),
+        (["run", "multi", "--count", "0"], 2, ["--count", "from 1 to 200"]),
+        (["run", "multi", "--count", "3", "--bitrates", "1M,2M"], 2, ["--count 3", "2 --bitrates"]),
+        (["run", "multi", "--bitrates", "1M,x"], 2, ["--bitrates", "'x'"]),
+        (["run", "single", "--input", "/nonexistent.mp4"], 78, ["--input", "/nonexistent.mp4"]),
+        (["run", "batch"], 2, ["--file"]),
+        (["run", "batch", "--file", "/nonexistent.json"], 78, ["/nonexistent.json", "No such file"]),
+        (["run", "batch", "--file", "x.json", "--shard", "4/3"], 2, ["--shard", "2/3"]),
+        (["run", "--rates", "/nonexistent.toml", "suite"], 78, ["--rates", "No such file"]),
+        (["measure", "--token-file", "/nonexistent/t", "true"], 78, ["--token-file", "No such file"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    tmp_path: Path, arguments: list[str], code: int, words: list[str]
+) -> None:
+    """What is wrong, where, and what to do: in one line, with the contract's exit code, and no file."""
+    done = powerbench(*arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) == 1
+    assert [word for word in words if word not in done.stderr] == []
+    assert not any(tmp_path.rglob("*.json"))
+
+
+def test_without_any_ffmpeg_it_says_how_to_get_one(tmp_path: Path) -> None:
+    """No ffmpeg on the PATH and none from the extra is exit 69 with both ways to get one."""
+    program = WITHOUT.format(module="imageio_ffmpeg")
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={"PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 69
+    assert "apt install ffmpeg" in done.stderr
+    assert "powerbench-agent[ffmpeg]" in done.stderr
+
+
+def test_without_the_extra_it_names_it(tmp_path: Path) -> None:
+    """On a worker's install, run is exit 69 and names what to install."""
+    program = WITHOUT.format(module="duckdb")
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 69
+    assert "powerbench-agent[bench]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["run", "single", "--help"], ["--version"]]
+)
+def test_help_comes_without_heavy_imports(tmp_path: Path, arguments: list[str]) -> None:
+    """--help answers, and neither rich nor aiohttp nor duckdb is loaded for it."""
+    program = (
+        "import sys\nfrom powerbench_agent.bench.cli import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as done:\n    assert done.code == 0\n"
+        "heavy = {'rich', 'aiohttp', 'duckdb', 'asyncio'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "powerbench" in done.stdout

@@ -1,0 +1,136 @@
+"""What packages are made of: the worker's lock, maintainer scripts, completions and manual pages."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from typing import TYPE_CHECKING
+
+import pytest
+from places import ROOT
+
+from powerbench_agent.agent import cli as agent
+from powerbench_agent.bench import cli as bench
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DEBIAN = ROOT / "packaging/debian"
+PARSERS = {parser().prog: parser for parser in (agent.parser, bench.parser)}
+
+
+@pytest.fixture(scope="module")
+def share(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return what a package puts into /usr/share for shells and man."""
+    directory = tmp_path_factory.mktemp("share")
+    subprocess.run([sys.executable, DEBIAN / "commands.py", directory], check=True)
+    return directory
+
+
+def complete(share: Path, line: str, cwd: Path | None = None) -> set[str]:
+    """Return what bash offers for the last word of a line."""
+    words = line.split(" ")
+    script = (
+        'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
+        '"_shtab_${1//-/_}"; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    file = share / "bash-completion/completions" / words[0]
+    command = ["bash", "--norc", "-c", script, "bash", str(file), *words]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def pins(name: str) -> dict[str, str]:
+    """Return a lock's distributions and versions."""
+    found = re.findall(r"^([a-z0-9.-]+)==([^ ]+)", (ROOT / "requirements" / name).read_text(), re.MULTILINE)
+    return dict(found)
+
+
+def test_the_workers_lock_is_a_part_of_the_benchmarks() -> None:
+    """agent.txt has every dependency of the worker, and no version that the other lock has not."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    locked = pins("agent.txt")
+    assert {re.split("[><=]", dependency)[0] for dependency in project["dependencies"]} <= locked.keys()
+    assert locked.items() < pins("run.txt").items()
+
+
+@pytest.mark.parametrize("name", ["agent.txt", "run.txt", "ffmpeg.txt", "real.txt"])
+def test_no_lock_contradicts_another(name: str) -> None:
+    """What two locks have, they have in one version: installing one after the other changes nothing."""
+    everything = pins("dev.txt")
+    assert {
+        part: version for part, version in pins(name).items() if everything.get(part, version) != version
+    } == {}
+
+
+def test_every_wheel_of_the_lock_has_its_hash() -> None:
+    """Nothing is installed that could be another file than the one that was locked."""
+    entries = re.split(r"\n(?=[a-z])", (ROOT / "requirements/agent.txt").read_text().strip())
+    assert len(entries) == len(pins("agent.txt"))
+    assert all("--hash=sha256:" in entry for entry in entries)
+
+
+@pytest.mark.parametrize("prog", PARSERS)
+def test_bash_completes_the_flags(share: Path, prog: str) -> None:
+    """A dash offers every flag that the program has."""
+    flags = {flag for action in PARSERS[prog]()._actions for flag in action.option_strings}
+    assert complete(share, f"{prog} -") == flags
+
+
+def test_bash_completes_verbs_kinds_and_choices(share: Path) -> None:
+    """What may follow is offered: verbs, the kinds of a run, a flag's choices, collectors."""
+    assert complete(share, "powerbench ") >= {"run", "analyze", "compare", "pipe", "measure"}
+    assert complete(share, "powerbench run ") == {"suite", "single", "multi", "batch"}
+    assert complete(share, "powerbench run --order ") == {"sequential", "interleaved", "random"}
+    assert {"rapl", "ffmpeg"} <= complete(share, "powerbench-agent --only ")
+
+
+def test_bash_completes_files_where_files_are_meant(share: Path, tmp_path: Path) -> None:
+    """A flag for a file offers files, one for a directory directories alone."""
+    (tmp_path / "some.toml").touch()
+    (tmp_path / "folder").mkdir()
+    assert complete(share, "powerbench-agent --config ", tmp_path) == {"some.toml", "folder"}
+    assert complete(share, "powerbench-agent --sysfs ", tmp_path) == {"folder"}
+    assert complete(share, "powerbench analyze ", tmp_path) == {"some.toml", "folder"}
+
+
+@pytest.mark.parametrize("prog", PARSERS)
+def test_the_other_shells_know_the_commands(share: Path, prog: str) -> None:
+    """For zsh and fish there is a file of each, under the name by which they find it."""
+    assert f"#compdef {prog}\n" in (share / f"zsh/vendor-completions/_{prog}").read_text()
+    assert f"complete -c {prog}" in (share / f"fish/vendor_completions.d/{prog}.fish").read_text()
+
+
+@pytest.mark.parametrize("prog", PARSERS)
+def test_the_manual_has_every_flag(share: Path, prog: str) -> None:
+    """A manual page names the program, what it is for, and each flag that is not hidden."""
+    page = (share / f"man/man1/{prog}.1").read_text().replace("\\-", "-")
+    assert f"\n{prog} - " in page
+    shown = [action for action in PARSERS[prog]()._actions if action.option_strings and action.dest != "help"]
+    assert all(action.option_strings[0] in page for action in shown)
+
+
+@pytest.mark.parametrize(
+    "name", ["build", "powerbench-agent.postinst", "powerbench-agent.prerm", "powerbench-agent.postrm"]
+)
+def test_the_scripts_are_shell(name: str) -> None:
+    """The scripts parse, and stop at the first thing that fails."""
+    script = DEBIAN / name
+    subprocess.run(["/bin/sh", "-n", script], check=True)
+    assert re.search(r"^set -eu?$", script.read_text(), re.MULTILINE)
+
+
+def test_what_the_build_takes_is_there() -> None:
+    """Every path of the checkout that the build and its rules name exists."""
+    copied = re.search(r"^cp -a ((?:.*\\\n)*.*) \"\$source\"$", (DEBIAN / "build").read_text(), re.MULTILINE)
+    assert copied
+    named = copied[1].replace("\\\n", " ").split()
+    named += re.findall(r"\b((?:systemd|configs|requirements)/[\w./-]+\.\w+)", (DEBIAN / "rules").read_text())
+    named += [
+        line
+        for kind in ("docs", "examples")
+        for line in (DEBIAN / f"powerbench-agent.{kind}").read_text().split()
+    ]
+    assert [name for name in named if not (ROOT / name).exists()] == []

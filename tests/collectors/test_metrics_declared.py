@@ -141,7 +141,7 @@ def declared() -> list[tuple[str, Metric]]:
 
 @pytest.mark.parametrize(("name", "metric"), declared(), ids=lambda what: getattr(what, "name", what))
 def test_conventions(name: str, metric: Metric) -> None:
-    """A metric has its collector's prefix and a sentence of help; counters, and they alone, end in `_total`."""
+    """Prefix: the collector's name. Help: a sentence. Counters, and they alone, end in `_total`."""
     assert metric.name.startswith(name + "_")
     assert metric.help.endswith(".")
     assert (metric.kind == "counter") is metric.name.endswith("_total")

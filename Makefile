@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 RUN := $(BIN)/powerbench run --output-dir test_results
-.PHONY: help demo test test-real test-single test-multi test-batch analyze bench lint format type check pre-commit \
+.PHONY: help demo test coverage test-real test-single test-multi test-batch analyze benchmarks lint format type check pre-commit \
 	lock docs doctor native-up native-down dashboards deb image env up up-build down restart ps logs targets \
 	prom-reload nvidia-up nvidia-up-build test-systemd
 
@@ -22,7 +22,10 @@ demo: $(VENV)/.run ## measure an idle baseline and one real stream, and compare 
 	@echo '      the guide:  docs/guide.md'
 
 test: $(VENV)/.dev ## run the fast tests: no root, no network, no daemon
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses=auto
+
+coverage: $(VENV)/.dev ## run the fast tests with branch coverage; fails below the floor in pyproject.toml
+	@$(BIN)/pytest --numprocesses=auto --cov --cov-report=term
 
 test-real: $(VENV)/.real ## run the tests against real programs; as root on Debian it installs what is missing
 	@tests/real/prepare
@@ -49,7 +52,7 @@ native-down: $(VENV)/.run ## stop it; what it has stored stays
 doctor: $(VENV)/.run ## what this machine can measure, what is missing, what to do
 	@$(BIN)/powerbench doctor
 
-bench: $(VENV)/.dev ## measure the agent's own cost, beside its peers
+benchmarks: $(VENV)/.dev ## measure the agent's own cost, beside its peers
 	@$(BIN)/python benchmarks/run.py
 	@$(BIN)/python benchmarks/gpus.py
 	@$(BIN)/python benchmarks/containers.py

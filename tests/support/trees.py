@@ -115,6 +115,8 @@ def run_as_nobody(imports: str, script: str, directory: Path, *arguments: str) -
     done = subprocess.run(
         [sys.executable, "-W", "error", "-P", "-c", imports + _LET_GO + script, *arguments],
         cwd=directory,
+        # nobody cannot write this user's coverage data
+        env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
         capture_output=True,
         text=True,
         timeout=30,

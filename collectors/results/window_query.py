@@ -1,11 +1,8 @@
 """Energy of past windows out of Prometheus or VictoriaMetrics, for results files that hold none.
 
-Asks `/api/v1/query` for a counter's raw samples (`name[…s]`) around a window, and interpolates the counter at
-both edges (agent/window_energy.py): PromQL's `increase` extrapolates. Unix seconds and joules. Both servers
-answer such an instant query with the samples as they were scraped. Privileges: reaching that server.
-
-In this order, the first that covers the window: `powerbench_node_energy_joules_total`, whose components do
-not overlap; `rapl_energy_joules_total` and then `rapl_power_watts` of package and dram zones.
+Asks `/api/v1/query` for the raw samples (`name[…s]`) around a window; what they mean is said in
+core/prometheus_windows.py. Both servers answer such an instant query with the samples as they were scraped.
+Unix seconds and joules. Privileges: reaching that server.
 
 Source: https://prometheus.io/docs/prometheus/latest/querying/api/#instant-queries,
 https://docs.victoriametrics.com/keyconcepts/#instant-query
@@ -24,21 +21,28 @@ from urllib.parse import urlsplit
 import msgspec
 import structlog
 
-from powerbench_agent.core.prometheus_windows import REACH, increase, integral
-from powerbench_agent.core.results import Energy, Part
+from powerbench_agent.core.prometheus_windows import (
+    COMPONENTS,
+    NODE_ENERGY,
+    RAPL_ENERGY,
+    RAPL_POWER,
+    SampledSeries,
+    SeveralMachines,
+    energy_of_window,
+    touches,
+)
 from powerbench_agent.core.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     import aiohttp
 
     from powerbench_agent.core.host import Clock
+    from powerbench_agent.core.results import Energy
 
 log = structlog.get_logger("results")
 
-SOURCE = "prometheus"
-ESTIMATE = "estimate"
 WINDOWS_A_BEAT = 5
 TIMEOUT_SECONDS = 5.0
 MAX_ANSWER_BYTES = 4 * 2**20
@@ -46,9 +50,6 @@ MARGIN_SECONDS = 120.0  # asked for on both sides, so that a sample lies beyond 
 MAX_WINDOW_SECONDS = 7 * 86400.0
 NO_DATA_SECONDS = (30.0, 3600.0)  # first and longest wait before a window is asked for again
 UNANSWERED_SECONDS = (10.0, 300.0)  # likewise, for the server as a whole
-_OWN_LABELS = frozenset(("__name__", "component", "source", "package", "zone", "path"))
-
-Points = list[tuple[float, float]]  # (Unix seconds, value), in order
 
 
 class Window(NamedTuple):
@@ -76,7 +77,7 @@ class NoEnergy(Exception):  # noqa: N818 - a verdict
     """There is no energy for this window; a text where somebody can do something about it."""
 
 
-class Series(msgspec.Struct, frozen=True):
+class _Series(msgspec.Struct, frozen=True):
     """One series' raw samples, as the server writes them."""
 
     metric: dict[str, str]
@@ -84,7 +85,7 @@ class Series(msgspec.Struct, frozen=True):
 
 
 class _Data(msgspec.Struct, frozen=True):
-    result: list[Series] = []
+    result: list[_Series] = []
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -92,20 +93,12 @@ class _Answer(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-class _Selector(NamedTuple):
-    """A metric that holds a machine's energy."""
-
-    name: str
-    matchers: str
-    is_counter: bool
-
-
 _ZONES = 'zone=~"(package|dram).*"'  # older exporters' zones are package-0 or package_0
-SELECTORS = (
-    _Selector("powerbench_node_energy_joules_total", 'component=~"cpu|dram|gpu"', is_counter=True),
-    _Selector("rapl_energy_joules_total", _ZONES, is_counter=True),
-    _Selector("rapl_power_watts", _ZONES, is_counter=False),
-)
+SELECTORS = {  # metric: its matchers
+    NODE_ENERGY: f'component=~"{"|".join(COMPONENTS)}"',
+    RAPL_ENERGY: _ZONES,
+    RAPL_POWER: _ZONES,
+}
 
 
 class WindowQuery:
@@ -193,12 +186,11 @@ class WindowQuery:
         """Return a window's energy. Raises: NoEnergy, Unanswered."""
         until = min(window.end + MARGIN_SECONDS, max(self._clock.time(), window.end))
         span = math.ceil(until - window.begin + MARGIN_SECONDS)
-        for selector in SELECTORS:
-            matchers = ",".join(filter(None, (selector.matchers, self._match)))
-            query = {"query": f"{selector.name}{{{matchers}}}[{span}s]", "time": f"{until:.3f}"}
+        for metric, own_matchers in SELECTORS.items():
+            matchers = ",".join(filter(None, (own_matchers, self._match)))
+            query = {"query": f"{metric}{{{matchers}}}[{span}s]", "time": f"{until:.3f}"}
             body = await self._get(session, query)
-            parse = functools.partial(energy_in, body, window, is_counter=selector.is_counter)
-            found = await self._worker.call(parse)
+            found = await self._worker.call(functools.partial(energy_in, body, window))
             if found is not None:
                 return found
         raise NoEnergy
@@ -250,73 +242,34 @@ def _decode(body: bytes) -> _Answer:
         ) from None
 
 
-def energy_in(body: bytes, window: Window, *, is_counter: bool) -> Energy | None:
-    """Return a window's energy out of an answer; None where its samples do not cover the window.
+def energy_in(body: bytes, window: Window) -> Energy | None:
+    """Return a window's energy out of an answer; None if the answer has no samples in it.
 
-    Raises: Unanswered where it is no answer; NoEnergy where several machines have answered.
+    Raises: Unanswered if it is not an answer; NoEnergy if the samples are of several machines, or do not
+    cover the window: another metric would be a part of the energy.
     """
-    parts: dict[tuple[str, str], float] = {}
-    machines: set[frozenset[tuple[str, str]]] = set()
-    for series in without_twins(_decode(body).data.result):
-        points = points_of(series)
-        if not points or points[-1][0] <= window.begin or points[0][0] >= window.end:
-            continue
-        if is_counter:
-            # A window without a sample of its own has a share of a longer step: not its own energy.
-            joules = increase(points, *window, reach=window.seconds)
-        else:
-            joules = integral(points, *window, reach=min(window.seconds, REACH))
-        if joules is None or not math.isfinite(joules) or joules < 0:
-            return None
-        labels = series.metric
-        machines.add(frozenset((k, v) for k, v in labels.items() if k not in _OWN_LABELS))
-        source = ESTIMATE if labels.get("source") == ESTIMATE else SOURCE
-        dram = labels.get("zone", "").startswith("dram")
-        key = (labels.get("component") or ("dram" if dram else "cpu"), source)
-        parts[key] = parts.get(key, 0.0) + joules
-    if len(machines) > 1:
-        raise NoEnergy(_several(machines))
-    # A counter that stands still is of a source that others have taken over from.
-    moved = {key: joules for key, joules in parts.items() if joules > 0} or parts
-    joules = sum(moved.values())
-    if not moved or not math.isfinite(joules):
-        return None
-    sources = sorted({source for _, source in moved})
-    return Energy(
-        source=" + ".join(sources),
-        seconds=window.seconds,
-        joules=joules,
-        mean_watts=joules / window.seconds,
-        measured=ESTIMATE not in sources,
-        parts=tuple(Part(*key, value, value / window.seconds) for key, value in sorted(moved.items())),
-    )
+    series = [SampledSeries(one.metric, points_of(one.values)) for one in _decode(body).data.result]
+    try:
+        energy = energy_of_window(series, *window)
+    except SeveralMachines as several:
+        raise NoEnergy(_explain(several)) from None
+    if energy is None and any(touches(one, *window) for one in series):
+        raise NoEnergy
+    return energy
 
 
-def _several(machines: Iterable[frozenset[tuple[str, str]]]) -> str:
-    names = sorted(dict(machine).get("instance", "?")[:100] for machine in machines)
+def _explain(several: SeveralMachines) -> str:
+    names = [name[:100] for name in several.instances]
     example = f"prometheus_match = 'instance=\"{names[0]}\"'"
     return f"several machines answer ({', '.join(names[:3])}): set [collectors.results] {example}"
 
 
-def without_twins(series: Iterable[Series]) -> Iterator[Series]:
-    """Yield the series without the mmio twins of zones that are there themselves."""
-    found = list(series)
-
-    def zone(labels: dict[str, str]) -> frozenset[tuple[str, str]]:
-        return frozenset((key, value) for key, value in labels.items() if key != "path")
-
-    plain = {zone(one.metric) for one in found if "mmio" not in one.metric.get("path", "")}
-    for one in found:
-        if "mmio" not in one.metric.get("path", "") or zone(one.metric) not in plain:
-            yield one
-
-
-def points_of(series: Series) -> Points:
-    """Return a series' finite samples, in the order of time."""
+def points_of(values: Iterable[tuple[float, str]]) -> list[tuple[float, float]]:
+    """Return a series' samples that are numbers."""
     points = []
-    for moment, text in series.values:
+    for moment, text in values:
         with contextlib.suppress(ValueError):
             value = float(text)
             if math.isfinite(moment) and math.isfinite(value):
                 points.append((moment, value))
-    return sorted(dict(points).items())
+    return points

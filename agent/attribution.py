@@ -1,17 +1,17 @@
-"""Who used the node's joules: an honest share, whose parts always add up to the whole. Pure.
+"""Who used the node's joules: attributed energy, whose parts always add up to the whole. Pure.
 
-CPU and DRAM joules of a beat: what the CPUs were idle of it is kept apart (or spread, as configured), the
-active rest goes by CPU time. A GPU's joules: likewise, by the time of its engines; a process that used
-several at once counts with the busiest.
+CPU and DRAM joules of an interval: the idle part is kept apart (or spread, as configured), and the active
+rest goes by CPU time. A GPU's joules likewise, by the time of its engines; a process that used several of
+them at once counts with the busiest.
 
     node = idle + containers + streams outside containers + agent + departed + unattributed
 
-for each component and source, in every snapshot. A stream within a container has a figure too, which is a
+for each component and source, in every snapshot. A stream inside a container has a figure too, which is a
 view of that container's. Energy between two readings of a meter is shared by the use between the same two.
 
 This is a share, not a measurement: a core's watts depend on what it runs and on its frequency, and CPU time
-knows neither. Published: mean squared error 0.16 for such a ratio against 0.010 for a trained model (Kepler's
-authors); docs/guide.md says what that means.
+reflects neither. Published: mean squared error 0.16 for such a ratio against 0.010 for a trained model
+(Kepler's authors); docs/guide.md says what that means.
 """
 
 from __future__ import annotations
@@ -19,108 +19,121 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from powerbench_agent.core.model import ANYONE, Claim, CpuTime, Metric, Reading, Sample
+from powerbench_agent.core.model import (
+    ANYONE,
+    PART_LABELS,
+    SHARE_HELP,
+    Claim,
+    CpuTime,
+    Metric,
+    Reading,
+    Sample,
+    Use,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-_SHARE = "A share by CPU time and GPU use, not a measurement."
-_PART = ("component", "source")
-CONTAINER = Metric(
-    "docker_container_energy_joules_total",
-    "counter",
-    f"Energy of the container since it was first seen. {_SHARE}",
-    ("container", *_PART),
-)
-STREAM = Metric(
-    "ffmpeg_stream_energy_joules_total",
-    "counter",
-    f"Energy of the stream's processes; with a container, a view of that container's. {_SHARE}",
-    ("stream", "container", *_PART),
-)
 IDLE = Metric(
     "powerbench_idle_energy_joules_total",
     "counter",
-    f"Energy of the idle part of CPU and GPU time. {_SHARE}",
-    _PART,
+    f"Energy of the idle part of CPU and GPU time. {SHARE_HELP}",
+    PART_LABELS,
 )
 AGENT = Metric(
-    "powerbench_agent_energy_joules_total", "counter", f"Energy of the agent itself. {_SHARE}", _PART
+    "powerbench_agent_energy_joules_total",
+    "counter",
+    f"Energy of the agent itself. {SHARE_HELP}",
+    PART_LABELS,
 )
 DEPARTED = Metric(
     "powerbench_departed_energy_joules_total",
     "counter",
-    f"Energy of containers and streams that have left since. {_SHARE}",
-    _PART,
+    f"Energy of containers and streams that have left since. {SHARE_HELP}",
+    PART_LABELS,
 )
 UNATTRIBUTED = Metric(
     "powerbench_unattributed_energy_joules_total",
     "counter",
-    f"Energy that no container, stream or agent accounts for. {_SHARE}",
-    _PART,
+    f"Energy that no container, stream or agent accounts for. {SHARE_HELP}",
+    PART_LABELS,
 )
-METRICS = (CONTAINER, STREAM, IDLE, AGENT, DEPARTED, UNATTRIBUTED)
+METRICS = (IDLE, AGENT, DEPARTED, UNATTRIBUTED)
 
 Idle = Literal["apart", "share"]
-Part = tuple[str, str]  # component, source
-_Key = tuple[str, str]  # a claim's kind, and a stream's name or a container's id
+PartKey = tuple[str, str]  # component, source
+_ClaimKey = tuple[str, str]  # a claim's kind, and a stream's name or a container's id
+_GpuKey = tuple[str, str, str]  # component, source, key: as in its Meter
+_Engines = dict[str, float]  # seconds of use, by engine
 
-_AGENT: _Key = ("agent", "")
+_AGENT: _ClaimKey = ("agent", "")
 
 
-class Gain(NamedTuple):
+class MeterGain(NamedTuple):
     """What one meter has counted between two of its readings."""
 
-    part: Part
+    part: PartKey
     key: str
     joules: float
-    seconds: float  # between them; 0 where it was not read anew
+    seconds: float  # between the two readings; 0 if there is no new one
 
 
-class _Pace:
-    """A claim's CPU seconds as of any moment, for those that are read more rarely than the meters.
+class _CpuSeconds:
+    """A claim's CPU seconds at any moment, for claims that are read less often than the meters.
 
-    Between two readings it goes on at the last pace, for as long as the last two were apart.
+    Between two readings they are extrapolated at the last rate, for as long as the last two were apart.
     """
 
     def __init__(self) -> None:
         self.total = 0.0  # never decreases
         self._seconds = 0.0
         self._taken: float | None = None
-        self._pace = 0.0
+        self._rate = 0.0
         self._span = 0.0
-        self._before = 0.0  # of readings before the claim's own count started anew
+        self._before_restart = 0.0  # counted before the claim's own count restarted at 0
 
     def at(self, seconds: float, taken: float, now: float) -> float:
+        """Return the CPU seconds at `now`, given that they were `seconds` at `taken`."""
         if seconds < self._seconds:
-            self._before += self._seconds
-            self._pace = 0.0
+            self._before_restart += self._seconds
+            self._rate = 0.0
         elif self._taken is not None and taken > self._taken:
             self._span = taken - self._taken
-            self._pace = (seconds - self._seconds) / self._span
-        self._seconds, self._taken = seconds, taken
-        ahead = self._pace * min(max(0.0, now - taken), self._span)
-        self.total = max(self.total, self._before + seconds + ahead)
+            self._rate = (seconds - self._seconds) / self._span
+        self._seconds = seconds
+        self._taken = taken
+        age = max(0.0, now - taken)
+        ahead = self._rate * min(age, self._span)
+        self.total = max(self.total, self._before_restart + seconds + ahead)
         return self.total
 
 
 class _Account:
     """One claim's joules by part."""
 
-    def __init__(self, collector: str) -> None:
+    def __init__(self, collector: str, claim: Claim) -> None:
         self.collector = collector
-        self.name = ""
-        self.pace = _Pace()
-        self.joules: defaultdict[Part, float] = defaultdict(float)
-        # Those within a container's, by part and that container's name.
-        self.viewed: defaultdict[tuple[Part, str], float] = defaultdict(float)
+        self.name = claim.name
+        self.share = claim.share
+        self.cpu_seconds = _CpuSeconds()
+        self.joules: defaultdict[PartKey, float] = defaultdict(float)
+        # A stream's joules inside containers, by part and the container's name.
+        self.viewed: defaultdict[tuple[PartKey, str], float] = defaultdict(float)
 
 
 class _Since(NamedTuple):
-    """What everybody had used when a part's meters were last read."""
+    """What everything had used when a part's meters were last read."""
 
     cpu: CpuTime
-    seconds: dict[_Key, float]
+    seconds: dict[_ClaimKey, float]
+
+
+class _GpuProcess(NamedTuple):
+    """What one process has used of a GPU since the last interval."""
+
+    pid: int
+    container: str
+    seconds: float  # of its busiest engine
 
 
 class Shares:
@@ -128,19 +141,19 @@ class Shares:
 
     def __init__(self, idle: Idle = "apart") -> None:
         self.idle: Idle = idle
-        self._accounts: dict[_Key, _Account] = {}
-        self._claims: dict[_Key, Claim] = {}
-        self._containers: dict[str, _Key] = {}  # by id
-        self._seconds: dict[_Key, float] = {}  # of CPU time, as of this beat
-        self._since: dict[Part, _Since] = {}
-        self._engines: dict[tuple[str, str, str, int], dict[str, float]] = {}  # a process's, at its last beat
-        self._buckets: dict[Metric, defaultdict[Part, float]] = {
-            metric: defaultdict(float) for metric in (IDLE, AGENT, DEPARTED, UNATTRIBUTED)
+        self._accounts: dict[_ClaimKey, _Account] = {}
+        self._claims: dict[_ClaimKey, Claim] = {}
+        self._containers: dict[str, _ClaimKey] = {}  # by id
+        self._seconds: dict[_ClaimKey, float] = {}  # of CPU time, at this beat
+        self._since: dict[PartKey, _Since] = {}
+        self._engines: dict[_GpuKey, dict[int, _Engines]] = {}  # by GPU and pid, at its last beat
+        self._buckets: dict[Metric, defaultdict[PartKey, float]] = {
+            metric: defaultdict(float) for metric in METRICS
         }
 
     def beat(
         self,
-        gains: Iterable[Gain],
+        gains: Iterable[MeterGain],
         readings: Mapping[str, Reading],
         present: Collection[str],
         cpu: CpuTime | None,
@@ -149,58 +162,64 @@ class Shares:
         """Share what the meters have gained; return every share.
 
         `readings`: of the collectors that are up, by name; `present`: of all that are there, up or not;
-        `cpu`: None where nobody knows; `now`: monotonic seconds.
+        `cpu`: None if unknown; `now`: monotonic seconds.
         """
-        self._meet(readings, present, now)
-        parts: dict[Part, list[Gain]] = {}
+        self._take_claims(readings, now)
+        self._close_accounts(readings, present)
+        parts: dict[PartKey, list[MeterGain]] = {}
         for gain in gains:
             parts.setdefault(gain.part, []).append(gain)
-        for part, its in parts.items():
-            if part[0] == "gpu":
-                for gain in its:
+        for part, part_gains in parts.items():
+            component, _ = part
+            if component == "gpu":
+                for gain in part_gains:
                     self._share_gpu(gain, readings)
-            elif part not in self._since or any(gain.joules or gain.seconds for gain in its):
-                # Else it was not read anew.
-                self._share_cpu(part, sum(gain.joules for gain in its), cpu)
-        return list(self._samples(parts))
+                continue
+            is_new = any(gain.joules or gain.seconds for gain in part_gains)
+            if is_new or part not in self._since:
+                self._share_cpu(part, sum(gain.joules for gain in part_gains), cpu)
+        return list(self._samples(sorted(parts)))
 
     # -- who is there ----------------------------------------------------------------------------
 
-    def _meet(self, readings: Mapping[str, Reading], present: Collection[str], now: float) -> None:
-        """Take the claims of this beat; let go of those that have left."""
-        before, self._claims = self._claims, {}
+    def _take_claims(self, readings: Mapping[str, Reading], now: float) -> None:
+        """Take the claims of this beat, and bring their CPU seconds up to `now`."""
+        before = self._claims
+        self._claims = {}
         for collector, reading in readings.items():
+            taken = now if reading.taken is None else reading.taken
             for claim in reading.claims:
-                # A container may be renamed; a stream is its name.
-                key: _Key = (claim.kind, claim.container if claim.kind == "container" else claim.name)
+                key = _key(claim)
                 account = self._accounts.get(key)
-                known = account is not None
+                returned = account is not None and key not in before
                 if account is None:
-                    account = self._accounts[key] = _Account(collector)
+                    account = self._accounts[key] = _Account(collector, claim)
                 account.name = claim.name
-                taken = now if reading.taken is None else reading.taken
+                account.share = claim.share
                 self._claims[key] = claim
-                self._seconds[key] = account.pace.at(claim.cpu_seconds, taken, now)
-                if known and key not in before:
-                    # What it used while its collector was down is no use of the meters' next seconds.
+                self._seconds[key] = account.cpu_seconds.at(claim.cpu_seconds, taken, now)
+                if returned:
+                    # What it used while its collector was down must not be charged to the next seconds.
                     for since in self._since.values():
                         since.seconds[key] = self._seconds[key]
         self._containers = {
             claim.container: key for key, claim in self._claims.items() if claim.kind == "container"
         }
-        for key, account in list(self._accounts.items()):
-            # A collector that is down has not lost its claims: nobody knows, and they are kept.
-            if key not in self._claims and (
-                account.collector in readings or account.collector not in present
-            ):
-                for part, joules in account.joules.items():
-                    self._buckets[DEPARTED][part] += joules
-                del self._accounts[key]
-                self._seconds.pop(key, None)
-                for since in self._since.values():  # the same name may come back, and counts from 0 then
-                    since.seconds.pop(key, None)
 
-    def _within(self, claim: Claim) -> _Key | None:
+    def _close_accounts(self, readings: Mapping[str, Reading], present: Collection[str]) -> None:
+        """Move the joules of claims that have left to `DEPARTED`."""
+        for key, account in list(self._accounts.items()):
+            is_down = account.collector in present and account.collector not in readings
+            if key in self._claims or is_down:  # a collector that is down has not lost its claims
+                continue
+            for part, joules in account.joules.items():
+                self._buckets[DEPARTED][part] += joules
+            del self._accounts[key]
+            self._seconds.pop(key, None)
+            for since in self._since.values():  # the same name may come back, and then counts from 0
+                since.seconds.pop(key, None)
+
+    def _home_of(self, claim: Claim) -> _ClaimKey | None:
         """Return the container that a stream is a view of."""
         if claim.kind == "stream" and claim.container:
             return self._containers.get(claim.container)
@@ -208,20 +227,18 @@ class Shares:
 
     # -- CPU and DRAM ----------------------------------------------------------------------------
 
-    def _share_cpu(self, part: Part, joules: float, cpu: CpuTime | None) -> None:
-        if cpu is None:
-            self._since.pop(part, None)
+    def _share_cpu(self, part: PartKey, joules: float, cpu: CpuTime | None) -> None:
+        """Share a CPU's or DRAM's joules by the CPU seconds since its meters were last read."""
+        since = self._since.pop(part, None)
+        if cpu is not None:
+            self._since[part] = _Since(cpu, dict(self._seconds))
+        if cpu is None or since is None:
             self._buckets[UNATTRIBUTED][part] += joules
             return
-        since = self._since.get(part)
-        seconds = self._seconds
-        self._since[part] = _Since(cpu, {**seconds})
-        if since is None:
-            self._buckets[UNATTRIBUTED][part] += joules
-            return
-        used = {key: seconds[key] - since.seconds.get(key, 0.0) for key in self._claims}
+        used = {key: self._seconds[key] - since.seconds.get(key, 0.0) for key in self._claims}
         agent = max(0.0, cpu.agent - since.cpu.agent)
-        if (home := self._containers.get(cpu.container)) is not None:
+        home = self._containers.get(cpu.container)
+        if home is not None:
             used[home] = max(0.0, used[home] - agent)
         used[_AGENT] = agent
         busy = max(0.0, cpu.busy - since.cpu.busy)
@@ -230,110 +247,129 @@ class Shares:
 
     # -- GPUs ------------------------------------------------------------------------------------
 
-    def _share_gpu(self, gain: Gain, readings: Mapping[str, Reading]) -> None:
-        processes = list(self._gpu_processes(gain, readings))  # in any case: the next ones start from here
+    def _share_gpu(self, gain: MeterGain, readings: Mapping[str, Reading]) -> None:
+        """Share a GPU's joules by the seconds of its engines."""
+        gpu = (*gain.part, gain.key)
+        uses = [use for reading in readings.values() for use in reading.uses if _gpu(use) == gpu]
+        processes = self._advance_engines(gpu, uses)  # in any case: the next interval starts here
         if gain.seconds <= 0:
             self._buckets[UNATTRIBUTED][gain.part] += gain.joules
             return
-        streams: defaultdict[int, list[_Key]] = defaultdict(list)  # a process may send several
+        known = sum(process.seconds for process in processes if process.pid != ANYONE)
+        together = [process.seconds for process in processes if process.pid == ANYONE]
+        # If nothing tells how busy the GPU was, the rest of its joules is unattributed, not idle.
+        busy = together[0] if together else gain.seconds
+        self._split(gain.part, gain.joules, self._gpu_use(processes), max(busy, known), gain.seconds)
+
+    def _gpu_use(self, processes: Iterable[_GpuProcess]) -> dict[_ClaimKey, float]:
+        """Return the engine seconds of each claim."""
+        streams: defaultdict[int, list[_ClaimKey]] = defaultdict(list)  # a process may send several
         for key, claim in self._claims.items():
             for pid in claim.pids:
                 streams[pid].append(key)
-        used: defaultdict[_Key, float] = defaultdict(float)
-        anyone: float | None = None
-        everyone = 0.0
-        for pid, container, seconds in processes:
-            if pid == ANYONE:
-                anyone = seconds
+        used: defaultdict[_ClaimKey, float] = defaultdict(float)
+        for process in processes:
+            if process.pid == ANYONE:
                 continue
-            everyone += seconds
-            homes = {self._containers.get(container)}
-            if pid in streams:
-                for stream in streams[pid]:
-                    used[stream] += seconds / len(streams[pid])
-                homes = {self._within(self._claims[stream]) for stream in streams[pid]}
+            sent = streams.get(process.pid, [])
+            for stream in sent:
+                used[stream] += process.seconds / len(sent)
+            if sent:
+                homes = {self._home_of(self._claims[stream]) for stream in sent}
+            else:
+                homes = {self._containers.get(process.container)}
             for home in homes:
                 if home is not None:
-                    used[home] += seconds
-        # Where nobody knows how busy it was, what its processes do not account for is nobody's, not idle.
-        busy = gain.seconds if anyone is None else max(anyone, everyone)
-        self._split(gain.part, gain.joules, used, max(busy, everyone), gain.seconds)
+                    used[home] += process.seconds
+        return used
 
-    def _gpu_processes(self, gain: Gain, readings: Mapping[str, Reading]) -> Iterator[tuple[int, str, float]]:
-        """Yield (pid, its container, seconds of its busiest engine since the last beat)."""
-        component, source = gain.part
-        seen: dict[int, tuple[str, dict[str, float]]] = {}
-        for reading in readings.values():
-            for use in reading.uses:
-                if (use.component, use.source, use.key) == (component, source, gain.key):
-                    _, engines = seen.setdefault(use.pid, (use.container, {}))
-                    engines[use.engine] = engines.get(use.engine, 0.0) + use.seconds
-        for gone in [k for k in self._engines if k[:3] == (component, source, gain.key) and k[3] not in seen]:
-            del self._engines[gone]
-        for pid, (container, engines) in seen.items():
-            process = (component, source, gain.key, pid)
-            before = self._engines.get(process, {})
-            self._engines[process] = engines
-            yield pid, container, max(max(0.0, engines[name] - before.get(name, 0.0)) for name in engines)
+    def _advance_engines(self, gpu: _GpuKey, uses: Iterable[Use]) -> list[_GpuProcess]:
+        """Take a GPU's use so far; return what each process has used since the last time."""
+        before = self._engines.get(gpu, {})
+        engines_of: dict[int, _Engines] = {}
+        container_of: dict[int, str] = {}
+        for use in uses:
+            container_of.setdefault(use.pid, use.container)
+            engines = engines_of.setdefault(use.pid, {})
+            engines[use.engine] = engines.get(use.engine, 0.0) + use.seconds
+        self._engines[gpu] = engines_of
+        processes = []
+        for pid, engines in engines_of.items():
+            earlier = before.get(pid, {})
+            busiest = max(seconds - earlier.get(engine, 0.0) for engine, seconds in engines.items())
+            processes.append(_GpuProcess(pid, container_of[pid], max(0.0, busiest)))
+        return processes
 
     # -- both ------------------------------------------------------------------------------------
 
     def _split(
-        self, part: Part, joules: float, used: Mapping[_Key, float], busy: float, capacity: float
+        self, part: PartKey, joules: float, used: Mapping[_ClaimKey, float], busy: float, capacity: float
     ) -> None:
         """Share a part's joules: `used`, `busy` and `capacity` in seconds of the same time."""
-        whole = sum(
-            seconds
-            for key, seconds in used.items()
-            if key == _AGENT or self._within(self._claims[key]) is None
-        )
-        active = max(busy, whole)  # clocks of different grain may disagree about who is larger
+        claimed = 0.0  # without views: their seconds are their container's
+        for key, seconds in used.items():
+            if key == _AGENT or self._home_of(self._claims[key]) is None:
+                claimed += seconds
+        active = max(busy, claimed)  # clocks of different resolution may disagree about which is larger
         capacity = max(capacity, active)
         if capacity <= 0:
             self._buckets[UNATTRIBUTED][part] += joules
             return
-        idle = joules * (1 - active / capacity) if self.idle == "apart" or active == 0 else 0.0
+        idle = 0.0
+        if self.idle == "apart" or active == 0:
+            idle = joules * (1 - active / capacity)
         self._buckets[IDLE][part] += idle
         left = joules - idle
-        a_second = left / active if active > 0 else 0.0
+        joules_a_second = left / active if active > 0 else 0.0
         for key, seconds in used.items():
-            share = a_second * seconds
+            share = joules_a_second * seconds
             if key == _AGENT:
                 self._buckets[AGENT][part] += share
-            elif self._within(self._claims[key]) is not None:
-                self._view(key, part, share)
+                left -= share
                 continue
+            account = self._accounts[key]
+            home = self._home_of(self._claims[key])
+            if home is None:
+                account.joules[part] += share
+                left -= share
             else:
-                self._accounts[key].joules[part] += share
-            left -= share
+                account.viewed[part, self._claims[home].name] += share
         self._buckets[UNATTRIBUTED][part] += max(0.0, left)
 
-    def _view(self, key: _Key, part: Part, share: float) -> None:
-        home = self._within(self._claims[key])
-        container = self._claims[home].name if home is not None else ""
-        self._accounts[key].viewed[part, container] += share
+    # -- what is shown ---------------------------------------------------------------------------
 
-    def _samples(self, parts: Iterable[Part]) -> Iterator[Sample]:
-        ordered = sorted(parts)
+    def _samples(self, parts: list[PartKey]) -> Iterator[Sample]:
         for metric, bucket in self._buckets.items():
-            for part in ordered:
+            for part in parts:
                 yield metric.sample(bucket[part], *part)
         for key, account in self._accounts.items():
-            if key[0] == "container":
-                for part in ordered:
-                    yield Sample(CONTAINER, (account.name, *part), account.joules[part])
-            else:
-                yield from self._stream_samples(key, account, ordered)
+            kind, _ = key
+            if kind == "stream":
+                yield from self._stream_samples(key, account, parts)
+                continue
+            for part in parts:
+                yield account.share.sample(account.joules[part], account.name, *part)
 
-    def _stream_samples(self, key: _Key, account: _Account, parts: list[Part]) -> Iterator[Sample]:
+    def _stream_samples(self, key: _ClaimKey, account: _Account, parts: list[PartKey]) -> Iterator[Sample]:
         """Yield a stream's own joules, and, by container, those that are a view of a container's."""
         claim = self._claims.get(key)
-        home = self._within(claim) if claim is not None else None
+        home = None if claim is None else self._home_of(claim)
+        is_outside = claim is not None and home is None
         for part in parts:
             if home is not None:
                 account.viewed[part, self._claims[home].name] += 0.0  # a series begins at 0
-            viewed = [(inside, joules) for (of, inside), joules in account.viewed.items() if of == part]
-            if account.joules[part] or not viewed or (claim is not None and home is None):
-                yield Sample(STREAM, (account.name, "", *part), account.joules[part])
-            for inside, joules in viewed:
-                yield Sample(STREAM, (account.name, inside, *part), joules)
+            viewed = {name: joules for (of, name), joules in account.viewed.items() if of == part}
+            own = account.joules[part]
+            if own or is_outside or not viewed:
+                yield account.share.sample(own, account.name, "", *part)
+            for container, joules in viewed.items():
+                yield account.share.sample(joules, account.name, container, *part)
+
+
+def _key(claim: Claim) -> _ClaimKey:
+    """Return what identifies a claim: a container may be renamed, a stream is its name."""
+    return claim.kind, claim.container if claim.kind == "container" else claim.name
+
+
+def _gpu(use: Use) -> _GpuKey:
+    return use.component, use.source, use.key

@@ -1,4 +1,7 @@
-"""Collectors' joules to the node's, without overlaps. Pure: no I/O, no clock."""
+"""The node's energy: the collectors' meters added up without overlaps, and shared. Pure: no I/O, no clock.
+
+An estimate counts only while nothing measures its component.
+"""
 
 from __future__ import annotations
 
@@ -7,40 +10,39 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.agent import attribution
-from powerbench_agent.agent.attribution import Gain, Shares
-from powerbench_agent.core.model import ESTIMATE, Metric, Reading, Sample
+from powerbench_agent.agent.attribution import MeterGain, Shares
+from powerbench_agent.core.model import ESTIMATE, PART_LABELS, Meter, Metric, Reading, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from powerbench_agent.agent.attribution import Idle, Part
+    from powerbench_agent.agent.attribution import Idle, PartKey
     from powerbench_agent.core.model import CpuTime
-
 
 NODE_ENERGY = Metric(
     "powerbench_node_energy_joules_total",
     "counter",
     "Energy of the node's parts that do not overlap, since the agent started. "
     "source=estimate is a model's figure, not a measurement.",
-    ("component", "source"),
+    PART_LABELS,
 )
-
-
 NODE_POWER = Metric(
     "powerbench_node_power_watts",
     "gauge",
     "Mean power of the node's parts over the last beat. "
     "source=estimate is a model's figure, not a measurement.",
-    ("component", "source"),
+    PART_LABELS,
 )
-
-
 NODE_METRICS = (NODE_ENERGY, NODE_POWER, *attribution.METRICS)
+
+_MeterKey = tuple[str, str, str]  # component, source, key
 
 
 class _Metered(NamedTuple):
+    """What a meter showed, and when."""
+
     joules: float
-    taken: float
+    taken: float  # monotonic seconds
 
 
 class Node:
@@ -48,9 +50,9 @@ class Node:
 
     def __init__(self, idle: Idle = "apart") -> None:
         self.shares = Shares(idle)
-        self._meters: dict[tuple[str, str, str], _Metered] = {}
-        self._joules: defaultdict[Part, float] = defaultdict(float)
-        self._watts: dict[Part, float] = {}
+        self._meters: dict[_MeterKey, _Metered] = {}
+        self._joules: defaultdict[PartKey, float] = defaultdict(float)
+        self._watts: dict[PartKey, float] = {}
 
     def beat(
         self,
@@ -63,44 +65,58 @@ class Node:
         """Return the node's reading after these readings of its collectors, by name.
 
         `measured`: components that a measuring collector has, readable at this moment or not; the
-        estimate of such a component is no part of the node. `present`, `cpu`, `now`: as Shares.beat.
+        estimate of such a component is not part of the node. `present`, `cpu`, `now`: as Shares.beat.
         """
-        meters = [(meter, reading.taken or 0.0) for reading in readings.values() for meter in reading.meters]
-        kept = {meter.component for meter, _ in meters if meter.source != ESTIMATE} | set(measured)
-        gains: list[Gain] = []
-        watts: defaultdict[Part, float] = defaultdict(float)
-        stood_still: set[Part] = set()
-        for meter, taken in meters:
-            part = (meter.component, meter.source)
-            before = self._meters.get((*part, meter.key))
-            # A meter starts at 0 when it first shows, and again when its collector was opened anew.
-            start = before.joules if before and before.joules <= meter.joules else 0.0
-            self._meters[*part, meter.key] = _Metered(meter.joules, taken)
-            if meter.source == ESTIMATE and meter.component in kept:
-                continue
-            seconds = 0.0
-            if before is None or taken <= before.taken:
-                stood_still.add(part)
-            else:
-                seconds = taken - before.taken
-                watts[part] += (meter.joules - start) / seconds
-            gains.append(Gain(part, meter.key, meter.joules - start, seconds))
+        gains = self._advance_meters(readings, measured)
+        samples = self._add_up(gains)
+        samples += self.shares.beat(gains, readings, present, cpu, now)
+        return Reading(samples)
 
-        samples: list[Sample] = []
-        gained: defaultdict[Part, float] = defaultdict(float)
+    def _advance_meters(self, readings: Mapping[str, Reading], measured: Iterable[str]) -> list[MeterGain]:
+        """Take every meter; return what those that count have gained since they were last taken."""
+        all_measured = set(measured)
+        for reading in readings.values():
+            all_measured.update(meter.component for meter in reading.meters if meter.source != ESTIMATE)
+        gains: list[MeterGain] = []
+        seen: set[_MeterKey] = set()
+        for reading in readings.values():
+            taken = reading.taken or 0.0
+            for meter in reading.meters:
+                seen.add((meter.component, meter.source, meter.key))
+                gain = self._advance_meter(meter, taken)
+                if meter.source != ESTIMATE or meter.component not in all_measured:
+                    gains.append(gain)
+        for key in self._meters.keys() - seen:  # no mean over a gap: its next reading opens a window
+            self._meters[key] = self._meters[key]._replace(taken=math.inf)
+        return gains
+
+    def _advance_meter(self, meter: Meter, taken: float) -> MeterGain:
+        part = (meter.component, meter.source)
+        key = (meter.component, meter.source, meter.key)
+        before = self._meters.get(key)
+        self._meters[key] = _Metered(meter.joules, taken)
+        # A meter starts at 0 when it first shows, and again after its collector was reopened.
+        start = 0.0
+        if before is not None and before.joules <= meter.joules:
+            start = before.joules
+        seconds = 0.0
+        if before is not None and taken > before.taken:
+            seconds = taken - before.taken
+        return MeterGain(part, meter.key, meter.joules - start, seconds)
+
+    def _add_up(self, gains: Iterable[MeterGain]) -> list[Sample]:
+        """Add the gains to the node's sums; return its energy and power."""
+        gains_of: defaultdict[PartKey, list[MeterGain]] = defaultdict(list)
         for gain in gains:
-            gained[gain.part] += gain.joules
-        for part, joules in sorted(gained.items()):
-            self._joules[part] += joules
-            if part not in stood_still:
-                self._watts[part] = watts[part]
+            gains_of[gain.part].append(gain)
+        samples: list[Sample] = []
+        for part, part_gains in sorted(gains_of.items()):
+            self._joules[part] += sum(gain.joules for gain in part_gains)
+            if all(gain.seconds > 0 for gain in part_gains):  # else the last power stands
+                self._watts[part] = sum(gain.joules / gain.seconds for gain in part_gains)
             samples.append(NODE_ENERGY.sample(self._joules[part], *part))
             if part in self._watts:
                 samples.append(NODE_POWER.sample(self._watts[part], *part))
-        for part in [part for part in self._watts if part not in gained]:
+        for part in self._watts.keys() - gains_of.keys():
             del self._watts[part]
-        seen = {(*meter[:3],) for meter, _ in meters}
-        for key in self._meters.keys() - seen:  # no mean over a gap: its next reading opens a window
-            self._meters[key] = self._meters[key]._replace(taken=math.inf)
-        samples += self.shares.beat(gains, readings, present, cpu, now)
-        return Reading(samples)
+        return samples

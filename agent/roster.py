@@ -11,7 +11,7 @@ from powerbench_agent.core.options import CollectorOptions, ConfigError, Problem
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from powerbench_agent.core.model import CollectorModule
+    from powerbench_agent.core.model import CollectorModule, Metric
 
 
 class Entry(NamedTuple):
@@ -68,3 +68,8 @@ def load_modules() -> dict[str, CollectorModule]:
 def options_of(modules: Mapping[str, CollectorModule]) -> dict[str, type[CollectorOptions]]:
     """Return what `[collectors.NAME]` may hold, by name."""
     return {name: module.Options for name, module in modules.items()}
+
+
+def share_metrics(modules: Mapping[str, CollectorModule]) -> list[Metric]:
+    """Return what the shares of the modules' claims are called: the node emits these for them."""
+    return [metric for module in modules.values() for metric in getattr(module, "SHARES", ())]

@@ -26,6 +26,7 @@ import structlog
 from powerbench_agent.agent.node import Node
 from powerbench_agent.core.model import (
     ESTIMATE,
+    SHARE_LABELS,
     Absent,
     Collector,
     ReadFailed,
@@ -207,6 +208,7 @@ class Scheduler:
                         reading = await slot.refreshes.refresh()
                     else:
                         return
+                _check_claims(reading)
             except Absent as gone:
                 self._lose(slot, str(gone))
             except ReadFailed as failed:
@@ -370,6 +372,14 @@ class Scheduler:
                     await self._changed.wait()
             if self._changed.is_set():
                 return
+
+
+def _check_claims(reading: Reading) -> None:
+    """Find a claim that the node could not show: a bug of its collector. Raises: TypeError."""
+    for claim in reading.claims:
+        if claim.share.labels != SHARE_LABELS[claim.kind]:
+            name, labels = claim.share.name, SHARE_LABELS[claim.kind]
+            raise TypeError(f"{name}, the share of a {claim.kind}, must have the labels {labels}")
 
 
 def _next_on_grid(now: float, interval: float) -> float:

@@ -1,4 +1,4 @@
-"""Raw energy counters to joules, and collectors' joules to the node's. Pure: no I/O, no clock.
+"""Raw energy counters to joules. Pure: no I/O, no clock.
 
 Rules, each because some exporter breaks it:
 
@@ -8,7 +8,6 @@ Rules, each because some exporter breaks it:
 - An increase beyond what any part draws is a sentinel or another counter: 0 is added, and it counts as
   a reset; the way back from it is none of a wrap.
 - An equal reading is an equal reading.
-- An estimate counts only where nothing measures the component.
 
 Source: https://docs.kernel.org/power/powercap/powercap.html (energy_uj, max_energy_range_uj).
 """

@@ -65,7 +65,7 @@ class Sample(NamedTuple):
     value: float
 
 
-ESTIMATE = "estimate"  # the source of what a model says where nothing measures
+ESTIMATE = "estimate"  # the source of a model's figures, where nothing measures
 
 
 class Meter(NamedTuple):
@@ -96,14 +96,26 @@ ANYONE = 0  # no process's id
 UNTOLD = "any"  # ANYONE's engine, where the driver does not tell one process's use from another's
 
 
+PART_LABELS = ("component", "source")  # the last labels of every share: which of the node's joules it is of
+SHARE_LABELS = {
+    "container": ("container", *PART_LABELS),
+    "stream": ("stream", "container", *PART_LABELS),  # without a container: not a view of a container's share
+}
+SHARE_HELP = "A share by CPU time and GPU use, not a measurement."  # the last sentence of every share's HELP
+
+
 class Claim(NamedTuple):
-    """Somebody whose share of the joules is shown: by CPU time, and by its processes' use of GPUs."""
+    """A container or stream whose share of the joules is shown.
+
+    Its share is computed from its CPU time and from its processes' use of GPUs.
+    """
 
     kind: Literal["container", "stream"]
     name: str
-    cpu_seconds: float  # since it was first seen; never decreases, and starts anew if it left and came back
-    container: str = ""  # the id of the container that it is, or that the stream's processes lie in
-    pids: tuple[int, ...] = ()  # a stream's processes
+    share: Metric  # what its share is called: a counter with the `SHARE_LABELS` of its kind
+    cpu_seconds: float  # since it was first seen; never decreases, but restarts at 0 if it left and came back
+    container: str = ""  # id of the container that it is, or in which the stream's processes run
+    pids: tuple[int, ...] = ()  # of a stream's processes
 
 
 class CpuTime(NamedTuple):

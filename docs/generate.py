@@ -45,11 +45,12 @@ def table(metrics: Iterable[Metric]) -> str:
 def page() -> str:
     """Return the whole page."""
     parts = [HEAD]
-    for name, module in roster.load_modules().items():
+    modules = roster.load_modules()
+    for name, module in modules.items():
         what = (module.__doc__ or "").partition("\n")[0]
         parts.append(f"\n## {name}\n\n{what}\n\n{table(module.METRICS)}\n")
     what = "The collectors' parts that do not overlap, added up."
-    parts.append(f"\n## node\n\n{what}\n\n{table(node.NODE_METRICS)}\n")
+    parts.append(f"\n## node\n\n{what}\n\n{table([*node.NODE_METRICS, *roster.share_metrics(modules)])}\n")
     parts.append(f"\n## The agent itself\n\n{table(exposition.AGENT_METRICS)}\n")
     parts.append(TAIL)
     return "".join(parts)

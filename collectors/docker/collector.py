@@ -28,7 +28,16 @@ import structlog
 from powerbench_agent.collectors.docker.cgroup import Cgroup, Layout, parse_net_dev
 from powerbench_agent.collectors.docker.engine import LIVE, STATES, Container, Engine, parse_one_shot
 from powerbench_agent.collectors.docker.engine_processes import EngineProcesses
-from powerbench_agent.core.model import Absent, Claim, Metric, ReadFailed, Reading, Sample
+from powerbench_agent.core.model import (
+    SHARE_HELP,
+    SHARE_LABELS,
+    Absent,
+    Claim,
+    Metric,
+    ReadFailed,
+    Reading,
+    Sample,
+)
 from powerbench_agent.core.options import CollectorOptions
 from powerbench_agent.core.processes import own_pid
 
@@ -80,6 +89,14 @@ METRICS = (
     *(CPU, MEMORY, MEMORY_PERCENT, MEMORY_LIMIT, PIDS, RX_OLD, TX_OLD, CPU_SECONDS, RX, TX, READ, WRITTEN),
     *(INFO, ENGINE_CPU, ENGINE_MEMORY, ENGINE_MEMORY_PERCENT, TOTAL_CPU, CONTAINERS, IGNORED),
 )
+
+ENERGY = Metric(
+    "docker_container_energy_joules_total",
+    "counter",
+    f"Energy of the container since it was first seen. {SHARE_HELP}",
+    SHARE_LABELS["container"],
+)
+SHARES = (ENERGY,)  # what the node calls the shares of our claims
 
 _URL = re.compile(r"unix:///.+|(tcp|http)://[^/:]+:[0-9]{1,5}/?")
 _SOCKETS = ("/var/run/docker.sock", "/run/docker.sock", "/run/podman/podman.sock")
@@ -289,7 +306,7 @@ class Docker:
             samples.append(CPU.sample(watched.percent, name))
         samples.append(CPU_SECONDS.sample(used, name))
         if self._here:  # another machine's containers have no part in this one's joules
-            claims.append(Claim("container", name, watched.claimed, watched.container.id))
+            claims.append(Claim("container", name, ENERGY, watched.claimed, watched.container.id))
         return watched.percent
 
     def _used(self, watched: _Watched) -> float | None:

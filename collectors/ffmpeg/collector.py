@@ -22,7 +22,7 @@ from collections import deque
 from itertools import dropwhile
 from typing import TYPE_CHECKING, NamedTuple
 
-from powerbench_agent.collectors.ffmpeg.encoders import Encoders
+from powerbench_agent.collectors.ffmpeg.encoders import ENERGY, Encoders
 from powerbench_agent.core.model import IngestRejected, Metric, Reading, Sample
 from powerbench_agent.core.options import CollectorOptions, Seconds
 from powerbench_agent.core.progress import ProgressParser, Report
@@ -84,6 +84,7 @@ METRICS = (
     LAST_UPDATE,
     REJECTED,
 )
+SHARES = (ENERGY,)  # what the node calls the shares of our claims
 REASONS = ("forbidden", "no_progress", "stream_limit", "superseded")
 
 _SIZE_ROUNDING = 1024  # bytes; a status line's kB may be rounded up

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from powerbench_agent.core import processes
-from powerbench_agent.core.model import Claim
+from powerbench_agent.core.model import SHARE_HELP, SHARE_LABELS, Claim, Metric
 from powerbench_agent.core.process_tree import Tree
 from powerbench_agent.core.processes import Unresolved
 from powerbench_agent.core.worker import Worker
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from powerbench_agent.core.model import Sender
 
 log = structlog.get_logger("ffmpeg")
+
+ENERGY = Metric(
+    "ffmpeg_stream_energy_joules_total",
+    "counter",
+    f"Energy of the stream's processes; with a container, a view of that container's. {SHARE_HELP}",
+    SHARE_LABELS["stream"],
+)
 
 CHILDREN_BEATS = 5  # from one look for a tree's new descendants to the next
 _PATIENCE = 0.1  # seconds that a beat waits for a search, which is most often done by then
@@ -91,7 +98,7 @@ class Encoders:
                     if not tree.alive:
                         encoder.tree = None
         return [
-            Claim("stream", name, encoder.cpu_seconds, encoder.container, encoder.pids)
+            Claim("stream", name, ENERGY, encoder.cpu_seconds, encoder.container, encoder.pids)
             for name, encoder in self._encoders.items()
         ]
 

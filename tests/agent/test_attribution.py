@@ -8,25 +8,36 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from trees import values
 
-from powerbench_agent.agent.attribution import AGENT, CONTAINER, DEPARTED, IDLE, STREAM, UNATTRIBUTED, Idle
+from powerbench_agent.agent.attribution import AGENT, DEPARTED, IDLE, UNATTRIBUTED, Idle
 from powerbench_agent.agent.node import NODE_ENERGY, Node
-from powerbench_agent.core.model import ANYONE, Claim, CpuTime, Meter, Reading, Use
+from powerbench_agent.core.model import (
+    ANYONE,
+    SHARE_LABELS,
+    Claim,
+    CpuTime,
+    Meter,
+    Metric,
+    Reading,
+    Use,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 CPU = ("cpu", "rapl")
 GPU = ("gpu", "nvml")
+CONTAINER = Metric("container_joules_total", "counter", "Its share.", SHARE_LABELS["container"])
+STREAM = Metric("stream_joules_total", "counter", "Its share.", SHARE_LABELS["stream"])
 ID, OTHER_ID = "a" * 64, "b" * 64
 Shown = dict[str, float]
 
 
 def container(name: str, seconds: float, identity: str = ID) -> Claim:
-    return Claim("container", name, seconds, identity)
+    return Claim("container", name, CONTAINER, seconds, identity)
 
 
 def stream(name: str, seconds: float = 0.0, within: str = "", *pids: int) -> Claim:
-    return Claim("stream", name, seconds, within, pids)
+    return Claim("stream", name, STREAM, seconds, within, pids)
 
 
 def shown(reading: Reading, part: tuple[str, str] = CPU) -> Shown:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from powerbench_agent.agent import roster
+from powerbench_agent.core.model import SHARE_LABELS
 from powerbench_agent.core.options import CollectorOptions, ConfigError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 MODULES = roster.load_modules()
 PREFIXES = {"nvml": "nvidia_gpu_", "drm": "drm_gpu_"}  # named for what they show, not for how it is read
 PLUG_IN = """
+from powerbench_agent.core.model import SHARE_LABELS
 from powerbench_agent.core.options import CollectorOptions as Options
 METRICS = ()
 async def open_collector(options, host): ...
@@ -57,6 +59,18 @@ def test_a_metric_is_declared_once_and_under_its_collectors_name() -> None:
         assert metric.name.startswith(PREFIXES.get(name, f"{name}_"))
         assert (metric.kind == "counter") == metric.name.endswith("_total")
         assert metric.help.endswith(".")
+
+
+def test_what_shares_are_called_is_declared_by_who_claims() -> None:
+    """The energy of streams and containers is declared once, by ffmpeg and docker, with a share's labels."""
+    shares = {
+        name: [(metric.name, metric.kind, metric.labels) for metric in roster.share_metrics({name: module})]
+        for name, module in MODULES.items()
+    }
+    assert {name: declared for name, declared in shares.items() if declared} == {
+        "ffmpeg": [("ffmpeg_stream_energy_joules_total", "counter", SHARE_LABELS["stream"])],
+        "docker": [("docker_container_energy_joules_total", "counter", SHARE_LABELS["container"])],
+    }
 
 
 def test_a_plug_in_joins_the_table(install: object) -> None:

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from powerbench_agent.agent.bucket import Bucket
 from powerbench_agent.agent.scheduler import SEARCH_SECONDS, Scheduler
-from powerbench_agent.core.model import Absent, Meter, Metric, ReadFailed, Reading
+from powerbench_agent.core.model import Absent, Claim, Meter, Metric, ReadFailed, Reading
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -272,6 +272,22 @@ async def test_a_bug_that_comes_back_is_logged_again(loop_clock: LoopClock, scri
         async with running(loop_clock, {"bad": (collector, 1.0)}):
             await loop_clock.until(5.5)
     assert sum("exc_info" in entry for entry in logs) == 2
+
+
+@pytest.mark.looptime
+async def test_a_share_with_other_labels_is_a_bug_of_its_collector(
+    loop_clock: LoopClock, scripted: type[Scripted]
+) -> None:
+    """A claim whose share the node could not emit takes its own collector down, and not the node."""
+    share = Metric("fake_energy_joules_total", "counter", "Its share.", ("container",))
+    claiming = scripted(Reading([], claims=[Claim("container", "web", share, 1.0, "a" * 64)]))
+    async with running(loop_clock, {"bad": (claiming, 1.0)}) as scheduler:
+        await loop_clock.until(1.5)
+        states = scheduler.snapshot.states
+        labels = "('container', 'component', 'source')"
+        what = f"fake_energy_joules_total, the share of a container, must have the labels {labels}"
+        assert (states["bad"].up, states["bad"].error) == (False, f"bug: TypeError: {what}")
+        assert states["node"].up
 
 
 FAULTS = [

@@ -9,13 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import values
 
-from powerbench_agent.agent.attribution import AGENT, CONTAINER, DEPARTED, IDLE, STREAM, UNATTRIBUTED, Idle
+from powerbench_agent.agent.attribution import AGENT, DEPARTED, IDLE, UNATTRIBUTED, Idle
 from powerbench_agent.agent.node import NODE_ENERGY, Node
-from powerbench_agent.core.model import ANYONE, Claim, CpuTime, Meter, Metric, Reading, Use
+from powerbench_agent.core.model import ANYONE, SHARE_LABELS, Claim, CpuTime, Meter, Metric, Reading, Use
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+CONTAINER = Metric("container_joules_total", "counter", "Its share.", SHARE_LABELS["container"])
+STREAM = Metric("stream_joules_total", "counter", "Its share.", SHARE_LABELS["stream"])
 METERS = (
     ("cpu", "rapl", "package-0"),
     ("cpu", "rapl", "package-1"),
@@ -149,7 +151,7 @@ class World:
 
     def _containers(self, beat: Beat) -> list[Claim]:
         return [
-            Claim("container", name, seconds, name)
+            Claim("container", name, CONTAINER, seconds, name)
             for name in CONTAINERS
             if (seconds := self._counters.take(("container", name), beat.containers.get(name))) is not None
         ]
@@ -160,7 +162,7 @@ class World:
             stream = beat.streams.get(name, Stream(("gain", 0.25), "", frozenset()))
             seconds = self._counters.take(("stream", name), stream.step)
             if seconds is not None:
-                found.append(Claim("stream", name, seconds, stream.container, (*stream.pids,)))
+                found.append(Claim("stream", name, STREAM, seconds, stream.container, (*stream.pids,)))
         return found
 
 

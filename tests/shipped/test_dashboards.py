@@ -85,8 +85,9 @@ class Placed(NamedTuple):
 
 def declared() -> dict[str, tuple[str, ...]]:
     """Return every metric that can be asked for, and its labels."""
-    metrics = [metric for module in roster.load_modules().values() for metric in module.METRICS]
-    metrics += [*node.NODE_METRICS, *exposition.AGENT_METRICS]
+    modules = roster.load_modules()
+    metrics = [metric for module in modules.values() for metric in module.METRICS]
+    metrics += [*node.NODE_METRICS, *roster.share_metrics(modules), *exposition.AGENT_METRICS]
     return {**FOREIGN, **RULES, **{metric.name: metric.labels for metric in metrics}}
 
 

@@ -64,8 +64,9 @@ def names(expression: str) -> set[str]:
 
 def test_every_metric_of_a_rule_is_somebodys() -> None:
     """A rule names what a collector declares, a rule records, or a known exporter has; nothing else."""
-    declared = {metric.name for module in roster.load_modules().values() for metric in module.METRICS}
-    declared |= {metric.name for metric in node.NODE_METRICS}
+    modules = roster.load_modules()
+    declared = {metric.name for module in modules.values() for metric in module.METRICS}
+    declared |= {metric.name for metric in (*node.NODE_METRICS, *roster.share_metrics(modules))}
     known = declared | set(RECORDS) | set(FOREIGN) | {"powerbench:threshold:own"}
     used = {name for rule in rules() for name in names(rule["expr"])}
     assert used <= known
@@ -74,8 +75,10 @@ def test_every_metric_of_a_rule_is_somebodys() -> None:
 
 def test_a_host_that_is_scraped_twice_counts_once() -> None:
     """What a rule adds up of agents is first the largest by the metric's own labels, whatever the job."""
-    metrics = [metric for module in roster.load_modules().values() for metric in module.METRICS]
-    labels = {metric.name: {"host", *metric.labels} for metric in [*metrics, *node.NODE_METRICS]}
+    modules = roster.load_modules()
+    metrics = [metric for module in modules.values() for metric in module.METRICS]
+    metrics += [*node.NODE_METRICS, *roster.share_metrics(modules)]
+    labels = {metric.name: {"host", *metric.labels} for metric in metrics}
     added = 0
     for rule in rules():
         expr = re.sub(r"\s+", " ", rule["expr"])

@@ -252,8 +252,8 @@ async def test_a_container_that_ran_before_us_claims_from_now_on(driven: Driven)
     driven.start(2, cpu_seconds=0.25, seen=True)
     claims = await driven.claims()
     assert claims == {
-        "c1": Claim("container", "c1", 0.0, identity(1)),
-        "c2": Claim("container", "c2", 0.25, identity(2)),
+        "c1": Claim("container", "c1", docker.ENERGY, 0.0, identity(1)),
+        "c2": Claim("container", "c2", docker.ENERGY, 0.25, identity(2)),
     }
     driven.use(1, 1001.5)
     assert (await driven.claims())["c1"].cpu_seconds == 1.5

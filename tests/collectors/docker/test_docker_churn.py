@@ -9,7 +9,7 @@ import pytest
 from cgroup_trees import SYSTEMD, Machine, drive, identity
 from trees import values
 
-from powerbench_agent.agent.attribution import AGENT, CONTAINER, DEPARTED, IDLE, UNATTRIBUTED
+from powerbench_agent.agent.attribution import AGENT, DEPARTED, IDLE, UNATTRIBUTED
 from powerbench_agent.agent.node import NODE_ENERGY, Node
 from powerbench_agent.collectors.docker import collector as docker
 from powerbench_agent.core.model import CpuTime, Meter, Reading
@@ -47,7 +47,7 @@ async def test_a_minute_of_churn(tmp_path: Path) -> None:
             now = reading.taken or 0.0
             page = node.beat({"rapl": meters, "docker": reading}, (), ("rapl", "docker"), cpu, now)
             parts = sum(values(page, metric)[PART] for metric in (IDLE, AGENT, DEPARTED, UNATTRIBUTED))
-            parts += sum(values(page, CONTAINER).values())
+            parts += sum(values(page, docker.ENERGY).values())
             assert parts == pytest.approx(values(page, NODE_ENERGY)[PART], rel=1e-9)
             seen |= {labels[0] for labels in values(reading, docker.CPU_SECONDS)}
             for number in gone:

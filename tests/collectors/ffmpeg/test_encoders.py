@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from trees import FakeClock
 
 from powerbench_agent.collectors.ffmpeg import encoders
-from powerbench_agent.collectors.ffmpeg.encoders import CHILDREN_BEATS, Encoders
+from powerbench_agent.collectors.ffmpeg.encoders import CHILDREN_BEATS, ENERGY, Encoders
 from powerbench_agent.core import processes
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ async def test_a_stream_has_a_claim_at_the_next_beat(streams: Streams) -> None:
     streams.proc.start(50, container=ID, age=0.0)
     streams.proc.work(50, 0.5)
     streams.meet("cam1", 50)
-    assert await streams.encoders.claims() == [("stream", "cam1", 0.5, ID, (50,))]
+    assert await streams.encoders.claims() == [("stream", "cam1", ENERGY, 0.5, ID, (50,))]
     streams.proc.work(50, 1.0)
     assert await streams.seconds() == {"cam1": 1.5}
 
@@ -114,7 +114,7 @@ async def test_a_process_that_ended(streams: Streams) -> None:
     await streams.claims()
     streams.proc.end(50)
     for _ in range(2):
-        assert await streams.claims() == {"cam1": ("stream", "cam1", 2.0, ID, ())}
+        assert await streams.claims() == {"cam1": ("stream", "cam1", ENERGY, 2.0, ID, ())}
     streams.encoders.part("cam1")
     assert await streams.claims() == {}
 

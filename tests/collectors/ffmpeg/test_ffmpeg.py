@@ -635,11 +635,11 @@ async def test_a_streams_process_is_its_claim(tmp_path: Path, monkeypatch: pytes
     feed = collector.open_feed("cam1", Connection().sender("50"))
     assert (await collector.read()).claims == []
     feed.feed(report(1))
-    assert (await collector.read()).claims == [("stream", "cam1", 0.0, "", (50,))]
+    assert (await collector.read()).claims == [("stream", "cam1", ffmpeg.ENERGY, 0.0, "", (50,))]
     proc.work(50, 2.0)
     feed.feed(report(2, end=True))
     feed.close()
-    assert (await collector.read()).claims == [("stream", "cam1", 2.0, "", (50,))]
+    assert (await collector.read()).claims == [("stream", "cam1", ffmpeg.ENERGY, 2.0, "", (50,))]
     proc.advance(301.0)
     assert (await collector.read()).claims == []
     await collector.aclose()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from powerbench_agent.agent import __version__, listen, log, roster, systemd
-from powerbench_agent.agent.config import DEFAULT_PATH, Config, load, narrow
+from powerbench_agent.agent.config import DEFAULT_PATH, Config, load, narrow, without_effect
 from powerbench_agent.core.options import ConfigError, Listen, Problem, parse_listen
 
 if TYPE_CHECKING:
@@ -139,6 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         listen.plan(config, roster.BUILT_IN, os.environ)
         if flags.check:
             check(config)
+            for notice in without_effect(config):
+                print(notice)  # noqa: T201 - a part of the answer to --check
             print("configuration is good")  # noqa: T201 - the answer to --check
             return 0
         return _run(flags, known, modules, passed)

@@ -25,6 +25,7 @@ from powerbench_agent.core.options import (
 
 DEFAULT_PATH = Path("/etc/powerbench/agent.toml")
 DEFAULT_PORT = 9510
+DEFAULT_STATE_DIR = "/var/lib/powerbench"
 
 
 class WebConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +62,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     listen: Listen = Listen(f"0.0.0.0:{DEFAULT_PORT}")
     sysfs: str = "/sys"
     procfs: str = "/proc"
-    state_dir: str = "/var/lib/powerbench"
+    state_dir: str = DEFAULT_STATE_DIR  # accepted, without effect: nothing is stored there yet
     idle: Literal["apart", "share"] = "apart"  # what is done with idle energy when the node's is shared
     web: WebConfig = WebConfig()
 
@@ -216,6 +217,14 @@ def load(path: Path | None, known: Mapping[str, type[CollectorOptions]]) -> Conf
     except RecursionError:
         raise ConfigError([Problem(str(path), "", "is no TOML: it is nested too deeply")]) from None
     return parse(document, known, str(path))
+
+
+def without_effect(config: Config) -> list[Problem]:
+    """Return the keys that were set and change nothing, which is worth a line and not an error."""
+    if config.agent.state_dir == DEFAULT_STATE_DIR:
+        return []
+    what = "has no effect in this version, which stores nothing there; you may leave the key out"
+    return [Problem(config.where, "agent.state_dir", what)]
 
 
 def narrow(config: Config, only: Iterable[str], where: str = "--only") -> Config:

@@ -21,6 +21,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from powerbench_agent.agent import __version__, access, listen, roster
+from powerbench_agent.agent.config import without_effect
 from powerbench_agent.agent.connections import Connections, raise_descriptor_limit
 from powerbench_agent.agent.http import Handlers
 from powerbench_agent.agent.listen import Site
@@ -219,6 +220,8 @@ async def serve_forever(
         listeners = listen.match_passed(sites, passed)
     else:
         listeners = [(address, bound) for address in sites if (bound := listen.bind(address))]
+    for notice in without_effect(config):
+        log.warning("setting without effect", where=notice.where, key=notice.key, reason=notice.what)
     notifier = Notifier()
     connections = Connections(raise_descriptor_limit())
 

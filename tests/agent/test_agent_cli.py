@@ -126,6 +126,17 @@ def checked(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
     return code, out, err.splitlines()
 
 
+def test_check_says_that_state_dir_has_no_effect(capsys: pytest.CaptureFixture[str], empty: str) -> None:
+    """A state_dir of one's own is accepted, exit 0, and said to change nothing; the default needs no word."""
+    Path(empty).write_text("[agent]\nstate_dir = '/srv/powerbench'\n")
+    code, out, lines = checked(capsys, "--config", empty)
+    what = "has no effect in this version, which stores nothing there; you may leave the key out"
+    assert (code, lines) == (0, [])
+    assert out == f"{empty}: agent.state_dir: {what}\nconfiguration is good\n"
+    Path(empty).write_text("[agent]\nstate_dir = '/var/lib/powerbench'\n")
+    assert checked(capsys, "--config", empty) == (0, "configuration is good\n", [])
+
+
 def test_check_says_that_a_good_configuration_is_good(capsys: pytest.CaptureFixture[str], empty: str) -> None:
     """--check of a good file is exit 0 and one line."""
     assert checked(capsys, "--config", empty) == (0, "configuration is good\n", [])

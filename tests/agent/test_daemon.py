@@ -66,6 +66,18 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
     manager.socket.close()
 
 
+async def test_a_start_says_which_setting_has_no_effect(
+    launch: Launch, bare_host: list[str], free_port: int, tmp_path: Path
+) -> None:
+    """A state_dir of one's own is one line in the log, and the agent starts all the same."""
+    file = tmp_path / "agent.toml"
+    file.write_text(f"[agent]\nlisten = '127.0.0.1:{free_port}'\nstate_dir = '/srv/powerbench'\n")
+    agent = await launch("--config", str(file), *bare_host)
+    said = await agent.logged("setting without effect")
+    assert (said["where"], said["key"]) == (str(file), "agent.state_dir")
+    await agent.logged("listening")
+
+
 async def test_a_life_from_start_to_sigterm(
     launch: Launch, bare_host: list[str], free_port: int, manager: Manager
 ) -> None:

@@ -1,4 +1,4 @@
-"""The one table of collectors: a line each, and whatever entry points `powerbench.collectors` name."""
+"""The one table of collectors: a line for each built-in one, and the entry points `powerbench.collectors`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ from powerbench_agent.core.options import CollectorOptions, ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from importlib.metadata import EntryPoint
 
     from powerbench_agent.core.model import CollectorModule, Metric
+
+
+_OLD_IMPORT = (
+    "imports powerbench.…, which is called powerbench_agent now; "
+    "change its imports from powerbench.agent.model and the like to powerbench_agent.collector"
+)
 
 
 class Entry(NamedTuple):
@@ -32,7 +39,7 @@ BUILT_IN: Mapping[str, Entry] = {
     "nginx_rtmp": Entry("powerbench_agent.collectors.nginx_rtmp.collector"),
     "host": Entry("powerbench_agent.collectors.host"),
     "estimate": Entry("powerbench_agent.collectors.estimate"),
-    # After all that is ours: where two share a family, the first has its type and its series.
+    # Last: if two collectors share a metric family, the first one decides its type and keeps its series.
     "textfile": Entry("powerbench_agent.collectors.textfile"),
 }
 
@@ -40,29 +47,37 @@ BUILT_IN: Mapping[str, Entry] = {
 def load_modules() -> dict[str, CollectorModule]:
     """Return every collector's module by name, built-in ones first.
 
-    Raises: ConfigError where an installed plug-in cannot be used.
+    Raises: ConfigError if an installed plug-in cannot be used.
     """
-    modules = {
-        name: cast("CollectorModule", importlib.import_module(e.module)) for name, e in BUILT_IN.items()
-    }
+    modules = {name: _module(importlib.import_module(entry.module)) for name, entry in BUILT_IN.items()}
     for point in entry_points(group="powerbench.collectors"):
-        where = f"plug-in {point.value}"
-        if point.name in modules:
-            raise ConfigError(
-                [Problem(where, point.name, "a collector has this name already; rename the entry point")]
-            )
         try:
-            module = point.load()
-        except Exception as error:
-            raise ConfigError(
-                [Problem(where, point.name, f"cannot be imported: {error}; uninstall or mend it")]
-            ) from error
-        if missing := [n for n in ("Options", "METRICS", "open_collector") if not hasattr(module, n)]:
-            raise ConfigError(
-                [Problem(where, point.name, f"lacks {', '.join(missing)}; see docs/collectors.md")]
-            )
-        modules[point.name] = module
+            if point.name in modules:
+                raise ValueError("there is a collector of this name already; rename the entry point")
+            modules[point.name] = _load_plug_in(point)
+        except ValueError as error:
+            problem = Problem(f"plug-in {point.value}", point.name, str(error))
+            raise ConfigError([problem]) from error
     return modules
+
+
+def _load_plug_in(point: EntryPoint) -> CollectorModule:
+    """Return the module that an entry point leads to. Raises: ValueError in words that say what to do."""
+    try:
+        module = point.load()
+    except Exception as error:
+        name = getattr(error, "name", None) or ""
+        if isinstance(error, ImportError) and name.partition(".")[0] == "powerbench":
+            raise ValueError(_OLD_IMPORT) from error
+        raise ValueError(f"cannot be imported: {error}; fix or uninstall it") from error
+    missing = [name for name in ("Options", "METRICS", "open_collector") if not hasattr(module, name)]
+    if missing:
+        raise ValueError(f"lacks {', '.join(missing)}; see docs/collectors.md")
+    return _module(module)
+
+
+def _module(module: object) -> CollectorModule:
+    return cast("CollectorModule", module)
 
 
 def options_of(modules: Mapping[str, CollectorModule]) -> dict[str, type[CollectorOptions]]:

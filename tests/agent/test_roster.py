@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +21,7 @@ MODULES = roster.load_modules()
 PREFIXES = {"nvml": "nvidia_gpu_", "drm": "drm_gpu_"}  # named for what they show, not for how it is read
 PLUG_IN = """
 from powerbench_agent.core.model import SHARE_LABELS
-from powerbench_agent.core.options import CollectorOptions as Options
+from powerbench_agent.collector import CollectorOptions as Options
 METRICS = ()
 async def open_collector(options, host): ...
 """
@@ -85,7 +86,7 @@ def test_a_plug_in_joins_the_table(install: object) -> None:
 @pytest.mark.parametrize(
     ("name", "source", "what"),
     [
-        ("rapl", PLUG_IN, "a collector has this name already; rename the entry point"),
+        ("rapl", PLUG_IN, "there is a collector of this name already; rename the entry point"),
         ("broken", "import no_such_module_anywhere", "cannot be imported: No module named"),
         ("raising", "raise ValueError('on import')", "cannot be imported: on import"),
         ("bare", "METRICS = ()", "lacks Options, open_collector"),
@@ -99,3 +100,31 @@ def test_a_bad_plug_in_is_a_problem_that_names_it(install: object, name: str, so
     (line,) = str(caught.value).splitlines()
     assert line.startswith(f"plug-in pb_{name}: {name}: ")
     assert what in line
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["nothing of that name", "another powerbench"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from powerbench.agent.model import Metric",
+        "from powerbench import agent",
+        "import powerbench.agent.config",
+    ],
+)
+def test_an_import_of_the_old_root_says_what_to_change(
+    install: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, *, other: bool
+) -> None:
+    """A plug-in written for 0.1.0 gets one line with the new import, also beside the index's powerbench."""
+    monkeypatch.delitem(sys.modules, "powerbench", raising=False)
+    if other:
+        (tmp_path / "powerbench").mkdir()
+        (tmp_path / "powerbench/__init__.py").touch()
+    install("old", "pb_old", source)  # type: ignore[operator]
+    with pytest.raises(ConfigError) as caught:
+        roster.load_modules()
+    monkeypatch.delitem(sys.modules, "powerbench", raising=False)
+    (line,) = str(caught.value).splitlines()
+    assert line == (
+        "plug-in pb_old: old: imports powerbench.…, which is called powerbench_agent now; "
+        "change its imports from powerbench.agent.model and the like to powerbench_agent.collector"
+    )

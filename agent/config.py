@@ -107,7 +107,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(names)}"
 
 
-class _Reader:
+class _TomlReader:
     """Walks parsed TOML and collects problems as it goes."""
 
     def __init__(self, where: str) -> None:
@@ -178,7 +178,7 @@ def _plain(error: msgspec.ValidationError, value: Any) -> str:
 
 def parse(document: Mapping[str, Any], known: Mapping[str, type[CollectorOptions]], where: str) -> Config:
     """Return the configuration in a parsed TOML document. Raises: ConfigError with every problem."""
-    reader = _Reader(where)
+    reader = _TomlReader(where)
     reader.unknown(document, ("agent", "collectors"), "")
     agent = reader.table(document.get("agent", {}), "agent")
     reader.unknown(agent, AgentConfig.__struct_fields__, "agent.")

@@ -1,11 +1,12 @@
 """Who may ask for what: loopback and trusted networks, a bearer token, basic authentication.
 
-`/metrics`, `/health` and `/ready` are for everyone, or for whoever has the password once there is one.
-`/ingest`, `/api` and `/` are for loopback peers, trusted networks, and whoever shows the token or password.
+`/metrics`, `/health` and `/ready` are open to everyone, or to those with the password once one is configured.
+`/ingest`, `/api` and `/` are open to loopback peers, to trusted networks, and to requests with the token or
+password.
 
-A browser on this machine is a loopback peer too, and does what any web page tells it. So loopback alone
-opens nothing to a request that another site has sent (Origin, Sec-Fetch-Site) or that reached us under a
-foreign name (Host), which is how a rebound DNS name would.
+A browser on this machine is a loopback peer too, and sends whatever a web page tells it to. So a loopback
+request is refused if another site sent it (Origin, Sec-Fetch-Site) or if it reached us under a name that is
+not ours (Host), as it would by DNS rebinding.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ if TYPE_CHECKING:
 
     from powerbench_agent.agent.config import WebConfig
 
-_MAX_CHECKS = 16  # passwords being checked or waiting for it; a check costs tens of milliseconds of a core
+_MAX_CHECKS = 16  # passwords being checked or queued; a check costs tens of milliseconds of a core
 _MAX_KNOWN = 256
 _MAX_SECRET_BYTES = 1 << 20
 
 
 class Access:
-    """Decides about requests; holds the secrets that its files held when it was loaded."""
+    """Decides who may make a request; holds the secrets read from the configured files."""
 
     def __init__(
         self,
@@ -45,13 +46,13 @@ class Access:
         trusted: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = (),
         own_names: frozenset[str] = frozenset(),
     ) -> None:
-        """`users`: name → bcrypt hash; `own_names`: what this machine calls its loopback.
+        """`users`: name → bcrypt hash; `own_names`: names of this machine's loopback addresses.
 
-        An empty value closes that way in.
+        An empty value grants nothing.
         """
         self._token = token.encode()
         self._users = dict(users or {})
-        # A wrong name is checked against somebody's hash all the same: it takes as long as a wrong password.
+        # An unknown name is checked against some hash too, so that it takes as long as a wrong password.
         self._decoy = next(iter(self._users.values()), b"")
         self._trusted = trusted
         self._names = {"localhost", socket.gethostname().lower()} | own_names
@@ -65,21 +66,20 @@ class Access:
         return bool(self._users)
 
     def is_near(self, peer: str, headers: Mapping[str, str]) -> bool:
-        """Return whether the peer is loopback or trusted, and the request its own idea."""
+        """Return whether the peer is loopback or trusted, and no other site is behind the request."""
         try:
-            address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(
-                peer.partition("%")[0]
-            )
+            address = ipaddress.ip_address(peer.partition("%")[0])
         except ValueError:
-            return False  # a peer that was gone before it could be asked who it is
+            return False  # the peer had gone before its address was known
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
             address = address.ipv4_mapped
         if not _same_site(headers):
             return False
         own_name = self._is_own_name(headers.get("Host", ""))
         if any(address in network for network in self._trusted):
-            # Others reach us by whatever name they have for us; a browser says that it is one.
-            return own_name or not ("Origin" in headers or "Sec-Fetch-Site" in headers)
+            # Other machines may have any name for this one, so the name matters for browsers only.
+            from_browser = "Origin" in headers or "Sec-Fetch-Site" in headers
+            return own_name or not from_browser
         return address.is_loopback and own_name
 
     def has_token(self, authorization: str, query_token: str = "") -> bool:
@@ -88,7 +88,9 @@ class Access:
         candidates = [query_token] if query_token else []
         if scheme.lower() == "bearer":
             candidates.append(shown.strip())
-        return bool(self._token) and any(hmac.compare_digest(_bytes(c), self._token) for c in candidates)
+        if not self._token:
+            return False
+        return any(hmac.compare_digest(_bytes(candidate), self._token) for candidate in candidates)
 
     async def has_password(self, authorization: str) -> bool:
         """Return whether a right name and password were shown; bcrypt runs off the event loop."""
@@ -102,7 +104,7 @@ class Access:
             name, _, password = base64.b64decode(encoded, validate=True).partition(b":")
         except (binascii.Error, ValueError):
             return False
-        if self._checks >= _MAX_CHECKS:  # a flood of guesses: refuse instead of queueing
+        if self._checks >= _MAX_CHECKS:  # refuse a flood of guesses instead of queueing it
             return False
         user = self._users.get(name.decode("utf-8", "replace"))
         self._checks += 1
@@ -134,12 +136,12 @@ class Access:
 
 
 def _bytes(header: str) -> bytes:
-    """Return a header's bytes, as they came: what is no UTF-8 arrives as lone surrogates."""
+    """Return a header's original bytes: those that are not UTF-8 arrive as lone surrogates."""
     return header.encode("utf-8", "surrogateescape")
 
 
 def _matches(password: bytes, hashed: bytes) -> bool:
-    import bcrypt  # noqa: PLC0415 - only workers with a password pay for it
+    import bcrypt  # noqa: PLC0415 - slow to import, and needed only with a password
 
     try:
         return bcrypt.checkpw(password[:72], hashed)  # bcrypt's own limit
@@ -155,7 +157,7 @@ def _same_site(headers: Mapping[str, str]) -> bool:
 
 
 def load(web: WebConfig, where: str) -> Access:
-    """Return the access rules of `[agent.web]`, its files read. Raises: ConfigError with every problem."""
+    """Read the files of `[agent.web]`; return its access rules. Raises: ConfigError with every problem."""
     complaints: list[tuple[str, str]] = []
     token = _read_token(web.token_file, complaints) if web.token_file else ""
     users = _read_users(web.basic_auth_file, complaints) if web.basic_auth_file else {}
@@ -166,11 +168,12 @@ def load(web: WebConfig, where: str) -> Access:
 
 
 def loopback_names(hosts: Path = Path("/etc/hosts")) -> frozenset[str]:
-    """Return the names that this machine gives its loopback addresses; Debian puts its full name there."""
+    """Return the names of this machine's loopback addresses; Debian lists its full host name among them."""
     names: set[str] = set()
     with contextlib.suppress(OSError, UnicodeDecodeError):
         for line in hosts.read_text(encoding="utf-8").splitlines():
-            address, *aliases = line.partition("#")[0].split() or [""]
+            entry, _, _ = line.partition("#")
+            address, *aliases = entry.split() or [""]
             if address == "::1" or address.startswith("127."):
                 names.update(alias.lower() for alias in aliases)
     return frozenset(names)
@@ -185,28 +188,35 @@ def _read_token(name: str, complaints: list[tuple[str, str]]) -> str:
 
 
 def _read_users(name: str, complaints: list[tuple[str, str]]) -> dict[str, bytes]:
-    key, users = "basic_auth_file", {}
+    key = "basic_auth_file"
     text = _read(name, key, complaints)
-    lines = [(number, line.strip()) for number, line in enumerate((text or "").splitlines(), 1)]
-    entries = [(number, line) for number, line in lines if line and not line.startswith("#")]
-    for number, line in entries:
+    if text is None:
+        return {}
+    users: dict[str, bytes] = {}
+    empty = True
+    for number, raw_line in enumerate(text.splitlines(), 1):
+        line = raw_line.strip()
+        if not line or line.startswith("#"):
+            continue
+        empty = False
         user, colon, hashed = line.partition(":")
         if colon and hashed.startswith(("$2a$", "$2b$", "$2y$")):
             users[user] = hashed.encode()
         else:
-            what = f"{name} line {number} is no NAME:BCRYPT; make one with: htpasswd -nB NAME"
+            what = f"{name} line {number} is not NAME:BCRYPT; create it with: htpasswd -nB NAME"
             complaints.append((key, what))
-    if text is not None and not entries:
-        complaints.append((key, f"{name} names nobody; add a line with: htpasswd -nB NAME"))
+    if empty:
+        complaints.append((key, f"{name} names no user; add one with: htpasswd -nB NAME"))
     return users
 
 
 def _read(name: str, key: str, complaints: list[tuple[str, str]]) -> str | None:
+    """Return the file's text; None, and a complaint, if there is none."""
     try:
         with Path(name).open("rb") as file:
             return file.read(_MAX_SECRET_BYTES).decode()
     except OSError as error:
         complaints.append((key, f"cannot read {name}: {error.strerror}"))
     except UnicodeDecodeError:
-        complaints.append((key, f"{name} is no UTF-8 text"))
+        complaints.append((key, f"{name} is not UTF-8 text"))
     return None

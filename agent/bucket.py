@@ -1,4 +1,4 @@
-"""A token bucket: who asks for more than the beat gives is served, within bounds."""
+"""A token bucket, which limits how often readings may be requested beyond the scheduled ones."""
 
 from __future__ import annotations
 

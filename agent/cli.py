@@ -75,7 +75,7 @@ def configure(
         if (value := getattr(flags, name)) is not None:
             changes[name] = value
             if not Path(value).is_dir():
-                problems.append(Problem(f"--{name}", "", f"{value} is no directory"))
+                problems.append(Problem(f"--{name}", "", f"{value} is not a directory"))
     listen_flag = _listen_flag(flags, problems)
     if listen_flag is not None:
         changes["listen"] = listen_flag
@@ -85,7 +85,7 @@ def configure(
         only = [name.strip() for name in flags.only.split(",") if name.strip()]
         if not only:
             names = ", ".join(sorted(known))
-            raise ConfigError([Problem("--only", "", f"names no collector; there are: {names}")])
+            raise ConfigError([Problem("--only", "", f"names no collector; known here: {names}")])
         config = narrow(config, only)
         if listen_flag is None and len(only) == 1:
             own = listen.only_listen(only[0], config, roster.BUILT_IN, environ)

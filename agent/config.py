@@ -1,4 +1,4 @@
-"""TOML in, typed and frozen configuration out; every problem is reported, not the first alone."""
+"""TOML in, typed and frozen configuration out; every problem is reported, not only the first."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DEFAULT_STATE_DIR = "/var/lib/powerbench"
 
 
 class WebConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """`[agent.web]`: who may ask for what; file names, not secrets."""
+    """`[agent.web]`: who may request what; it names files and holds no secrets."""
 
     tls_cert: str = ""
     tls_key: str = ""
@@ -45,12 +45,12 @@ class WebConfig(msgspec.Struct, frozen=True, kw_only=True):
         for key in ("tls_cert", "tls_key", "basic_auth_file", "token_file"):
             if name := getattr(self, key):
                 try:
-                    with open(name, "rb"):  # noqa: PTH123 - asks the kernel whether this process may read it
+                    with open(name, "rb"):  # noqa: PTH123 - opening it is how to know that this process may read it
                         pass
                 except OSError as error:
                     yield key, f"cannot read {name}: {error.strerror}"
                 except ValueError:
-                    yield key, f"{name!r} is no file's name"
+                    yield key, f"{name!r} is not a file name"
 
 
 _ROOTS = {"sysfs": "/sys", "procfs": "/proc"}
@@ -63,7 +63,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     sysfs: str = "/sys"
     procfs: str = "/proc"
     state_dir: str = DEFAULT_STATE_DIR  # accepted, without effect: nothing is stored there yet
-    idle: Literal["apart", "share"] = "apart"  # what is done with idle energy when the node's is shared
+    idle: Literal["apart", "share"] = "apart"  # whether idle energy is kept apart or shared too
     web: WebConfig = WebConfig()
 
     def problems(self) -> Iterable[tuple[str, str]]:
@@ -71,7 +71,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
         for key in ("sysfs", "procfs"):
             root = getattr(self, key)
             if not root or not Path(root).is_dir():
-                yield key, f"{root!r} is no directory; leave the key out for {_ROOTS[key]}"
+                yield key, f"{root!r} is not a directory; leave the key out for {_ROOTS[key]}"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,11 +79,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     agent: AgentConfig
     collectors: Mapping[str, CollectorOptions]
-    where: str = "defaults"  # the file it came from
+    where: str = "defaults"  # the file that it was read from
 
 
 def _convert_text(kind: type, value: Any) -> Any:
-    """Msgspec's hook for the types above. Raises: ValueError in a person's words."""
+    """Convert a TOML value to one of our own types, for msgspec. Raises: ValueError for people to read."""
     if kind is Seconds:
         return Seconds(parse_seconds(value))
     if not isinstance(value, str):
@@ -96,7 +96,8 @@ def _convert_text(kind: type, value: Any) -> Any:
         try:
             ipaddress.ip_network(value, strict=False)
         except ValueError:
-            raise ValueError(f"{value!r} is no network; write like 10.0.0.0/8 or fd00::/8") from None
+            example = "write for example 10.0.0.0/8 or fd00::/8"
+            raise ValueError(f"{value!r} is not a network; {example}") from None
         return Network(value)
     raise NotImplementedError(kind)
 
@@ -108,7 +109,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 class _TomlReader:
-    """Walks parsed TOML and collects problems as it goes."""
+    """Converts parsed TOML and collects the problems that it finds."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -136,17 +137,21 @@ class _TomlReader:
             except msgspec.ValidationError as error:
                 self.complain(key, _plain(error, value))
 
+    def section(self, kind: type[msgspec.Struct], table: Mapping[str, Any], prefix: str) -> Any:
+        """Return a `kind` made of a table that may hold unknown keys."""
+        known = kind.__struct_fields__
+        self.unknown(table, known, prefix)
+        return self.struct(kind, {key: value for key, value in table.items() if key in known}, prefix)
+
     def struct(self, kind: type[Any], table: Mapping[str, Any], prefix: str) -> Any:
-        """Return a `kind` out of the table's good keys; defaults stand in for the bad ones."""
+        """Return a `kind` made of the table's good keys, with defaults for the bad ones."""
         hints = get_type_hints(kind)
         values: dict[str, Any] = {}
         for key, value in table.items():
             hint = hints[key]
             if isinstance(hint, type) and issubclass(hint, WebConfig):
                 nested = self.table(value, f"{prefix}{key}")
-                self.unknown(nested, hint.__struct_fields__, f"{prefix}{key}.")
-                known = {k: v for k, v in nested.items() if k in hint.__struct_fields__}
-                values[key] = self.struct(hint, known, f"{prefix}{key}.")
+                values[key] = self.section(hint, nested, f"{prefix}{key}.")
                 continue
             if hint == tuple[Network, ...] and isinstance(value, list):
                 values[key] = tuple(self.each(Network, value, f"{prefix}{key}"))
@@ -161,46 +166,46 @@ class _TomlReader:
         return made
 
 
+_TYPE_NAMES = {  # by msgspec's name
+    "bool": "true or false",
+    "str": "text in quotes",
+    "int": "a whole number",
+    "float": "a number",
+    "array": "a list in brackets",
+}
+
+
 def _plain(error: msgspec.ValidationError, value: Any) -> str:
-    """Return msgspec's message in a person's words."""
+    """Return msgspec's message in plain words."""
     text = re.sub(r" - at `\$.*`$", "", str(error))
-    if match := re.match(r"Expected `([^`]+)`, got `[^`]+`", text):
-        words = {
-            "bool": "true or false",
-            "str": "text in quotes",
-            "int": "a whole number",
-            "float": "a number",
-        }
-        wanted = words.get(match[1], "a list in brackets" if match[1] == "array" else match[1])
-        return f"must be {wanted}, not {value!r}"
-    return text
+    match = re.match(r"Expected `([^`]+)`, got `[^`]+`", text)
+    if not match:
+        return text
+    expected = match[1]
+    return f"must be {_TYPE_NAMES.get(expected, expected)}, not {value!r}"
 
 
 def parse(document: Mapping[str, Any], known: Mapping[str, type[CollectorOptions]], where: str) -> Config:
     """Return the configuration in a parsed TOML document. Raises: ConfigError with every problem."""
     reader = _TomlReader(where)
     reader.unknown(document, ("agent", "collectors"), "")
-    agent = reader.table(document.get("agent", {}), "agent")
-    reader.unknown(agent, AgentConfig.__struct_fields__, "agent.")
-    agent = {key: value for key, value in agent.items() if key in AgentConfig.__struct_fields__}
+    agent_table = reader.table(document.get("agent", {}), "agent")
+    agent = reader.section(AgentConfig, agent_table, "agent.")
     sections = reader.table(document.get("collectors", {}), "collectors")
     reader.unknown(sections, known, "collectors.")
 
     collectors: dict[str, CollectorOptions] = {}
     for name, kind in known.items():
-        prefix = f"collectors.{name}."
-        section = reader.table(sections.get(name, {}), f"collectors.{name}")
-        reader.unknown(section, kind.__struct_fields__, prefix)
-        section = {key: value for key, value in section.items() if key in kind.__struct_fields__}
-        collectors[name] = reader.struct(kind, section, prefix)
-    config = Config(agent=reader.struct(AgentConfig, agent, "agent."), collectors=collectors, where=where)
+        key = f"collectors.{name}"
+        table = reader.table(sections.get(name, {}), key)
+        collectors[name] = reader.section(kind, table, f"{key}.")
     if reader.problems:
         raise ConfigError(reader.problems)
-    return config
+    return Config(agent=agent, collectors=collectors, where=where)
 
 
 def load(path: Path | None, known: Mapping[str, type[CollectorOptions]]) -> Config:
-    """Return the configuration in a file, or the defaults where `path` is None.
+    """Return the configuration in a file, or the defaults if `path` is None.
 
     Raises: ConfigError with every problem.
     """
@@ -209,18 +214,18 @@ def load(path: Path | None, known: Mapping[str, type[CollectorOptions]]) -> Conf
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError([Problem(str(path), "", f"cannot read it: {error.strerror}")]) from None
+        raise ConfigError([Problem(str(path), "", f"cannot be read: {error.strerror}")]) from None
     except UnicodeDecodeError as error:
-        raise ConfigError([Problem(str(path), "", f"is no UTF-8 text (byte {error.start})")]) from None
+        raise ConfigError([Problem(str(path), "", f"is not UTF-8 text (byte {error.start})")]) from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError([Problem(str(path), "", f"is no TOML: {error}")]) from None
+        raise ConfigError([Problem(str(path), "", f"is not valid TOML: {error}")]) from None
     except RecursionError:
-        raise ConfigError([Problem(str(path), "", "is no TOML: it is nested too deeply")]) from None
+        raise ConfigError([Problem(str(path), "", "is not valid TOML: it is nested too deeply")]) from None
     return parse(document, known, str(path))
 
 
 def without_effect(config: Config) -> list[Problem]:
-    """Return the keys that were set and change nothing, which is worth a line and not an error."""
+    """Return the keys that were set although they have no effect: worth a line, but not an error."""
     if config.agent.state_dir == DEFAULT_STATE_DIR:
         return []
     what = "has no effect in this version, which stores nothing there; you may leave the key out"
@@ -228,14 +233,14 @@ def without_effect(config: Config) -> list[Problem]:
 
 
 def narrow(config: Config, only: Iterable[str], where: str = "--only") -> Config:
-    """Return the configuration with the named collectors alone. Raises: ConfigError."""
+    """Return the configuration with only the named collectors enabled. Raises: ConfigError."""
     names = list(only)
-    if problems := [
-        Problem(where, "", f"no collector is called {name!r}; {_nearest(name, config.collectors)}")
-        for name in names
-        if name not in config.collectors
-    ]:
-        raise ConfigError(problems)
+    unknown = [name for name in names if name not in config.collectors]
+    if unknown:
+        raise ConfigError(
+            Problem(where, "", f"no collector is called {name!r}; {_nearest(name, config.collectors)}")
+            for name in unknown
+        )
     collectors = {
         name: msgspec.structs.replace(options, enabled=name in names)
         for name, options in config.collectors.items()

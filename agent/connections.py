@@ -1,7 +1,7 @@
-"""The connections of a port, kept few enough that a flood of them cannot stop the measurement.
+"""A limit on open connections, so that a flood of them cannot stop the measurement.
 
-The port may be open to everyone, and every connection costs a descriptor that sysfs is read with as well. So
-there is a cap over all ports, and a connection that says nothing is closed.
+A port may be open to everyone, and connections use file descriptors, which reading sysfs needs too. So there
+is a limit over all ports, and a connection that sends nothing is closed.
 
 Source of the limit: getrlimit(2).
 """
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 MAX_CONNECTIONS = 8192
 SILENT_SECONDS = 10.0  # from connecting to the first byte
-_RESERVED = 256  # descriptors that the collectors, the log and the ports keep for themselves
+_RESERVED = 256  # descriptors reserved for collectors, the log and the listening sockets
 
 
 class Connections:
-    """Counts them; `limit` is over all ports of the process."""
+    """Counts open connections; `limit` is over all ports of the process."""
 
     def __init__(self, limit: int = MAX_CONNECTIONS) -> None:
         self.limit = limit
@@ -34,7 +34,7 @@ class Connections:
 
 
 class _Guarded(asyncio.Protocol):
-    """Stands before a server's protocol, which it does not ask for until the connection may stay."""
+    """Wraps a server's protocol, which it creates only once the connection is admitted."""
 
     def __init__(self, connections: Connections, protocol: Callable[[], asyncio.Protocol]) -> None:
         self._connections = connections
@@ -79,7 +79,7 @@ class _Guarded(asyncio.Protocol):
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of descriptors to the hard one; return how many connections that allows."""
+    """Raise the soft limit of file descriptors to the hard one; return how many connections that allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -67,16 +67,16 @@ COLLECTOR_SUCCESS = Metric(
 COLLECTOR_FAILURES = Metric(
     "powerbench_collector_failures_total",
     "counter",
-    "Readings that failed or met no deadline.",
+    "Readings that failed or missed their deadline.",
     ("collector",),
 )
 SERIES_DROPPED = Metric(
     "powerbench_series_dropped_total",
     "counter",
-    "Samples left off a page because it held their series, or their family with another type, already.",
+    "Samples left off a page because their series, or their family with another type, was already on it.",
 )
 REQUESTS_FORBIDDEN = Metric(
-    "powerbench_http_forbidden_total", "counter", "Requests that were refused because of who asked."
+    "powerbench_http_forbidden_total", "counter", "Requests refused because of who sent them."
 )
 AGENT_METRICS = (
     BUILD_INFO,

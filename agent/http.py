@@ -83,7 +83,7 @@ class Handlers:
         if request.path in ("/metrics", "/health", "/ready"):
             if self.access.wants_password and not await self.access.has_password(authorization):
                 challenge = {"WWW-Authenticate": 'Basic realm="powerbench"'}
-                return web.Response(status=401, text="name and password, please\n", headers=challenge)
+                return web.Response(status=401, text="user name and password required\n", headers=challenge)
             return await handler(request)
         query_token = request.query.get("token", "") if request.path.startswith("/ingest") else ""
         known = self.access.has_token(authorization, query_token) or await self.access.has_password(
@@ -193,7 +193,7 @@ class Handlers:
         """
         ingests = self._ingests(self._site(request))
         if ingests is None:
-            text = "this port takes no FFmpeg progress; use one that serves the ffmpeg collector\n"
+            text = "this port does not accept FFmpeg progress; use one that serves the ffmpeg collector\n"
             raise web.HTTPNotFound(text=text)
         name = request.match_info.get("stream") or request.query.get("stream") or "default"
         feed: Feed | None = None
@@ -239,7 +239,7 @@ class Handlers:
         shown = self._site(request).shown
         asked = request.query.getall("collect[]", [])
         if unknown := [name for name in asked if name not in shown]:
-            text = f"no collector {unknown[0][:80]!r} on this port; there are: {', '.join(sorted(shown))}\n"
+            text = f"no collector {unknown[0][:80]!r} on this port; available: {', '.join(sorted(shown))}\n"
             raise web.HTTPBadRequest(text=text)
         return frozenset(asked) or shown
 
@@ -256,7 +256,7 @@ def parse_watch(message: object) -> tuple[int, float]:
     text = message.decode() if isinstance(message, bytes) else str(message)
     count, seconds = (kind(word) for kind, word in zip((int, float), text.split(), strict=True))
     if not (1 <= count <= MAX_WATCHED and 0 <= count * seconds <= MAX_WATCH_SECONDS):
-        raise ValueError(f"{count} readings every {seconds} s are too many, or take too long")
+        raise ValueError(f"{count} readings every {seconds} s are too many or take too long")
     return int(count), seconds
 
 

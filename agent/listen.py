@@ -1,4 +1,4 @@
-"""Which port shows what, and the sockets for it: bound here, or passed by systemd.
+"""Which collectors each port shows, and its sockets: bound here or passed by systemd.
 
 Source of the passed sockets: sd_listen_fds(3).
 """
@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from powerbench_agent.core.options import Address, ConfigError, Problem, parse_listen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, MutableMapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 
     from powerbench_agent.agent.config import Config
     from powerbench_agent.agent.roster import Entry
 
 _FIRST_PASSED = 3  # SD_LISTEN_FDS_START
-BACKLOG = 1024  # connections that wait to be accepted: a burst of encoders starting at once
+BACKLOG = 1024  # connections waiting to be accepted, as when many encoders start at once
+_NO_SOCKET = (
+    "is configured, but systemd passed no socket for it; add ListenStream= to a drop-in of "
+    "powerbench-agent.socket (systemctl edit powerbench-agent.socket), or remove the listener"
+)
 _EVERYWHERE = ("0.0.0.0", "::")
 
 
@@ -32,18 +36,18 @@ class Site(NamedTuple):
 
     @property
     def shown(self) -> frozenset[str]:
-        """Collectors on its pages; the node's sum is on the aggregated port alone."""
+        """The collectors on its pages; the node's sum is on the aggregated port only."""
         return self.collectors | {"node"} if self.aggregated else self.collectors
 
 
 class ListenError(Exception):
-    """An address that cannot be listened on; one line that names it."""
+    """An address cannot be listened on; the message is one line that names it."""
 
 
 def plan(config: Config, entries: Mapping[str, Entry], environ: Mapping[str, str]) -> dict[Address, Site]:
-    """Return what each address shows. An address is concrete here: one socket.
+    """Return what each address shows, where an address stands for one socket.
 
-    Listeners that come to the same socket merge. Raises: ConfigError for a bad environment variable.
+    Listeners on the same socket are merged. Raises: ConfigError.
     """
     enabled = frozenset(name for name, options in config.collectors.items() if options.enabled)
     shown: defaultdict[Address, set[str]] = defaultdict(set)
@@ -52,40 +56,56 @@ def plan(config: Config, entries: Mapping[str, Entry], environ: Mapping[str, str
         for concrete in _concrete(address):
             shown[concrete] |= enabled
             aggregated.add(concrete)
-    problems = []
+    problems: list[Problem] = []
     for name in sorted(enabled):
-        address = config.collectors[name].listen.address
-        variable = entries[name].port_variable if name in entries else None
-        if variable and (port := environ.get(variable)):
-            try:
-                address = Address(address.host if address else "", parse_listen(f":{port}").port)
-            except ValueError:
-                problems.append(
-                    Problem("environment", variable, f"{port!r} is no port; write like 9510, or unset it")
-                )
-        if address:
-            for concrete in _concrete(address):
-                shown[concrete].add(name)
-    if not shown:
-        what = 'nothing is listened on: set it, or a collector\'s own, like listen = ":9510"'
-        problems.append(Problem(config.where, "agent.listen", what))
-    wildcards = {address.port for address in shown if address.host in _EVERYWHERE}
-    problems += [
-        Problem(
-            config.where, "listen", f"{address} is within :{address.port}, which is set too; leave one out"
-        )
-        for address in shown
-        if address.host not in _EVERYWHERE and address.port in wildcards
-    ]
+        try:
+            own = _own_address(name, config, entries, environ)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        for concrete in _concrete(own) if own else ():
+            shown[concrete].add(name)
+    problems += _listen_problems(shown, config.where)
     if problems:
         raise ConfigError(problems)
     _unite(shown, aggregated)
     return {address: Site(frozenset(names), address in aggregated) for address, names in shown.items()}
 
 
+def _own_address(
+    name: str, config: Config, entries: Mapping[str, Entry], environ: Mapping[str, str]
+) -> Address | None:
+    """Return the address of a collector's own port, if it has one. Raises: ConfigError."""
+    address = config.collectors[name].listen.address
+    variable = entries[name].port_variable if name in entries else None
+    port = environ.get(variable) if variable else None
+    if not variable or not port:
+        return address
+    try:
+        number = parse_listen(f":{port}").port
+    except ValueError:
+        what = f"{port!r} is not a port number; write for example 9510, or unset it"
+        raise ConfigError([Problem("environment", variable, what)]) from None
+    return Address(address.host if address else "", number)
+
+
+def _listen_problems(addresses: Collection[Address], where: str) -> Iterator[Problem]:
+    """Yield what is wrong with these addresses together."""
+    if not addresses:
+        what = 'there is no address to listen on; set this, or a collector\'s own listen, for example ":9510"'
+        yield Problem(where, "agent.listen", what)
+    wildcards = {address.port for address in addresses if address.host in _EVERYWHERE}
+    for address in addresses:
+        if address.host not in _EVERYWHERE and address.port in wildcards:
+            what = f"{address} is part of :{address.port}, which is set too; remove one of them"
+            yield Problem(where, "listen", what)
+
+
 def _unite(shown: dict[Address, set[str]], aggregated: set[Address]) -> None:
-    """Make a port show one page, whether a name leads to its IPv4 or its IPv6 address."""
-    for address in [address for address in shown if address.host == "0.0.0.0"]:
+    """Make a port show the same page on its IPv4 and its IPv6 address."""
+    for address in list(shown):
+        if address.host != "0.0.0.0":
+            continue
         twin = Address("::", address.port)
         if twin in shown:
             shown[address] = shown[twin] = shown[address] | shown[twin]
@@ -96,7 +116,7 @@ def _unite(shown: dict[Address, set[str]], aggregated: set[Address]) -> None:
 def only_listen(
     name: str, config: Config, entries: Mapping[str, Entry], environ: Mapping[str, str]
 ) -> Address | None:
-    """Return where one collector that runs alone is served: its own port, else its classic one."""
+    """Return where a collector that runs alone is served: on its own port, else on its classic one."""
     entry = entries.get(name)
     if entry and entry.port_variable and (port := environ.get(entry.port_variable)):
         with contextlib.suppress(ValueError):  # plan() reports it
@@ -104,7 +124,7 @@ def only_listen(
     if own := config.collectors[name].listen.address:
         return own
     configured = config.agent.listen.address
-    # An address that somebody has chosen is no reason to open to the world.
+    # If the configuration names one host, do not open the port to every host.
     host = configured.host if configured and configured.host != "0.0.0.0" else ""
     return Address(host, entry.port) if entry and entry.port else None
 
@@ -114,7 +134,7 @@ def _concrete(address: Address) -> tuple[Address, ...]:
 
 
 def bind(address: Address) -> socket.socket | None:
-    """Return a socket that listens there; None where this machine has no IPv6 to listen on.
+    """Return a socket that listens there; None for an IPv6 address on a machine without IPv6.
 
     Raises: ListenError in one line that says what to do.
     """
@@ -124,8 +144,8 @@ def bind(address: Address) -> socket.socket | None:
         )[0]
     except socket.gaierror as error:
         raise ListenError(f"cannot listen on {address}: {error.strerror}") from None
-    except (UnicodeError, ValueError):  # a name that no resolver takes
-        raise ListenError(f"cannot listen on {address.host!r}:{address.port}: that is no host name") from None
+    except (UnicodeError, ValueError):  # a name that no resolver accepts
+        raise ListenError(f"cannot listen on {address.host!r}:{address.port}: not a host name") from None
     try:
         listener = socket.socket(family, socket.SOCK_STREAM)
     except OSError:
@@ -141,7 +161,7 @@ def bind(address: Address) -> socket.socket | None:
         listener.setblocking(False)  # noqa: FBT003 - socket's own signature
     except OSError as error:
         listener.close()
-        if address.host == "::" and error.errno == 99:  # EADDRNOTAVAIL: IPv6 is compiled in and switched off
+        if address.host == "::" and error.errno == 99:  # EADDRNOTAVAIL: IPv6 is switched off
             return None
         hint = _bind_hint(address, error)
         raise ListenError(f"cannot listen on {address}: {error.strerror}; {hint}") from None
@@ -150,14 +170,14 @@ def bind(address: Address) -> socket.socket | None:
 
 def _bind_hint(address: Address, error: OSError) -> str:
     if error.errno == 98:  # EADDRINUSE
-        return f"see who has it with: ss -ltnp 'sport = :{address.port}'; or choose another with --port"
+        return f"find who uses it with: ss -ltnp 'sport = :{address.port}'; or choose another with --port"
     if error.errno == 13:  # EACCES
         return "ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher one with --port"
-    return "choose an address of this machine"
+    return "use an address of this machine"
 
 
 def passed_sockets(environ: MutableMapping[str, str], pid: int) -> list[socket.socket]:
-    """Return the listening sockets that systemd passed to this process; they leave the environment."""
+    """Return the listening sockets that systemd passed; remove their variables from the environment."""
     count = environ.pop("LISTEN_FDS", "")
     meant_for = environ.pop("LISTEN_PID", "")
     environ.pop("LISTEN_FDNAMES", None)
@@ -177,7 +197,7 @@ def match_passed(
 ) -> list[tuple[Address, socket.socket]]:
     """Return which passed socket serves which listener: by port.
 
-    A dual-stack socket takes the place of the IPv4 and the IPv6 listener of its port.
+    A dual-stack socket serves both the IPv4 and the IPv6 listener of its port.
     Raises: ConfigError for a listener without a socket.
     """
     by_port: defaultdict[int, list[socket.socket]] = defaultdict(list)
@@ -185,18 +205,12 @@ def match_passed(
         if listener.family in (socket.AF_INET, socket.AF_INET6):
             by_port[listener.getsockname()[1]].append(listener)
     ports = {address.port for address in sites}
-    if problems := [
-        Problem(
-            "socket activation",
-            f"port {port}",
-            "is configured, and systemd passed no socket for it; add ListenStream= to a drop-in of "
-            "powerbench-agent.socket (systemctl edit powerbench-agent.socket), or take the listener out",
-        )
-        for port in sorted(ports - by_port.keys())
-    ]:
-        raise ConfigError(problems)
+    missing = sorted(ports - by_port.keys())
+    if missing:
+        raise ConfigError(Problem("socket activation", f"port {port}", _NO_SOCKET) for port in missing)
     matched: list[tuple[Address, socket.socket]] = []
     for port in sorted(ports):
-        first = max((a for a in sites if a.port == port), key=lambda a: sites[a].aggregated)
+        addresses = [address for address in sites if address.port == port]
+        first = max(addresses, key=lambda address: sites[address].aggregated)
         matched.extend((first, listener) for listener in by_port[port])
     return matched

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 NODE_ENERGY = Metric(
     "powerbench_node_energy_joules_total",
     "counter",
-    "Energy of the node's parts that do not overlap, since the agent started. "
+    "Energy of the node since the agent started, from parts that do not overlap. "
     "source=estimate is a model's figure, not a measurement.",
     PART_LABELS,
 )
 NODE_POWER = Metric(
     "powerbench_node_power_watts",
     "gauge",
-    "Mean power of the node's parts over the last beat. "
+    "Mean power of the node over the last interval, from parts that do not overlap. "
     "source=estimate is a model's figure, not a measurement.",
     PART_LABELS,
 )

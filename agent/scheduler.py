@@ -214,7 +214,7 @@ class Scheduler:
             except ReadFailed as failed:
                 self._down(slot, started, str(failed), failed.remedy)
             except TimeoutError:
-                remedy = "look at the kernel log for a stuck driver or mount"
+                remedy = "check the kernel log for a stuck driver or mount"
                 self._down(slot, started, f"no answer within {slot.deadline:g} s", remedy)
             except asyncio.CancelledError as cancelled:
                 task = asyncio.current_task()

@@ -1,27 +1,27 @@
-"""The machine that a collector reads: where its files are, which clock it has, how a file is read."""
+"""The machine that a collector reads: its directories, its clock, and how a file is read."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable  # noqa: TC003 - a plug-in may look at these hints
+from collections.abc import Callable  # noqa: TC003 - a plug-in may evaluate these hints
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 
 class Clock(Protocol):
-    """Time as the agent sees it; the `time` module is one."""
+    """Time as the agent sees it; the `time` module is such a clock."""
 
     def monotonic(self) -> float:
-        """Seconds that never step."""
+        """Return seconds that never step."""
 
     def time(self) -> float:
-        """Unix seconds."""
+        """Return Unix seconds."""
 
 
 def read_file(path: Path) -> bytes:
-    """Return the first 64 KiB of a file: what every sysfs and procfs attribute read here fits in.
+    """Return the first 64 KiB of a file, more than any sysfs or procfs file read here has.
 
     Raises: OSError.
     """
@@ -34,7 +34,7 @@ def read_file(path: Path) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Where a collector finds the machine. Tests give it trees, a clock and errors of their own."""
+    """Where a collector finds the machine. Tests pass directory trees, a clock and errors of their own."""
 
     sysfs: Path = Path("/sys")
     procfs: Path = Path("/proc")

@@ -1,13 +1,13 @@
-"""The words that collectors and the agent share: types alone, standard library only.
+"""The types that collectors and the agent share. No I/O; standard library only.
 
-A collector is a module with three names (`CollectorModule`): `Options`, its configuration;
-`METRICS`, everything it may emit; and `open_collector()`, which touches the hardware once and
-returns a `Collector` or says `Absent`.
+A collector is a module with three names (`CollectorModule`): `Options`, its configuration; `METRICS`,
+everything that it may emit; and `open_collector()`, which looks for the hardware and returns a `Collector` or
+raises `Absent`. One that makes claims has a fourth, `SHARES`: the metrics of their shares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence  # noqa: TC003 - a plug-in may look at these hints
+from collections.abc import Awaitable, Callable, Mapping, Sequence  # noqa: TC003 - a plug-in may evaluate these hints
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -19,13 +19,13 @@ Kind = Literal["gauge", "counter", "unknown"]
 
 
 class Absent(Exception):  # noqa: N818 - a verdict, not a fault
-    """The source is not on this machine (or has gone): not scheduled, looked for again now and then."""
+    """The source is not on this machine, or has gone: not shown, and looked for again every 10 s."""
 
 
 class ReadFailed(Exception):  # noqa: N818 - a verdict, and the name DESIGN and docs use
-    """The source is there and cannot be read now: up 0, no samples, until a later beat succeeds.
+    """The source is there and cannot be read now: down, without samples, until a later read succeeds.
 
-    `remedy` says what a person can do about it; empty where nothing can be done.
+    `remedy` says what a person can do about it; empty if nothing can be done.
     """
 
     def __init__(self, what: str, remedy: str = "") -> None:
@@ -34,7 +34,7 @@ class ReadFailed(Exception):  # noqa: N818 - a verdict, and the name DESIGN and 
 
 
 class IngestRejected(Exception):  # noqa: N818 - a verdict
-    """A feed that is not taken in. `reason` is the label it is counted under."""
+    """A feed that is refused. `reason` is the label that it is counted under."""
 
     def __init__(self, reason: str, what: str) -> None:
         super().__init__(what)
@@ -43,7 +43,7 @@ class IngestRejected(Exception):  # noqa: N818 - a verdict
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Metric:
-    """A metric family as it is declared: once, by the collector that emits it."""
+    """A metric family, declared once by the collector that emits it."""
 
     name: str
     kind: Kind
@@ -51,14 +51,14 @@ class Metric:
     labels: tuple[str, ...] = ()
 
     def sample(self, value: float, *labels: str) -> Sample:
-        """Return one sample; `labels` in the declared order, "" for one that has no value here."""
+        """Return one sample; `labels` in the declared order, "" for a label without a value."""
         if len(labels) != len(self.labels):
-            raise TypeError(f"{self.name} has the labels {self.labels}, not {labels}")
+            raise TypeError(f"{self.name} takes values for the labels {self.labels}, not {labels}")
         return Sample(self, labels, value)
 
 
 class Sample(NamedTuple):
-    """One series' value; a label whose value is "" is left out of the page."""
+    """The value of one series; a label whose value is "" is left out of the page."""
 
     metric: Metric
     labels: tuple[str, ...]
@@ -71,29 +71,29 @@ ESTIMATE = "estimate"  # the source of a model's figures, where nothing measures
 class Meter(NamedTuple):
     """A joule counter that counts towards the node's sum.
 
-    Meters of one component never overlap: whoever emits them leaves out twins and subsets.
+    Meters of one component never overlap: the collector leaves out duplicates and subsets.
     """
 
     component: str  # "cpu", "dram", "gpu"
-    source: str  # the collector that measured it, or "estimate"
+    source: str  # the collector that measured it, or ESTIMATE
     key: str  # what is metered, unique in (component, source)
     joules: float  # since the agent's start; never decreases
 
 
 class Use(NamedTuple):
-    """What one process has had of a GPU's engine, so that its joules can be shared."""
+    """How long one process has used an engine of a GPU, so that the GPU's joules can be shared."""
 
     component: str  # these three name the `Meter`
     source: str
     key: str
-    engine: str  # "sm", "encoder", "decoder", "render": what of it was used
-    pid: int  # ANYONE: all processes together, seen or not; left out where nobody knows
+    engine: str  # "sm", "encoder", "decoder", "render"
+    pid: int  # ANYONE: all processes together, visible or not; no such Use if that is unknown
     seconds: float  # of that engine's time, since the process was first seen; never decreases
-    container: str = ""  # the id of the container that the process lies in
+    container: str = ""  # id of the container that the process runs in
 
 
-ANYONE = 0  # no process's id
-UNTOLD = "any"  # ANYONE's engine, where the driver does not tell one process's use from another's
+ANYONE = 0  # never the id of a process
+UNTOLD = "any"  # ANYONE's engine, if the driver does not tell the use of one process from another's
 
 
 PART_LABELS = ("component", "source")  # the last labels of every share: which of the node's joules it is of
@@ -119,16 +119,16 @@ class Claim(NamedTuple):
 
 
 class CpuTime(NamedTuple):
-    """What the machine's CPUs have done so far, in CPU seconds."""
+    """How busy the machine's CPUs have been so far, in CPU seconds."""
 
     busy: float
     capacity: float  # busy and idle
     agent: float  # this process's own, part of busy
-    container: str = ""  # the id of the container that this process lies in
+    container: str = ""  # id of the container that this process runs in
 
 
 class Reading(NamedTuple):
-    """What one `read()` found: all of it, or an exception."""
+    """The result of one `read()`: complete, or there is an exception instead."""
 
     samples: Sequence[Sample]
     meters: Sequence[Meter] = ()
@@ -141,25 +141,25 @@ class Collector(Protocol):
     """One source of readings."""
 
     async def read(self) -> Reading:
-        """Return the beat's reading, gauges over the time since the last beat.
+        """Return a reading whose gauges cover the time since the last `read`.
 
         Raises: ReadFailed (a gap until it works again), Absent (the source has gone).
         """
 
     async def aclose(self) -> None:
-        """Let go of whatever `open_collector` took."""
+        """Release what `open_collector` acquired."""
 
 
 @runtime_checkable
 class Refreshes(Collector, Protocol):
-    """A collector so cheap to read that a scrape may ask it for its counters as they are now."""
+    """A collector so cheap to read that a scrape may ask for its counters as they are now."""
 
     async def refresh(self) -> Reading:
-        """Return counters of this moment and the last beat's gauges. Raises: as `Collector.read`."""
+        """Return the counters as of now and the gauges of the last `read`. Raises: as `Collector.read`."""
 
 
 class Sender(NamedTuple):
-    """Who has connected: the two ends of a TCP connection as (address, port), and what it said of itself."""
+    """Who has connected: both ends of a TCP connection as (address, port), and the pid that it gave."""
 
     peer: tuple[str, int]
     local: tuple[str, int]
@@ -168,13 +168,13 @@ class Sender(NamedTuple):
 
 
 class Feed(Protocol):
-    """One connection's worth of pushed bytes."""
+    """What takes the bytes that are pushed over one connection."""
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes, cut anywhere. Never blocks, never raises."""
+        """Take the next bytes, split at any point. Never blocks, never raises."""
 
     def close(self) -> int:
-        """Take the end of the connection; return how many reports it held."""
+        """End the connection; return how many reports it carried."""
 
 
 @runtime_checkable
@@ -182,18 +182,18 @@ class Ingests(Collector, Protocol):
     """A collector that is fed by `POST /ingest` instead of reading by itself."""
 
     def open_feed(self, stream: str, sender: Sender | None = None, run: str = "") -> Feed:
-        """Return where the bytes of one connection go. Raises: IngestRejected.
+        """Return a feed for the bytes of one connection. Raises: IngestRejected.
 
-        `run`: connections of a stream that give the same one are one run, "" for a run of its own.
+        `run`: connections of a stream with the same `run` are one run; with "" each is its own.
         """
 
     def count_rejected(self, reason: str) -> None:
-        """Count a connection that never got as far as a feed."""
+        """Count a connection that was refused before there was a feed."""
 
 
 @runtime_checkable
 class Reconfigures(Collector, Protocol):
-    """A collector that can take new options without losing its counters."""
+    """A collector that accepts new options without losing its counters."""
 
     def configure(self, options: Any) -> None:
         """Take the options of a reload."""
@@ -202,18 +202,18 @@ class Reconfigures(Collector, Protocol):
 class CollectorModule(Protocol):
     """What a name in the roster, or an entry point of `powerbench.collectors`, leads to."""
 
-    Options: type[Any]  # a subclass of agent.config.CollectorOptions
+    Options: type[Any]  # a subclass of CollectorOptions
     METRICS: Sequence[Metric]
     open_collector: Callable[[Any, Host], Awaitable[Collector]]
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the agent knows of one present collector; `reading` is None while it is down."""
+    """What the agent knows about one present collector; `reading` is None while it is down."""
 
     reading: Reading | None
     time: float  # Unix seconds of the last attempt
-    monotonic: float  # of the counters, when up; else of the attempt
+    monotonic: float  # seconds: of the counters if up, else of the attempt
     duration: float  # seconds of the last read
     failures: int
     last_success: float | None  # Unix seconds

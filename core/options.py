@@ -1,4 +1,4 @@
-"""What a section of the configuration is made of, and what can be wrong with it.
+"""Types of which a configuration section is made, and the problems that one can have.
 
 Units: durations are seconds inside and `"1s"`, `"2m30s"`, `"500ms"` or a bare number of seconds outside.
 """
@@ -18,22 +18,24 @@ if TYPE_CHECKING:
 _DURATION = re.compile(
     r"(?:([0-9]+(?:\.[0-9]+)?)h)?(?:([0-9]+(?:\.[0-9]+)?)m(?!s))?(?:([0-9]+(?:\.[0-9]+)?)s)?(?:([0-9]+(?:\.[0-9]+)?)ms)?"
 )
-
-
 _DURATION_UNITS = (3600.0, 60.0, 1.0, 0.001)
 
 
 class Problem(NamedTuple):
-    """One thing wrong with a configuration, in words that say what to do."""
+    """One thing wrong with a configuration, and what to do about it."""
 
     where: str  # the file, the flag or the environment variable
-    key: str  # dotted; empty where the whole file is meant
+    key: str  # dotted; empty if the whole file is meant
     what: str
 
     def __str__(self) -> str:
         """Return the one line a person reads."""
         line = ": ".join(part for part in self if part)
-        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
+        return "".join(_printable(char) for char in line)
+
+
+def _printable(char: str) -> str:
+    return char if char.isprintable() else repr(char)[1:-1]
 
 
 class ConfigError(Exception):
@@ -51,29 +53,29 @@ class Seconds(float):
 
 
 class Address(NamedTuple):
-    """Where to listen. An empty host is every IPv4 and IPv6 address."""
+    """An address to listen on. An empty host is every IPv4 and IPv6 address."""
 
     host: str
     port: int
 
     def __str__(self) -> str:
-        """Return it as it is written in a configuration."""
+        """Return the address as it is written in a configuration."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Listen(str):
-    """`HOST:PORT`, `:PORT` for every address, or "" for none; checked when it is made."""
+    """`HOST:PORT`, `:PORT` for every address, or "" for none; checked when a configuration is read."""
 
     __slots__ = ()
 
     @property
     def address(self) -> Address | None:
-        """The parsed address; None where nothing listens."""
+        """The parsed address; None for "": do not listen."""
         return parse_listen(self) if self else None
 
 
 class Network(str):
-    """An IP network in CIDR notation; checked when it is made."""
+    """An IP network in CIDR notation; checked when a configuration is read."""
 
     __slots__ = ()
 
@@ -84,7 +86,7 @@ class Network(str):
 
 
 class CollectorOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What every `[collectors.NAME]` section takes; a collector's own Options adds its keys."""
+    """The keys of every `[collectors.NAME]` section; a collector's own Options adds its keys."""
 
     enabled: bool = True
     interval: Seconds = Seconds(1.0)
@@ -105,8 +107,12 @@ def parse_seconds(text: str | float) -> float:
         return float(stripped)
     match = _DURATION.fullmatch(stripped)
     if not match or not any(match.groups()):
-        raise ValueError(f"{text!r} is no duration; write seconds, or like 1s, 2m30s, 500ms")
-    return sum(float(part) * unit for part, unit in zip(match.groups(), _DURATION_UNITS, strict=True) if part)
+        raise ValueError(f"{text!r} is not a duration; write seconds, or for example 1s, 2m30s, 500ms")
+    seconds = 0.0
+    for amount, unit in zip(match.groups(), _DURATION_UNITS, strict=True):
+        if amount:
+            seconds += float(amount) * unit
+    return seconds
 
 
 def parse_listen(text: str) -> Address:
@@ -116,6 +122,8 @@ def parse_listen(text: str) -> Address:
         host = host[1:-1]
     elif ":" in host:
         raise ValueError(f"{text!r}: put an IPv6 address in brackets, like [::1]:{port}")
-    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError(f"{text!r} is no HOST:PORT; write like 127.0.0.1:9510, or :9510 for every address")
+    is_number = port.isascii() and port.isdigit()
+    if not colon or not is_number or not 0 < int(port) < 65536:
+        example = "write for example 127.0.0.1:9510, or :9510 for every address"
+        raise ValueError(f"{text!r} is not HOST:PORT; {example}")
     return Address(host, int(port))

@@ -241,13 +241,13 @@ def test_nothing_configured_is_loopback_alone() -> None:
     [
         ("token_file", b"", "is empty; put a random token in it"),
         ("token_file", b" \n ", "is empty; put a random token in it"),
-        ("token_file", b"\xff\xfe", "is no UTF-8 text"),
-        ("basic_auth_file", b"", "names nobody; add a line with: htpasswd -nB NAME"),
-        ("basic_auth_file", b"# only this\n", "names nobody"),
-        ("basic_auth_file", b"prom:plain\n", "line 1 is no NAME:BCRYPT; make one with: htpasswd -nB NAME"),
-        ("basic_auth_file", b"\nprom:$apr1$x$y\n", "line 2 is no NAME:BCRYPT"),
-        ("basic_auth_file", b"prom\n", "line 1 is no NAME:BCRYPT"),
-        ("basic_auth_file", b"\xff", "is no UTF-8 text"),
+        ("token_file", b"\xff\xfe", "is not UTF-8 text"),
+        ("basic_auth_file", b"", "names no user; add one with: htpasswd -nB NAME"),
+        ("basic_auth_file", b"# only this\n", "names no user"),
+        ("basic_auth_file", b"prom:plain\n", "line 1 is not NAME:BCRYPT; create it with: htpasswd -nB NAME"),
+        ("basic_auth_file", b"\nprom:$apr1$x$y\n", "line 2 is not NAME:BCRYPT"),
+        ("basic_auth_file", b"prom\n", "line 1 is not NAME:BCRYPT"),
+        ("basic_auth_file", b"\xff", "is not UTF-8 text"),
     ],
 )
 def test_a_bad_file_is_a_problem_with_its_remedy(tmp_path: Path, key: str, content: bytes, what: str) -> None:

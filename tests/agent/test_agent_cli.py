@@ -149,26 +149,26 @@ def test_check_lists_every_problem_one_a_line(capsys: pytest.CaptureFixture[str]
     assert (code, out) == (78, "")
     assert lines == [
         f"{empty}: agnet: no such key; did you mean 'agent'?",
+        f"{empty}: agent.web.trusted: 'x' is not a network; write for example 10.0.0.0/8 or fd00::/8",
         (
             f"{empty}: collectors.rapl.interval: must be at most 30s: "
             "the counter wraps, and a wrap that nobody sees is lost"
         ),
-        f"{empty}: agent.web.trusted: 'x' is no network; write like 10.0.0.0/8 or fd00::/8",
     ]
 
 
 @pytest.mark.parametrize(
     ("arguments", "starts"),
     [
-        (["--config", "/no/such.toml"], "/no/such.toml: cannot read it: "),
-        (["--config", "/"], "/: cannot read it: Is a directory"),
-        (["--port", "http"], "--port: ':http' is no HOST:PORT"),
-        (["--port", "0"], "--port: ':0' is no HOST:PORT"),
-        (["--port", ""], "--port: ':' is no HOST:PORT"),
-        (["--listen", ""], "--listen: '' is no HOST:PORT"),
+        (["--config", "/no/such.toml"], "/no/such.toml: cannot be read: "),
+        (["--config", "/"], "/: cannot be read: Is a directory"),
+        (["--port", "http"], "--port: ':http' is not HOST:PORT"),
+        (["--port", "0"], "--port: ':0' is not HOST:PORT"),
+        (["--port", ""], "--port: ':' is not HOST:PORT"),
+        (["--listen", ""], "--listen: '' is not HOST:PORT"),
         (["--listen", "::1:9510"], "--listen: '::1:9510': put an IPv6 address in brackets"),
         (["--only", "rappl"], "--only: no collector is called 'rappl'; did you mean 'rapl'?"),
-        (["--sysfs", "/no/such"], "--sysfs: /no/such is no directory"),
+        (["--sysfs", "/no/such"], "--sysfs: /no/such is not a directory"),
     ],
 )
 def test_a_bad_flag_is_one_line_and_78(
@@ -194,7 +194,8 @@ def test_a_bad_port_variable_is_one_line_and_78(
     monkeypatch.setenv("FFMPEG_EXPORTER_PORT", port)
     code, _, lines = checked(capsys, "--config", empty, *only)
     assert code == 78
-    assert lines == [f"environment: FFMPEG_EXPORTER_PORT: {port!r} is no port; write like 9510, or unset it"]
+    what = "is not a port number; write for example 9510, or unset it"
+    assert lines == [f"environment: FFMPEG_EXPORTER_PORT: {port!r} {what}"]
 
 
 def test_check_reads_the_secrets_files(

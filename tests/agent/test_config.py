@@ -90,7 +90,7 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 
 def test_every_problem_is_reported_at_once() -> None:
-    """Eight mistakes in one file are eight lines, each with the file and the key."""
+    """Nine mistakes in one file are nine lines, each with the file and the key, the agent's first."""
     lines = problems_of(
         """
         agnet = 1
@@ -110,14 +110,14 @@ def test_every_problem_is_reported_at_once() -> None:
         ["agent.toml", key]
         for key in (
             "agnet",
-            "collectors.rappl",
-            "collectors.rapl.interval",
-            "collectors.rapl.enabled",
             "agent.listen",
             "agent.web.trusted",
             "agent.web.tls_key",
             "agent.web.tls_cert",
             "agent.sysfs",
+            "collectors.rappl",
+            "collectors.rapl.interval",
+            "collectors.rapl.enabled",
         )
     ]
 
@@ -139,20 +139,24 @@ def test_every_problem_is_reported_at_once() -> None:
         ("collectors.rapl.enabled = 1", "collectors.rapl.enabled", "must be true or false, not 1"),
         ("agent.sysfs = 5", "agent.sysfs", "must be text in quotes, not 5"),
         ("agent.listen = 9510", "agent.listen", "must be text in quotes, not 9510"),
-        ("agent.listen = '9510'", "agent.listen", "write like 127.0.0.1:9510, or :9510 for every address"),
-        ("agent.listen = 'host:'", "agent.listen", "is no HOST:PORT"),
-        ("agent.listen = ':0'", "agent.listen", "is no HOST:PORT"),
-        ("agent.listen = ':65536'", "agent.listen", "is no HOST:PORT"),
-        ("agent.listen = ':-1'", "agent.listen", "is no HOST:PORT"),
+        (
+            "agent.listen = '9510'",
+            "agent.listen",
+            "write for example 127.0.0.1:9510, or :9510 for every address",
+        ),
+        ("agent.listen = 'host:'", "agent.listen", "is not HOST:PORT"),
+        ("agent.listen = ':0'", "agent.listen", "is not HOST:PORT"),
+        ("agent.listen = ':65536'", "agent.listen", "is not HOST:PORT"),
+        ("agent.listen = ':-1'", "agent.listen", "is not HOST:PORT"),
         ("agent.listen = '::1:9510'", "agent.listen", "put an IPv6 address in brackets"),
-        ("collectors.rapl.listen = 'x'", "collectors.rapl.listen", "is no HOST:PORT"),
+        ("collectors.rapl.listen = 'x'", "collectors.rapl.listen", "is not HOST:PORT"),
         ("agent.web.trusted = '10.0.0.0/8'", "agent.web.trusted", "must be a list in brackets"),
-        ("agent.web.trusted = ['home']", "agent.web.trusted", "write like 10.0.0.0/8 or fd00::/8"),
+        ("agent.web.trusted = ['home']", "agent.web.trusted", "write for example 10.0.0.0/8 or fd00::/8"),
         ("agent.web.trusted = [7]", "agent.web.trusted", "must be text in quotes, not 7"),
-        ("collectors.rapl.interval = 'soon'", "collectors.rapl.interval", "like 1s, 2m30s, 500ms"),
-        ("collectors.rapl.interval = ''", "collectors.rapl.interval", "like 1s, 2m30s, 500ms"),
-        ("collectors.rapl.interval = true", "collectors.rapl.interval", "like 1s, 2m30s, 500ms"),
-        ("collectors.rapl.interval = [1]", "collectors.rapl.interval", "like 1s, 2m30s, 500ms"),
+        ("collectors.rapl.interval = 'soon'", "collectors.rapl.interval", "for example 1s, 2m30s, 500ms"),
+        ("collectors.rapl.interval = ''", "collectors.rapl.interval", "for example 1s, 2m30s, 500ms"),
+        ("collectors.rapl.interval = true", "collectors.rapl.interval", "for example 1s, 2m30s, 500ms"),
+        ("collectors.rapl.interval = [1]", "collectors.rapl.interval", "for example 1s, 2m30s, 500ms"),
         ("collectors.rapl.interval = 0", "collectors.rapl.interval", "must be between 100ms and 1h"),
         ("collectors.rapl.interval = -1", "collectors.rapl.interval", "must be between 100ms and 1h"),
         ("collectors.ffmpeg.interval = inf", "collectors.ffmpeg.interval", "must be between"),
@@ -243,14 +247,14 @@ def refused(path: Path) -> str:
 def test_a_missing_file_is_one_problem(tmp_path: Path) -> None:
     """A file that was asked for and is not there is no reason for defaults."""
     path = tmp_path / "none.toml"
-    assert refused(path) == f"{path}: cannot read it: No such file or directory"
+    assert refused(path) == f"{path}: cannot be read: No such file or directory"
 
 
 def test_bad_syntax_names_the_line(tmp_path: Path) -> None:
-    """What is no TOML is one problem that says where."""
+    """What is not valid TOML is one problem that says where."""
     path = tmp_path / "agent.toml"
     path.write_text("[agent]\nlisten = \n")
-    assert refused(path).startswith(f"{path}: is no TOML: ")
+    assert refused(path).startswith(f"{path}: is not valid TOML: ")
     assert "line 2" in refused(path)
 
 
@@ -258,7 +262,7 @@ def test_a_file_that_is_no_utf8_names_the_byte(tmp_path: Path) -> None:
     """TOML is UTF-8; Latin-1 is one problem that says where."""
     path = tmp_path / "agent.toml"
     path.write_bytes(b"# caf\xe9\n")
-    assert refused(path) == f"{path}: is no UTF-8 text (byte 5)"
+    assert refused(path) == f"{path}: is not UTF-8 text (byte 5)"
 
 
 # -- durations and addresses -------------------------------------------------------------------------
@@ -290,7 +294,7 @@ def test_a_duration_reads_as_written(text: str | float, seconds: float) -> None:
 )
 def test_what_is_no_duration_is_refused(text: str) -> None:
     """Anything else is a ValueError that shows how to write one."""
-    with pytest.raises(ValueError, match="write seconds, or like 1s, 2m30s, 500ms"):
+    with pytest.raises(ValueError, match="write seconds, or for example 1s, 2m30s, 500ms"):
         parse_seconds(text)
 
 

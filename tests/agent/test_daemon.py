@@ -174,7 +174,7 @@ async def test_a_reload_takes_a_good_configuration_and_keeps_the_old_one_for_a_b
 
     file.write_text(base + "[collectors.rapl]\nintervall = 1\n[agnet]\n")
     agent.signal(signal.SIGHUP)
-    refused = await agent.logged("new configuration not taken, the old one stays")
+    refused = await agent.logged("new configuration rejected, the old one stays in use")
     assert len(refused["problems"]) == 2
     assert str(file) in refused["problems"][0]
     assert (await manager.told("RELOADING=1")).startswith("RELOADING=1\nMONOTONIC_USEC=")
@@ -215,7 +215,7 @@ async def test_a_reload_moves_ports_and_survives_a_taken_one(
         await agent.logged("listening")
         file.write_text(f"[agent]\nlisten = '127.0.0.1:{moved}'\n")
         agent.signal(signal.SIGHUP)
-        refused = await agent.logged("new configuration not taken, the old one stays")
+        refused = await agent.logged("new configuration rejected, the old one stays in use")
         assert f"127.0.0.1:{moved}" in refused["problems"][0]
         assert '"status":"ok"' in await agent.get("/health")
     agent.signal(signal.SIGHUP)

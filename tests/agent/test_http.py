@@ -143,7 +143,7 @@ async def test_collecting_what_is_not_there_is_a_bad_request(serve: Serve, scrip
     for path in ("/metrics", "/api/v1/snapshot"):
         response = await served.client.get(path + "?collect[]=zzz")
         assert response.status == 400
-        assert await response.text() == "no collector 'zzz' on this port; there are: a, node\n"
+        assert await response.text() == "no collector 'zzz' on this port; available: a, node\n"
 
 
 async def test_a_port_of_its_own_shows_that_collector_and_not_the_node(

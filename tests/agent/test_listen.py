@@ -275,8 +275,8 @@ def test_a_port_shows_one_page_on_ipv4_and_ipv6() -> None:
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (config(""), "nothing is listened on"),
-        (config(rapl="127.0.0.1:9510"), "is within :9510"),
+        (config(""), "there is no address to listen on"),
+        (config(rapl="127.0.0.1:9510"), "is part of :9510"),
     ],
 )
 def test_a_plan_that_cannot_work_is_a_problem(made: Config, words: str) -> None:

@@ -100,7 +100,7 @@ def test_why_there_was_no_start_is_left_in_the_status(
     """The first problem as it is, and how many others the log has."""
     monkeypatch.setenv("NOTIFY_SOCKET", manager.getsockname())
     assert cli.main(["--sysfs", "/no/such", "--procfs", "/nor/this"]) == 78
-    assert manager.recv(4096) == b"STATUS=--sysfs: /no/such is no directory (and 1 more)"
+    assert manager.recv(4096) == b"STATUS=--sysfs: /no/such is not a directory (and 1 more)"
 
 
 # -- credentials -------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def test_a_bad_configuration_fails_once_with_78_and_its_reason(machine: Machine)
     assert "agent.lissten: no such key; did you mean 'listen'? (and 1 more)" in machine.show("StatusText")
     text = status(machine)
     assert "status=78" in text
-    assert "'soon' is no duration" in text
+    assert "'soon' is not a duration" in text
     assert starts(machine) == before + 1
     assert machine.show("NRestarts") == "0"
 

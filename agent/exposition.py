@@ -1,7 +1,7 @@
 """Snapshots to pages: Prometheus text 0.0.4 and OpenMetrics 1.0.0. Pure.
 
-Each collector's fragment is rendered once a reading and kept; a page is fragments joined. Fragments that
-share a family are rendered together, so that no page holds a family or a series twice.
+Each collector's fragment is rendered once for each reading and kept; a page is fragments joined. Fragments
+that share a family are rendered together, so that no page has a family or a series twice.
 
 Source: https://prometheus.io/docs/instrumenting/exposition_formats/ and
 https://prometheus.io/docs/specs/om/open_metrics_spec/.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Format(NamedTuple):
-    """A text format: its media type, how to render families, and what ends a page."""
+    """A text format: its media type, how to render families, and the last line of a page."""
 
     content_type: str
     render: Callable[[_Families], bytes]
@@ -34,7 +34,7 @@ class Format(NamedTuple):
 
 
 class _Families(NamedTuple):
-    """What prometheus_client renders: anything with a collect()."""
+    """Families as prometheus_client renders them: an object with a collect()."""
 
     families: list[core.Metric]
 
@@ -105,14 +105,18 @@ class _Fragment(NamedTuple):
     text: bytes
 
 
+_PageKey = tuple[frozenset[str], Format, bool]  # the collectors, the format, whether it is compressed
+
+
 class Pages:
-    """Renders pages, and remembers what it need not render again."""
+    """Renders pages, and keeps what does not have to be rendered again."""
 
     def __init__(self, process: Callable[[], Iterable[core.Metric]] = _PROCESS.collect) -> None:
-        self.forbidden = 0  # counted by whoever refuses a request
+        self.forbidden = 0  # counted by the code that refuses requests
         self._process = process
         self._fragments: dict[tuple[str, Format], _Fragment] = {}
-        self._pages: dict[tuple[frozenset[str], Format, bool], tuple[Snapshot, bytes]] = {}
+        self._pages: dict[_PageKey, bytes] = {}  # of one snapshot
+        self._snapshot: Snapshot | None = None
         self._dropped = 0
         self._counted: dict[str, Reading] = {}
         self._merged: Snapshot | None = None
@@ -121,18 +125,17 @@ class Pages:
         self, snapshot: Snapshot, names: Collection[str], form: Format, *, gzipped: bool = False
     ) -> bytes:
         """Return the page of the named collectors and of the agent itself, encoded as asked."""
+        if snapshot is not self._snapshot:
+            self._snapshot = snapshot
+            self._pages.clear()
         key = (frozenset(names), form, gzipped)
-        kept = self._pages.get(key)
-        if kept is not None and kept[0] is snapshot:
-            return kept[1]
-        if gzipped:
-            page = gzip.compress(self.page(snapshot, names, form), compresslevel=1, mtime=0)
-        else:
-            page = self._render(snapshot, names, form)
-        self._pages = {
-            k: v for k, v in self._pages.items() if v[0] is snapshot
-        }  # at most one snapshot's pages
-        self._pages[key] = (snapshot, page)
+        page = self._pages.get(key)
+        if page is None:
+            if gzipped:
+                page = gzip.compress(self.page(snapshot, names, form), compresslevel=1, mtime=0)
+            else:
+                page = self._render(snapshot, names, form)
+            self._pages[key] = page
         return page
 
     def _render(self, snapshot: Snapshot, names: Collection[str], form: Format) -> bytes:
@@ -143,12 +146,14 @@ class Pages:
         }
         process = list(self._process())
         fragments = [self._fragment(name, reading, form) for name, reading in readings.items()]
-        self._fragments = {k: v for k, v in self._fragments.items() if k[0] in snapshot.states}
+        for name, kept_form in list(self._fragments):
+            if name not in snapshot.states:
+                del self._fragments[name, kept_form]
         reserved = _OWN_NAMES.union(*(_names(family) for family in process))
         seen = [*reserved, *(family for fragment in fragments for family in fragment.families)]
         if len(seen) == len(set(seen)):
             parts = [fragment.text for fragment in fragments]
-        else:  # two collectors share a family (a text file's, say), or one has ours: render them as one
+        else:  # two collectors share a family, or one has ours: render them together
             samples = [sample for reading in readings.values() for sample in reading.samples]
             families, dropped = group(samples, reserved)
             parts = [render(families, form)]
@@ -165,7 +170,7 @@ class Pages:
             names = frozenset().union(*(_names(family) for family in families))
             kept = _Fragment(reading, names, dropped, render(families, form))
             self._fragments[name, form] = kept
-            if self._counted.get(name) is not reading:  # once, however many formats show it
+            if self._counted.get(name) is not reading:  # once, in however many formats it is shown
                 self._counted[name] = reading
                 self._dropped += dropped
         return kept
@@ -185,12 +190,12 @@ class Pages:
 
 
 def family_name(metric: Metric) -> str:
-    """Return the name of the metric's family: a counter's has no _total."""
+    """Return the name of the metric's family: a counter's is without _total."""
     return metric.name.removesuffix("_total") if metric.kind == "counter" else metric.name
 
 
 def _names(family: core.Metric) -> frozenset[str]:
-    """Return the names that a family takes on a page; a counter's TYPE has _total in text alone."""
+    """Return the names that a family occupies on a page; in 0.0.4 a counter's TYPE line has _total."""
     return frozenset((family.name, f"{family.name}_total") if family.type == "counter" else (family.name,))
 
 
@@ -200,37 +205,49 @@ _OWN_NAMES = frozenset(name for metric in AGENT_METRICS for name in (metric.name
 def group(samples: Iterable[Sample], reserved: Collection[str] = ()) -> tuple[list[core.Metric], int]:
     """Return the samples as families, and how many of them had to be dropped.
 
-    Dropped are: a series that was there already, one whose family was seen with another type, and those whose
-    name is reserved or another family's. A family keeps the help that it was first seen with.
+    Dropped are samples of a series that is there already, of a family that was first seen with another type,
+    and of a name that is reserved or belongs to another family. A family keeps the help of its first sample.
     """
-    families: dict[str, tuple[Metric, core.Metric, set[tuple[tuple[str, str], ...]]]] = {}
+    groups: dict[str, _Group] = {}
     taken = set(reserved)
     dropped = 0
     for metric, values, value in samples:
         name = family_name(metric)
-        if (found := families.get(name)) is None:
+        known = groups.get(name)
+        if known is None:
             family = core.Metric(name, metric.help, metric.kind)
-            if not taken.isdisjoint(_names(family)):
+            names = _names(family)
+            if not taken.isdisjoint(names):
                 dropped += 1
                 continue
-            taken |= _names(family)
-            found = families[name] = (metric, family, set())
-        first, family, series = found
-        labels = {key: _text(label) for key, label in zip(metric.labels, values, strict=True) if label}
-        identity = tuple(sorted(labels.items()))
-        if first.kind != metric.kind or identity in series:
+            taken |= names
+            known = groups[name] = _Group(metric, family, set())
+        labels: dict[str, str] = {}
+        for label, text in zip(metric.labels, values, strict=True):
+            if text:
+                labels[label] = _encodable(text)
+        series = tuple(sorted(labels.items()))
+        if known.first.kind != metric.kind or series in known.series:
             dropped += 1
             continue
-        series.add(identity)
-        family.add_sample(metric.name, labels, value)
-    return [family for _, family, _ in families.values()], dropped
+        known.series.add(series)
+        known.family.add_sample(metric.name, labels, value)
+    return [collected.family for collected in groups.values()], dropped
 
 
-def _text(label: str) -> str:
-    """Return the label as UTF-8 can hold it: a lone surrogate, out of a file's name, would cost the page."""
-    return label if label.isascii() else label.encode("utf-8", "replace").decode()
+class _Group(NamedTuple):
+    """One family while its samples are collected."""
+
+    first: Metric  # it decides the type and the help
+    family: core.Metric
+    series: set[tuple[tuple[str, str], ...]]  # labels that it has already
+
+
+def _encodable(text: str) -> str:
+    """Return the text without lone surrogates, as in some file names: UTF-8 cannot encode them."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def render(families: list[core.Metric], form: Format) -> bytes:
-    """Return families as text, without what ends a page."""
+    """Return families as text, without the last line of a page."""
     return form.render(_Families(families)).removesuffix(form.end)

@@ -1,4 +1,4 @@
-"""structlog, set up once: coloured for a person, plain for the journal, JSON for machines."""
+"""Logging, set up once: coloured for people, plain for the journal, JSON for machines."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ FORMATS = ("auto", "json", "console")
 
 
 class Unbreakable:
-    """A text stream that loses lines, not its writer: a full disk or a gone reader stops nothing."""
+    """A text stream whose writes never fail: if the disk is full or the reader has gone, lines are lost."""
 
     def __init__(self, stream: TextIO | None) -> None:
-        """`stream`: None where the process was started without one."""
+        """`stream`: None if the process was started without one."""
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write what can be written."""
+        """Write as much as possible."""
         with contextlib.suppress(OSError, ValueError):
             if self._stream is not None:
                 self._stream.write(text)
@@ -30,10 +30,10 @@ class Unbreakable:
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: every write has been flushed."""
+        """Do nothing: every write is flushed."""
 
     def isatty(self) -> bool:
-        """Return whether a person is watching."""
+        """Return whether the stream is a terminal."""
         with contextlib.suppress(OSError, ValueError):
             return self._stream is not None and self._stream.isatty()
         return False
@@ -43,9 +43,9 @@ class Unbreakable:
 
 
 def set_up(form: str, level: str, stream: TextIO | None = None) -> None:
-    """Log to `stream` (standard error) from `level` up.
+    """Log to `stream` (default: standard error), from `level` up.
 
-    `auto` is console for people and the journal, and JSON elsewhere.
+    `auto` is `console` on a terminal and for the journal, and `json` elsewhere.
     """
     out = Unbreakable(stream or sys.stderr)
     terminal = out.isatty()
@@ -58,7 +58,7 @@ def set_up(form: str, level: str, stream: TextIO | None = None) -> None:
             structlog.processors.JSONRenderer(),
         ]
     else:
-        if not journal:  # which has a time of its own
+        if not journal:  # the journal adds the time itself
             processors.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
         colors = terminal and "NO_COLOR" not in os.environ
         plain = structlog.dev.plain_traceback
@@ -74,7 +74,7 @@ def set_up(form: str, level: str, stream: TextIO | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[_Handler()], force=True)
 
 
-# What the journal reads from a line's start: sd-daemon(3).
+# Prefixes that the journal reads as a line's priority: sd-daemon(3).
 _PRIORITIES = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>"}
 
 
@@ -84,7 +84,7 @@ def _with_priority(logger: Any, method: str, line: str) -> str:
 
 
 class _Handler(logging.Handler):
-    """Passes what libraries log on to structlog, so that a log has one form."""
+    """Passes what libraries log on to structlog, so that the log has one format."""
 
     def emit(self, record: logging.LogRecord) -> None:
         level = max(logging.DEBUG, min(record.levelno, logging.ERROR))

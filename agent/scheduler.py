@@ -1,14 +1,14 @@
-"""The beat: opens and reads collectors, holds them to their deadlines, publishes what they found.
+"""Opens and reads the collectors once a beat, enforces their deadlines, and publishes what they found.
 
-The scheduler is the only writer. It swaps an immutable `Snapshot`; whoever serves pages looks at the
-latest one and never touches hardware. `fresh()` is the one way to ask for more than the beat gives.
+The scheduler is the only writer. It swaps an immutable `Snapshot`; the code that serves pages reads the
+latest one and never touches hardware. `fresh()` is the only way to request a reading between beats.
 
-Verdicts (what a collector raises decides):
+What a collector raises decides its state:
 
-- `Absent`, from opening or reading: not shown, looked for again every 10 s. Once opened it stays open,
-  so that its counters go on when the source comes back.
-- `ReadFailed`, or no answer by the deadline: down, no samples, read again at its next beat.
-- anything else is a bug in the collector: its traceback is logged once, it is down, the others go on.
+- `Absent`, from opening or reading: not shown, and looked for again every 10 s. Once opened it stays open,
+  so that its counters continue when the source comes back.
+- `ReadFailed`, or no answer by the deadline: down, without samples, and read again at its next beat.
+- anything else is a bug in the collector: its traceback is logged once, it is down, and the others go on.
 """
 
 from __future__ import annotations
@@ -52,24 +52,24 @@ Open = Callable[[], Awaitable[Collector]]
 
 
 class _Slot:
-    """One collector's place: closed, or open and read at its interval."""
+    """One collector: closed, or open and read at its interval."""
 
     def __init__(self, name: str, open_: Open, interval: float) -> None:
         self.name = name
         self.open = open_
         self.interval = interval
         self.collector: Collector | None = None
-        self.refreshes: Refreshes | None = None  # the same collector, where it can do that
+        self.refreshes: Refreshes | None = None  # the same collector, if it can do that
         self.measures: set[str] = set()  # components that it has measured since it was opened
         self.state: State | None = None
-        self.beaten: Reading | None = None  # the last beat's, which scrapes do not move
+        self.beaten: Reading | None = None  # the last beat's reading, which scrapes do not change
         self.absent = ""
         self.tried = False
-        self.failures = 0  # these two go on while the source is absent
+        self.failures = 0  # this and last_success are kept while the source is absent
         self.last_success: float | None = None
         self.due = -math.inf
         self.lock = asyncio.Lock()  # one call into the collector at a time
-        self.task: asyncio.Task[None] | None = None  # the beat's reading while it is out
+        self.task: asyncio.Task[None] | None = None  # the beat's read, while it is in progress
         self.bug_logged = ""
 
     @property
@@ -91,7 +91,7 @@ class Scheduler:
     ) -> None:
         """`collectors`: name → (how to open it, its interval in seconds); `on_beat` feeds the watchdog.
 
-        `cpu_time`: what the CPUs have done so far, None where nobody knows; `idle`: as attribution.Shares.
+        `cpu_time`: how busy the CPUs have been so far, None if unknown; `idle`: as in attribution.Shares.
         """
         self._clock = clock
         self._on_beat = on_beat
@@ -105,11 +105,11 @@ class Scheduler:
         self._changed = asyncio.Event()
         self.snapshot = Snapshot(clock.time())
 
-    # -- what others ask -------------------------------------------------------------------------
+    # -- for those who serve pages -------------------------------------------------------------------------
 
     @property
     def ready(self) -> bool:
-        """Whether every collector has been tried once: read, found down, or found absent."""
+        """Whether every collector has been tried once: it was read, or found down or absent."""
         return all(slot.tried for slot in self._slots.values()) and "node" in self.snapshot.states
 
     def collector(self, name: str) -> Collector | None:
@@ -118,13 +118,13 @@ class Scheduler:
         return slot.collector if slot else None
 
     def can_refresh(self, names: Collection[str]) -> bool:
-        """Return whether a fresh reading would change anything of these collectors."""
+        """Return whether a fresh reading would change anything for these collectors."""
         return any(slot.refreshes is not None for name, slot in self._slots.items() if name in names)
 
     async def fresh(self) -> Snapshot:
-        """Read what is cheap to read now, and return a snapshot that holds it.
+        """Read what is cheap to read, and return a snapshot with it.
 
-        Callers that come while one such reading is under way share it.
+        Callers that come while such a reading is in progress share it.
         """
         if self._refreshing is None:
             self._refreshing = asyncio.ensure_future(self._refresh())
@@ -135,7 +135,7 @@ class Scheduler:
     # -- running ---------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Beat until cancelled; then close every collector."""
+        """Read and publish, beat after beat, until cancelled; then close every collector."""
         try:
             while True:
                 await self.beat()
@@ -145,7 +145,7 @@ class Scheduler:
             await self.aclose()
 
     async def beat(self) -> None:
-        """Read every collector that is due, add up the node, publish; one step for all who look."""
+        """Read every collector that is due, add up the node, and publish all of it in one step."""
         if self._failure is not None:
             raise self._failure
         now = self._clock.monotonic()
@@ -154,16 +154,16 @@ class Scheduler:
         for slot in self._slots.values():
             if now < slot.due:
                 continue
-            # On a grid, so that collectors of different intervals wake the processor together.
+            # On a grid, so that collectors with different intervals wake the processor together.
             slot.due = _next_on_grid(now, slot.interval)
             if slot.task is None:
                 slot.task = asyncio.ensure_future(self._attempt(slot))
                 slot.task.add_done_callback(functools.partial(self._attempted, slot))
                 started.append(slot.task)
-        # What the CPUs have done, at the moment that the collectors read who did it.
+        # How busy the CPUs were, at the moment when the collectors read who used them.
         cpu = self._cpu_time()
         if started:
-            # A slow collector does not hold the others up: it is published when it answers.
+            # A slow collector does not delay the others: it is published when it answers.
             await asyncio.wait(started, timeout=BEAT_SECONDS / 2)
         self._beating = False
         self._add_up(now, cpu)
@@ -173,12 +173,15 @@ class Scheduler:
     async def replace(
         self, collectors: Mapping[str, tuple[Open, float]], reopen: set[str], idle: Idle = "apart"
     ) -> None:
-        """Take a reload's collectors: close those that have gone or are to be reopened, keep the others."""
+        """Apply a reload: close the collectors that have gone or must be reopened, keep the others."""
         self._node.shares.idle = idle
         gone = [name for name in self._slots if name not in collectors or name in reopen]
         await asyncio.gather(*(self._close(self._slots.pop(name)) for name in gone))
         slots: dict[str, _Slot] = {}
-        for name, (open_, interval) in collectors.items():  # in their order: it decides who has a family
+        for name, (
+            open_,
+            interval,
+        ) in collectors.items():  # their order decides which one keeps a shared family
             slot = self._slots.get(name) or _Slot(name, open_, interval)
             if slot.interval != interval:
                 slot.due = -math.inf
@@ -189,7 +192,7 @@ class Scheduler:
         self._changed.set()
 
     async def aclose(self) -> None:
-        """Close every collector, each within its half second."""
+        """Close every collector, each within half a second."""
         await asyncio.gather(*(self._close(slot) for slot in self._slots.values()))
         if self._refreshing is not None:
             self._refreshing.cancel()
@@ -197,7 +200,7 @@ class Scheduler:
     # -- one collector ---------------------------------------------------------------------------
 
     async def _attempt(self, slot: _Slot, *, refresh: bool = False) -> None:
-        """Open the collector if it is closed, read it, and put down the verdict."""
+        """Open the collector if it is closed, read it, and record the result."""
         async with slot.lock:
             started = self._clock.monotonic()
             try:
@@ -220,8 +223,8 @@ class Scheduler:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
-                self._bug(slot, started, cancelled)  # nobody has cancelled us: the collector let it out
-            except Exception as bug:  # noqa: BLE001 - the one place where a collector's bug ends
+                self._bug(slot, started, cancelled)  # this task was not cancelled: the collector let it out
+            except Exception as bug:  # noqa: BLE001 - the one place where a collector's bugs are caught
                 self._bug(slot, started, bug)
             else:
                 self._up(slot, started, reading, refresh=refresh)
@@ -231,7 +234,7 @@ class Scheduler:
         slot.task = None
         if not task.cancelled():
             self._failure = self._failure or task.exception()
-        if not self._beating:  # it answered after its beat had gone on
+        if not self._beating:  # it answered after its beat had ended
             self._publish()
 
     async def _open(self, slot: _Slot) -> Collector:
@@ -243,15 +246,15 @@ class Scheduler:
 
     async def _refresh(self) -> None:
         measured = self._measured()
-        for slot in tuple(self._slots.values()):  # a reload may take some away meanwhile
+        for slot in tuple(self._slots.values()):  # a reload may remove some meanwhile
             reading = slot.state.reading if slot.state else None
             if slot.refreshes is None or reading is None:
                 continue
-            # An estimate beside a measurement counts for nothing: the beat's is fresh enough.
+            # An estimate beside a measurement is not part of the node: that of the beat is fresh enough.
             estimated = {meter.source for meter in reading.meters} == {ESTIMATE}
             if estimated and measured.issuperset(meter.component for meter in reading.meters):
                 continue
-            # One after the other: a task for each would cost more than most of these readings.
+            # One after the other: a task for each would cost more than most of these reads.
             await self._attempt(slot, refresh=True)
         self._publish()
 
@@ -273,7 +276,7 @@ class Scheduler:
         slot.last_success = now
         ended = self._clock.monotonic()
         taken = started if reading.taken is None else reading.taken
-        reading = reading if reading.taken is not None else reading._replace(taken=started)
+        reading = reading if reading.taken == taken else reading._replace(taken=taken)
         if not refresh:
             slot.beaten = reading
         slot.state = State(
@@ -316,7 +319,7 @@ class Scheduler:
         slot.measures.clear()
         slot.absent = why
         slot.state = slot.beaten = None
-        # On the grid, and never later than promised: half a search away is no reason to wait for the next.
+        # On the grid, and never later than promised, even if the next multiple is close.
         slot.due = (math.floor(self._clock.monotonic() / SEARCH_SECONDS) + 1) * SEARCH_SECONDS
 
     async def _close(self, slot: _Slot) -> None:
@@ -330,7 +333,7 @@ class Scheduler:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await collector.aclose()
-        except Exception as error:  # noqa: BLE001 - it is being let go of: say so and go on
+        except Exception as error:  # noqa: BLE001 - it is being closed: log it and go on
             log.warning("collector did not close", collector=slot.name, error=repr(error))
 
     # -- publishing ------------------------------------------------------------------------------
@@ -364,7 +367,7 @@ class Scheduler:
         self.snapshot = Snapshot(self._clock.time(), MappingProxyType(states), MappingProxyType(absent))
 
     async def _sleep_until(self, due: float) -> None:
-        """Sleep, and not a moment less: a loop's timers may fire a millisecond early."""
+        """Sleep until then and not less: a loop's timers may fire a millisecond early."""
         self._changed.clear()
         while (left := due - self._clock.monotonic()) > 0:
             with contextlib.suppress(TimeoutError):
@@ -375,18 +378,18 @@ class Scheduler:
 
 
 def _check_claims(reading: Reading) -> None:
-    """Find a claim that the node could not show: a bug of its collector. Raises: TypeError."""
+    """Check that the node can show every claim; a collector that breaks this has a bug. Raises: TypeError."""
     for claim in reading.claims:
-        if claim.share.labels != SHARE_LABELS[claim.kind]:
-            name, labels = claim.share.name, SHARE_LABELS[claim.kind]
-            raise TypeError(f"{name}, the share of a {claim.kind}, must have the labels {labels}")
+        labels = SHARE_LABELS[claim.kind]
+        if claim.share.labels != labels:
+            raise TypeError(f"{claim.share.name}, the share of a {claim.kind}, must have the labels {labels}")
 
 
 def _next_on_grid(now: float, interval: float) -> float:
     """Return a multiple of the interval after `now`, so that equal intervals share wake-ups.
 
-    It is at least half an interval away: a window that began between two multiples, at the start, ends at
-    the second.
+    It is at least half an interval away, so that the first window, which begins between two multiples, is not
+    a short one.
     """
     due = math.floor(now / interval) * interval + interval
     return due if due - now >= interval / 2 else due + interval

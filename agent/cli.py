@@ -1,4 +1,4 @@
-"""`powerbench-agent`: flags in, configuration out, exit codes. No work of its own."""
+"""`powerbench-agent`: its flags, the configuration that they make, and its exit codes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from powerbench_agent.core.options import ConfigError, Listen, Problem, parse_li
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from powerbench_agent.core.model import CollectorModule
     from powerbench_agent.core.options import CollectorOptions
 
 EX_CONFIG = 78  # sysexits.h
 _EXAMPLES = """examples:
-  powerbench-agent                            every source of this machine, on :9510
-  powerbench-agent --only rapl,ffmpeg         these two alone
+  powerbench-agent                            every source on this machine, on :9510
+  powerbench-agent --only rapl,ffmpeg         only these two
   powerbench-agent --only ffmpeg --port 9506  one exporter on its classic port
   powerbench-agent --config agent.toml --check
   curl localhost:9510/metrics
@@ -36,29 +36,40 @@ def parser() -> argparse.ArgumentParser:
     """Return the flags."""
     flags = argparse.ArgumentParser(
         prog="powerbench-agent",
-        description="Serve this machine's energy, and who used it, to Prometheus.",
+        description="Serve this machine's energy, and what used it, to Prometheus.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     flags.add_argument(
-        "--config", metavar="FILE", help=f"TOML (default: {DEFAULT_PATH} where it exists, else built-in)"
+        "--config",
+        metavar="FILE",
+        help=f"TOML file (default: {DEFAULT_PATH} if it exists, else built-in values)",
     )
     where = flags.add_mutually_exclusive_group()
     where.add_argument(
-        "--listen", metavar="HOST:PORT", help="serve every collector here; :PORT is every address"
+        "--listen", metavar="HOST:PORT", help="serve every collector on this address; :PORT is every address"
     )
     where.add_argument("--port", metavar="N", help="the same as --listen :N")
     flags.add_argument(
         "--only",
         metavar="NAME[,NAME]",
-        help="these collectors alone; one without --port takes its classic port",
+        help="run only these collectors; a single one without --port uses its classic port",
     )
     flags.add_argument("--sysfs", metavar="DIR", help="read this instead of /sys")
     flags.add_argument("--procfs", metavar="DIR", help="read this instead of /proc")
-    flags.add_argument("--log-format", choices=log.FORMATS, default="auto")
-    flags.add_argument("--log-level", choices=log.LEVELS, default="info")
-    flags.add_argument("--check", action="store_true", help="say whether the configuration is good, and exit")
+    flags.add_argument(
+        "--log-format",
+        choices=log.FORMATS,
+        default="auto",
+        help="format of the log (default: auto, which is console on a terminal or in the journal, else json)",
+    )
+    flags.add_argument(
+        "--log-level", choices=log.LEVELS, default="info", help="lowest level to log (default: info)"
+    )
+    flags.add_argument(
+        "--check", action="store_true", help="check the configuration, print every problem, and exit"
+    )
     flags.add_argument("--version", action="version", version=f"powerbench-agent {__version__}")
     return flags
 
@@ -66,13 +77,13 @@ def parser() -> argparse.ArgumentParser:
 def configure(
     flags: argparse.Namespace, known: Mapping[str, type[CollectorOptions]], environ: Mapping[str, str]
 ) -> Config:
-    """Return the file's configuration with the flags on top. Raises: ConfigError."""
-    path = Path(flags.config) if flags.config else _default_path()
-    config = load(path, known)
+    """Return the configuration of the file, overridden by the flags. Raises: ConfigError."""
+    config = load(Path(flags.config) if flags.config else _default_path(), known)
     changes: dict[str, object] = {"web": systemd.with_credentials(config.agent.web, environ)}
     problems: list[Problem] = []
     for name in ("sysfs", "procfs"):
-        if (value := getattr(flags, name)) is not None:
+        value = getattr(flags, name)
+        if value is not None:
             changes[name] = value
             if not Path(value).is_dir():
                 problems.append(Problem(f"--{name}", "", f"{value} is not a directory"))
@@ -82,16 +93,23 @@ def configure(
     if problems:
         raise ConfigError(problems)
     if flags.only is not None:
-        only = [name.strip() for name in flags.only.split(",") if name.strip()]
-        if not only:
-            names = ", ".join(sorted(known))
-            raise ConfigError([Problem("--only", "", f"names no collector; known here: {names}")])
+        only = _names(flags.only, known)
         config = narrow(config, only)
         if listen_flag is None and len(only) == 1:
             own = listen.only_listen(only[0], config, roster.BUILT_IN, environ)
             if own is not None:
                 changes["listen"] = Listen(own)
     return msgspec.structs.replace(config, agent=msgspec.structs.replace(config.agent, **changes))
+
+
+def _names(text: str, known: Iterable[str]) -> list[str]:
+    """Return the collectors that --only lists. Raises: ConfigError."""
+    stripped = [name.strip() for name in text.split(",")]
+    names = [name for name in stripped if name]
+    if not names:
+        what = f"names no collector; known here: {', '.join(sorted(known))}"
+        raise ConfigError([Problem("--only", "", what)])
+    return names
 
 
 def _listen_flag(flags: argparse.Namespace, problems: list[Problem]) -> Listen | None:
@@ -109,13 +127,13 @@ def _listen_flag(flags: argparse.Namespace, problems: list[Problem]) -> Listen |
 def _default_path() -> Path | None:
     try:
         return DEFAULT_PATH if DEFAULT_PATH.exists() else None
-    except OSError:  # it may be there, and may not be looked at: reading it will say so
+    except OSError:  # the directory cannot be searched: reading the file will report it
         return DEFAULT_PATH
 
 
 def check(config: Config) -> None:
-    """Look at everything that starting would look at. Raises: ConfigError with every problem."""
-    from powerbench_agent.agent import access, daemon  # noqa: PLC0415 - only --check needs them here
+    """Check everything that a start would check. Raises: ConfigError with every problem."""
+    from powerbench_agent.agent import access, daemon  # noqa: PLC0415 - slow to import, and needed here only for --check
 
     problems: list[Problem] = []
     for look in (lambda: access.load(config.agent.web, config.where), lambda: daemon.tls_context(config)):
@@ -145,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         return _run(flags, known, modules, passed)
     except ConfigError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - one problem a line, whatever the log looks like
+        print(error, file=sys.stderr)  # noqa: T201 - one problem a line, whatever the log's format
         systemd.tell_failure(str(error))
         return EX_CONFIG
     except listen.ListenError as error:
@@ -158,8 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _without_authorities() -> Iterator[None]:
     """Import aiohttp without the system's certificate authorities.
 
-    Its client loads them when it is imported: 2 MB and 70 ms, and this process serves. A collector that calls
-    out over HTTPS makes an SSL context of its own.
+    Its client loads them on import, which costs 2 MB and 70 ms, and this process is a server. A collector
+    that sends HTTPS requests creates its own SSL context.
     """
     names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
     before = {name: os.environ.get(name) for name in names}
@@ -179,10 +197,10 @@ def _run(
     modules: Mapping[str, CollectorModule],
     passed: list[socket.socket],
 ) -> int:
-    import uvloop  # noqa: PLC0415 - --help and --check need no loop
+    import uvloop  # noqa: PLC0415 - --help and --check do not need an event loop
 
     with _without_authorities():
-        from powerbench_agent.agent import daemon  # noqa: PLC0415 - likewise no HTTP server
+        from powerbench_agent.agent import daemon  # noqa: PLC0415 - nor an HTTP server
 
     uvloop.run(daemon.serve_forever(lambda: configure(flags, known, os.environ), modules, passed))
     return 0

@@ -1,8 +1,8 @@
 """The routes, on every port: /metrics /health /ready /ingest /api/v1/snapshot /api/v1/watch and /.
 
-Handlers look at the scheduler's latest snapshot; the only thing that they can ask of hardware is a fresh
-reading of what is cheap, out of a token bucket, so that a flood of scrapes stays cheap and RAPL is no side
-channel for whoever can merely ask (PLATYPUS, https://platypusattack.com/).
+Handlers use the scheduler's latest snapshot. All that they can request from hardware is a fresh reading of
+what is cheap, limited by a token bucket: so a flood of scrapes stays cheap, and RAPL does not become a side
+channel for everyone who can reach the port (PLATYPUS, https://platypusattack.com/).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aiohttp import ClientError, WSCloseCode, http_exceptions, web
 
 from powerbench_agent.agent import __version__, exposition
 from powerbench_agent.agent.bucket import Bucket
-from powerbench_agent.core.model import IngestRejected, Ingests, Sender
+from powerbench_agent.core.model import IngestRejected, Ingests, Reading, Sender
 from powerbench_agent.core.options import Address
 
 if TYPE_CHECKING:
@@ -28,27 +28,27 @@ if TYPE_CHECKING:
     from powerbench_agent.agent.listen import Site
     from powerbench_agent.agent.scheduler import Scheduler
     from powerbench_agent.core.host import Clock
-    from powerbench_agent.core.model import Feed, Snapshot
+    from powerbench_agent.core.model import Feed, Sample, Snapshot, State
 
 log = structlog.get_logger("http")
 
-SCRAPE_FRESH_RATE, SCRAPE_FRESH_BURST = 2.0, 5.0  # fresh readings a second for whoever asks
-KNOWN_FRESH_RATE, KNOWN_FRESH_BURST = 50.0, 50.0  # for whoever has shown who they are
-_MAX_WATCH_BYTES = 64  # of a message
-MAX_WATCHED, MAX_WATCH_SECONDS = 100, 10.0  # readings that one message asks for, and how long they take
+SCRAPE_FRESH_RATE, SCRAPE_FRESH_BURST = 2.0, 5.0  # fresh readings a second, for everyone
+KNOWN_FRESH_RATE, KNOWN_FRESH_BURST = 50.0, 50.0  # for those who are authenticated
+_MAX_WATCH_BYTES = 64  # of one message
+MAX_WATCHED, MAX_WATCH_SECONDS = 100, 10.0  # readings for one message, and how long they may take
 _BAD_WATCH = b"a message is the number of readings and the seconds between them, like: 10 0.1"
 
 _FORBIDDEN = (
-    "only loopback peers (by an address or a name of this machine's own), networks in [agent.web] trusted, "
-    "and whoever shows the token or password may ask for this; see token_file and trusted in agent.toml\n"
+    "allowed are only loopback peers (that use an address or name of this machine), networks in [agent.web] "
+    "trusted, and requests with the token or password; see token_file and trusted in agent.toml\n"
 )
-_NO_PROGRESS = "no FFmpeg progress in this body; send what ffmpeg's -progress writes, or its stderr\n"
-# A body that ends early, or is no HTTP: the sender was killed, and nobody waits for an answer.
+_NO_PROGRESS = "no FFmpeg progress in this body; send the output of ffmpeg's -progress, or its stderr\n"
+# A body that ends early or is malformed: the sender was killed, and no one waits for an answer.
 _BROKEN_BODY = (OSError, ClientError, http_exceptions.HttpProcessingError, web.RequestPayloadError)
 
 
 class Handlers:
-    """What the ports have in common: the snapshot, the pages, the rules, the buckets."""
+    """What the ports share: the snapshot, the pages, the access rules, the buckets."""
 
     def __init__(self, scheduler: Scheduler, access: Access, clock: Clock) -> None:
         self.scheduler = scheduler
@@ -60,7 +60,7 @@ class Handlers:
         self._known = Bucket(clock, rate=KNOWN_FRESH_RATE, burst=KNOWN_FRESH_BURST)
 
     def application(self, address: Address) -> web.Application:
-        """Return the routes of one port; what it shows is looked up in `sites` at each request."""
+        """Return the routes of one port; each request looks up in `sites` what the port shows."""
         app = web.Application(middlewares=[self._guard])
         app[_ADDRESS] = address
         app.router.add_get("/metrics", self.metrics)
@@ -73,7 +73,7 @@ class Handlers:
         app.router.add_post("/ingest/{stream}", self.ingest)
         return app
 
-    # -- who may ---------------------------------------------------------------------------------
+    # -- access ----------------------------------------------------------------------------------
 
     @web.middleware
     async def _guard(
@@ -86,22 +86,23 @@ class Handlers:
                 return web.Response(status=401, text="user name and password required\n", headers=challenge)
             return await handler(request)
         query_token = request.query.get("token", "") if request.path.startswith("/ingest") else ""
-        known = self.access.has_token(authorization, query_token) or await self.access.has_password(
-            authorization
-        )
+        known = self.access.has_token(authorization, query_token)
+        if not known:
+            known = await self.access.has_password(authorization)
         if known or self.access.is_near(request.remote or "", request.headers):
             request[_KNOWN] = known
             return await handler(request)
         self._pages.forbidden += 1
-        if request.path.startswith("/ingest") and (ingests := self._ingests(self._site(request))):
+        ingests = self._ingests(self._site(request)) if request.path.startswith("/ingest") else None
+        if ingests is not None:
             ingests.count_rejected("forbidden")
-        # aiohttp goes on reading the body for a while and then closes: neither freezes an encoder.
+        # aiohttp reads on for a while and then closes the connection: neither freezes an encoder.
         return web.Response(status=403, text=_FORBIDDEN)
 
     # -- pages -----------------------------------------------------------------------------------
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """Serve the page; counters that are cheap to read are as of this scrape."""
+        """Serve the page; counters that are cheap to read are read for this scrape."""
         names = self._wanted(request)
         snapshot, _ = await self._latest(names, self._scrapes)
         form = exposition.choose_format(request.headers.get("Accept", ""))
@@ -112,7 +113,7 @@ class Handlers:
         return web.Response(body=self._pages.page(snapshot, names, form, gzipped=gzipped), headers=headers)
 
     async def health(self, request: web.Request) -> web.Response:
-        """Say that the process works, and how each collector fares."""
+        """Say that the process works, and the state of each collector."""
         states = _states(self.scheduler.snapshot, self._site(request).shown)
         return _json({"status": "ok", "version": __version__, "collectors": states})
 
@@ -123,7 +124,7 @@ class Handlers:
         return _json({"ready": ready}, status=200 if ready else 503)
 
     async def snapshot(self, request: web.Request) -> web.Response:
-        """Serve the latest readings as JSON: `?fresh=1` those of this moment, `?samples=0` meters alone."""
+        """Serve the latest readings as JSON; `?fresh=1`: read now; `?samples=0`: only the meters."""
         names = self._wanted(request)
         samples = request.query.get("samples", "1") != "0"
         if request.query.get("fresh", "0") in ("", "0"):
@@ -133,10 +134,10 @@ class Handlers:
         return _json({**describe(snapshot, names, samples=samples), "fresh": fresh})
 
     async def watch(self, request: web.Request) -> web.WebSocketResponse:
-        """Serve the meters over one WebSocket: a message, like `10 0.1`, is so many readings so far apart.
+        """Serve the meters over a WebSocket: the message `10 0.1` requests 10 readings, 0.1 s apart.
 
-        They are sent together when the last is taken. For whoever wants ten a second: a reading costs a
-        fifth of a request, and the asking side is woken once.
+        They are sent together after the last one. For clients that need ten a second: a reading costs a fifth
+        of a request, and the client wakes up once.
         """
         bucket = self._known if request[_KNOWN] else self._scrapes
         socket = web.WebSocketResponse(compress=False, max_msg_size=_MAX_WATCH_BYTES)
@@ -147,25 +148,35 @@ class Handlers:
             except ValueError:
                 await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=_BAD_WATCH)
                 break
-            loop = asyncio.get_running_loop()
-            begun, readings = loop.time(), []
-            for number in range(1, count + 1):
-                await asyncio.sleep(begun + number * seconds - loop.time())
-                shown = self._site(request).shown
-                snapshot, fresh = await self._latest(shown, bucket)
-                metered = {
-                    n for n, state in snapshot.states.items() if state.reading and state.reading.meters
-                }
-                meters = describe(snapshot, shown & metered, samples=False)
-                readings.append({**meters, "fresh": fresh})
+            readings = await self._watched(request, count, seconds, bucket)
             try:
                 await socket.send_bytes(msgspec.json.encode(readings))
-            except OSError:  # it has gone meanwhile
+            except OSError:  # the client has gone meanwhile
                 break
         return socket
 
+    async def _watched(
+        self, request: web.Request, count: int, seconds: float, bucket: Bucket
+    ) -> list[dict[str, Any]]:
+        """Return that many readings of the port's meters, so many seconds apart."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        readings = []
+        for number in range(1, count + 1):
+            await asyncio.sleep(begun + number * seconds - loop.time())
+            shown = self._site(request).shown
+            snapshot, fresh = await self._latest(shown, bucket)
+            metered = {
+                name
+                for name, state in snapshot.states.items()
+                if state.reading is not None and state.reading.meters
+            }
+            meters = describe(snapshot, shown & metered, samples=False)
+            readings.append({**meters, "fresh": fresh})
+        return readings
+
     async def _latest(self, names: Collection[str], bucket: Bucket) -> tuple[Snapshot, bool]:
-        """Return a snapshot, and whether what can be fresh in it is: a page without energy costs no token."""
+        """Return a snapshot, and whether it is fresh where it can be; without energy it costs no token."""
         if not self.scheduler.can_refresh(names):
             return self.scheduler.snapshot, True
         if not bucket.take():
@@ -173,13 +184,12 @@ class Handlers:
         return await self.scheduler.fresh(), True
 
     async def index(self, request: web.Request) -> web.Response:
-        """Serve a page of links and collector states for a person."""
+        """Serve a page for people: links, and the state of each collector."""
         states = _states(self.scheduler.snapshot, self._site(request).shown)
-        rows = "".join(
-            "<tr>"
-            + "".join(f"<td>{html.escape(text)}" for text in (name, state["state"], state.get("reason", "")))
-            for name, state in states.items()
-        )
+        rows = ""
+        for name, state in states.items():
+            cells = (name, state["state"], state.get("reason", ""))
+            rows += "<tr>" + "".join(f"<td>{html.escape(text)}" for text in cells)
         page = _INDEX.format(version=__version__, rows=rows)
         headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
         return web.Response(text=page, content_type="text/html", headers=headers)
@@ -187,9 +197,9 @@ class Handlers:
     # -- ingest ----------------------------------------------------------------------------------
 
     async def ingest(self, request: web.Request) -> web.Response:
-        """Take in one connection of FFmpeg progress; always read it to its end.
+        """Take the FFmpeg progress of one connection; always read it to its end.
 
-        A server that stops reading freezes FFmpeg 5.1 once the socket's buffers are full.
+        A server that stops reading freezes FFmpeg 5.1 as soon as the socket's buffers are full.
         """
         ingests = self._ingests(self._site(request))
         if ingests is None:
@@ -222,12 +232,12 @@ class Handlers:
         return web.Response(status=204)
 
     def _sender(self, request: web.Request) -> Sender | None:
-        """Return the two ends of the connection, and the pid that it gave."""
+        """Return both ends of the connection, and the pid in its query."""
         transport = request.transport
         peer = transport.get_extra_info("peername") if transport else None
         local = transport.get_extra_info("sockname") if transport else None
         if not isinstance(peer, tuple) or not isinstance(local, tuple):
-            return None  # it has gone already
+            return None  # the peer has gone already
         pid = request.query.get("pid", "")
         return Sender((peer[0], peer[1]), (local[0], local[1]), pid, self._clock.monotonic())
 
@@ -235,10 +245,11 @@ class Handlers:
         return self.sites[request.app[_ADDRESS]]
 
     def _wanted(self, request: web.Request) -> frozenset[str]:
-        """Return the collectors that `collect[]` asks for, or all of the port's. Raises: 400."""
+        """Return the collectors in `collect[]`, or all of the port's. Raises: HTTPBadRequest."""
         shown = self._site(request).shown
         asked = request.query.getall("collect[]", [])
-        if unknown := [name for name in asked if name not in shown]:
+        unknown = [name for name in asked if name not in shown]
+        if unknown:
             text = f"no collector {unknown[0][:80]!r} on this port; available: {', '.join(sorted(shown))}\n"
             raise web.HTTPBadRequest(text=text)
         return frozenset(asked) or shown
@@ -252,12 +263,13 @@ class Handlers:
 
 
 def parse_watch(message: object) -> tuple[int, float]:
-    """Return (how many readings, seconds between them). Raises: ValueError."""
+    """Return the number of readings and the seconds between them. Raises: ValueError."""
     text = message.decode() if isinstance(message, bytes) else str(message)
-    count, seconds = (kind(word) for kind, word in zip((int, float), text.split(), strict=True))
+    first, second = text.split()
+    count, seconds = int(first), float(second)
     if not (1 <= count <= MAX_WATCHED and 0 <= count * seconds <= MAX_WATCH_SECONDS):
         raise ValueError(f"{count} readings every {seconds} s are too many or take too long")
-    return int(count), seconds
+    return count, seconds
 
 
 _ADDRESS = web.AppKey("address", Address)
@@ -274,6 +286,7 @@ td,th{{text-align:left;padding:.1rem 1.5rem .1rem 0;vertical-align:top}}</style>
 
 
 def _takes_gzip(accept_encoding: str) -> bool:
+    """Return whether an Accept-Encoding header allows gzip."""
     for choice in accept_encoding.lower().split(","):
         coding, _, quality = choice.replace(" ", "").partition(";q=")
         if coding == "gzip":
@@ -297,30 +310,37 @@ def describe(snapshot: Snapshot, names: Collection[str], *, samples: bool = True
     """Return a snapshot as plain data, as `/api/v1/snapshot` serves it; `samples`: those as well."""
     collectors: dict[str, Any] = {}
     for name, state in snapshot.states.items():
-        if name not in names:
-            continue
-        reading = state.reading
-        collectors[name] = {
-            "up": state.up,
-            "time": state.time,
-            "monotonic": state.monotonic,
-            "duration": state.duration,
-            "samples": [
-                {
-                    "name": metric.name,
-                    "labels": {
-                        label: text for label, text in zip(metric.labels, labels, strict=True) if text
-                    },
-                    "value": value if math.isfinite(value) else None,
-                }
-                for metric, labels, value in (reading.samples if reading and samples else ())
-            ],
-            "meters": [meter._asdict() for meter in (reading.meters if reading else ())],
-            **({"uses": [use._asdict() for use in reading.uses]} if reading and reading.uses else {}),
-            **({"error": state.error} if state.error else {}),
-        }
+        if name in names:
+            collectors[name] = _describe_state(state, samples=samples)
     absent = {name: why for name, why in snapshot.absent.items() if name in names}
     return {"time": snapshot.time, "version": __version__, "collectors": collectors, "absent": absent}
+
+
+def _describe_state(state: State, *, samples: bool) -> dict[str, Any]:
+    reading = Reading([]) if state.reading is None else state.reading
+    shown_samples = reading.samples if samples else ()
+    described: dict[str, Any] = {
+        "up": state.up,
+        "time": state.time,
+        "monotonic": state.monotonic,
+        "duration": state.duration,
+        "samples": [_describe_sample(sample) for sample in shown_samples],
+        "meters": [meter._asdict() for meter in reading.meters],
+    }
+    if reading.uses:
+        described["uses"] = [use._asdict() for use in reading.uses]
+    if state.error:
+        described["error"] = state.error
+    return described
+
+
+def _describe_sample(sample: Sample) -> dict[str, Any]:
+    labels = zip(sample.metric.labels, sample.labels, strict=True)
+    return {
+        "name": sample.metric.name,
+        "labels": {label: text for label, text in labels if text},
+        "value": sample.value if math.isfinite(sample.value) else None,
+    }
 
 
 def _json(content: Mapping[str, Any], status: int = 200) -> web.Response:

@@ -43,7 +43,8 @@ class WebConfig(msgspec.Struct, frozen=True, kw_only=True):
             missing = "tls_key" if self.tls_cert else "tls_cert"
             yield missing, "TLS needs both tls_cert and tls_key; set this one too, or neither"
         for key in ("tls_cert", "tls_key", "basic_auth_file", "token_file"):
-            if name := getattr(self, key):
+            name = getattr(self, key)
+            if name:
                 try:
                     with open(name, "rb"):  # noqa: PTH123 - opening it is how to know that this process may read it
                         pass

@@ -297,8 +297,11 @@ def _takes_gzip(accept_encoding: str) -> bool:
 def _states(snapshot: Snapshot, names: Collection[str]) -> dict[str, dict[str, str]]:
     states: dict[str, dict[str, str]] = {}
     for name in sorted(names):
-        if state := snapshot.states.get(name):
-            states[name] = {"state": "up"} if state.up else {"state": "down", "reason": state.error}
+        state = snapshot.states.get(name)
+        if state is not None and state.up:
+            states[name] = {"state": "up"}
+        elif state is not None:
+            states[name] = {"state": "down", "reason": state.error}
         elif name in snapshot.absent:
             states[name] = {"state": "absent", "reason": snapshot.absent[name]}
         else:

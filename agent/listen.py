@@ -52,17 +52,18 @@ def plan(config: Config, entries: Mapping[str, Entry], environ: Mapping[str, str
     enabled = frozenset(name for name, options in config.collectors.items() if options.enabled)
     shown: defaultdict[Address, set[str]] = defaultdict(set)
     aggregated: set[Address] = set()
-    if address := config.agent.listen.address:
+    address = config.agent.listen.address
+    if address:
         for concrete in _concrete(address):
             shown[concrete] |= enabled
             aggregated.add(concrete)
     problems: list[Problem] = []
     for name in sorted(enabled):
+        own = config.collectors[name].listen.address
         try:
             own = _own_address(name, config, entries, environ)
         except ConfigError as error:
             problems += error.problems
-            continue
         for concrete in _concrete(own) if own else ():
             shown[concrete].add(name)
     problems += _listen_problems(shown, config.where)
@@ -118,15 +119,19 @@ def only_listen(
 ) -> Address | None:
     """Return where a collector that runs alone is served: on its own port, else on its classic one."""
     entry = entries.get(name)
-    if entry and entry.port_variable and (port := environ.get(entry.port_variable)):
+    port = environ.get(entry.port_variable) if entry and entry.port_variable else None
+    if port:
         with contextlib.suppress(ValueError):  # plan() reports it
             return parse_listen(f":{port}")
-    if own := config.collectors[name].listen.address:
+    own = config.collectors[name].listen.address
+    if own:
         return own
-    configured = config.agent.listen.address
-    # If the configuration names one host, do not open the port to every host.
-    host = configured.host if configured and configured.host != "0.0.0.0" else ""
-    return Address(host, entry.port) if entry and entry.port else None
+    if entry is None or entry.port is None:
+        return None
+    aggregated = config.agent.listen.address
+    if aggregated is None or aggregated.host == "0.0.0.0":
+        return Address("", entry.port)
+    return Address(aggregated.host, entry.port)  # it names one host: do not open the port to every host
 
 
 def _concrete(address: Address) -> tuple[Address, ...]:

@@ -41,7 +41,7 @@ def test_loopback_is_near(peer: str) -> None:
     "peer", ["10.0.0.1", "192.168.1.1", "0.0.0.0", "::", "::2", "::ffff:10.0.0.1", "fe80::1%eth0", "what"]
 )
 def test_everyone_else_is_far(peer: str) -> None:
-    """A private address is no loopback, nor is a peer that is no address."""
+    """Neither a private address nor a peer without an address is loopback."""
     assert not Access().is_near(peer, HOST)
 
 
@@ -123,7 +123,7 @@ def test_a_token_opens_by_header_or_query() -> None:
 
 
 def test_without_a_token_nothing_opens() -> None:
-    """No token configured: an empty one shown is no key."""
+    """Without a configured token, an empty one opens nothing."""
     rules = Access()
     assert not rules.has_token("Bearer ", "")
     assert not rules.has_token("Bearer x", "x")
@@ -132,7 +132,7 @@ def test_without_a_token_nothing_opens() -> None:
 @given(st.text(max_size=30))
 @example("\udcff")
 def test_any_header_is_judged_without_failing(header: str) -> None:
-    """Bytes that are no text arrive as lone surrogates; they are a wrong token and a wrong password."""
+    """Bytes that are not text arrive as lone surrogates; they are a wrong token and a wrong password."""
     rules = Access(token="s3cret", users={"prom": HASH})
     assert not rules.has_token(f"Bearer {header}x", f"{header}x")
     with pytest.raises(StopIteration) as answer:  # without bcrypt, so without the event loop
@@ -171,7 +171,7 @@ async def test_anything_else_does_not(authorization: str) -> None:
     assert not await Access(users={"prom": HASH}).has_password(authorization)
 
 
-async def test_a_hash_that_is_none_opens_to_nobody() -> None:
+async def test_an_invalid_hash_matches_no_password() -> None:
     """A broken line in the password file is a refusal, not an error."""
     rules = Access(users={"prom": b"$2b$04$short"})
     assert not await rules.has_password(basic("prom", "right"))
@@ -289,7 +289,7 @@ def test_no_problem_holds_a_secret(tmp_path: Path) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_peer_that_is_gone_is_nobody() -> None:
+def test_a_peer_that_has_gone_is_not_near() -> None:
     """A connection that was reset before its peer could be asked for is not near."""
     assert not Access().is_near("", HOST)
 

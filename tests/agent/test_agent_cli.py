@@ -201,7 +201,7 @@ def test_a_bad_port_variable_is_one_line_and_78(
 def test_check_reads_the_secrets_files(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, empty: str
 ) -> None:
-    """An empty token file and a certificate that is none are both found by --check, at once."""
+    """--check reports an empty token file and an invalid certificate together."""
     for name in ("token", "cert", "key"):
         (tmp_path / name).touch()
     Path(empty).write_text(

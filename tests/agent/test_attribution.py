@@ -118,14 +118,14 @@ def test_idle_shared() -> None:
 
 
 @pytest.mark.parametrize("idle", ["apart", "share"])
-def test_nobody_active(idle: Idle) -> None:
-    """A beat in which nothing ran is idle energy whatever is configured: there is nobody to carry it."""
+def test_nothing_active(idle: Idle) -> None:
+    """If nothing ran, all energy is idle whatever is configured: nothing was active to share it."""
     found = begun(idle).beat([container("web", 0.0)], busy=0.0)
     assert shown(found) == approx(node=100, idle=100, web=0)
 
 
 def test_claims_beyond_busy_are_scaled() -> None:
-    """Where claims exceed what the CPUs were busy, they share what there is and nobody gets more than all."""
+    """If claims exceed the CPUs' busy time, they share all the energy, in proportion and no more."""
     found = begun().beat([container("web", 6.0), container("db", 2.0, OTHER_ID)])
     assert shown(found) == approx(node=100, idle=0, web=75, db=25)
 
@@ -162,7 +162,7 @@ def test_a_stream_within_a_container_is_a_view() -> None:
 
 @pytest.mark.parametrize("within", ["", OTHER_ID])
 def test_a_stream_outside_is_a_part(within: str) -> None:
-    """A stream on the host, or in a container that nobody shows, has joules of its own."""
+    """A stream on the host, or in a container that is not shown, has joules of its own."""
     found = begun().beat([container("web", 0.2), stream("cam1", 0.6, within, 7)])
     assert shown(found) == approx(node=100, idle=75, web=5, cam1=15, unattributed=5)
 
@@ -170,14 +170,14 @@ def test_a_stream_outside_is_a_part(within: str) -> None:
 # -- from beat to beat -------------------------------------------------------------------------------
 
 
-def test_what_was_before_the_first_beat_is_nobodys() -> None:
-    """Joules that a meter shows at first are in the sum and unattributed: nobody's use of then is known."""
+def test_energy_from_before_the_first_beat_is_unattributed() -> None:
+    """Joules that a meter shows at first are in the sum and unattributed: the use at that time is unknown."""
     found = Machine().beat([container("web", 0.5)], joules=40.0)
     assert shown(found) == approx(node=40, idle=0, web=0, unattributed=40)
 
 
 def test_without_cpu_time_a_beat_is_unattributed() -> None:
-    """Where /proc/stat does not say, and in the beat after, nobody is charged."""
+    """Without a figure from /proc/stat, and in the beat after, all energy is unattributed."""
     machine = begun()
     machine.beat([container("web", 0.5)], known=False)
     machine.beat([container("web", 1.0)])
@@ -277,7 +277,7 @@ def test_claims_of_a_collector_that_is_down_are_kept() -> None:
 
 
 def test_what_was_used_while_its_collector_was_down_is_not_charged_later() -> None:
-    """Ten seconds' use that is read at once is no use of the last second: idle energy stays idle."""
+    """Ten seconds' use that is read at once is not charged to the last second: idle energy stays idle."""
     machine = begun()
     machine.beat([container("web", 0.5)])
     for _ in range(10):
@@ -290,7 +290,7 @@ def test_what_was_used_while_its_collector_was_down_is_not_charged_later() -> No
 
 
 def test_claims_of_a_collector_that_has_gone_depart() -> None:
-    """Where the collector itself is absent nobody will ever say more of its containers."""
+    """If the collector itself is absent, its containers have departed."""
     machine = begun()
     machine.beat([container("web", 0.4)])
     found = machine.beat(None)
@@ -298,7 +298,7 @@ def test_claims_of_a_collector_that_has_gone_depart() -> None:
 
 
 def test_a_container_that_comes_back_starts_at_zero() -> None:
-    """Its series begins anew, and a use counted from 0 again is nothing negative, for slow meters too."""
+    """Its series restarts at 0, and a use that restarts at 0 is not negative, for slow meters too."""
     machine = begun()
     slow = [
         Reading([], [Meter("dram", "slow", "d", joules)], machine.now + at)
@@ -317,7 +317,7 @@ def test_a_container_that_comes_back_starts_at_zero() -> None:
     assert after["web"] - before["web"] == pytest.approx(100 / 12)
 
 
-def test_a_count_that_starts_anew_at_once_goes_on() -> None:
+def test_a_count_that_restarts_goes_on() -> None:
     """A claim whose seconds fall without its having left is charged with what is counted since."""
     machine = begun("apart", "", container("web", 50.0))
     machine.beat([container("web", 50.4)])
@@ -395,7 +395,7 @@ def test_streams_of_one_process_share_its_engine_time() -> None:
 
 
 def test_unknown_processes_have_their_part() -> None:
-    """Where nobody knows how busy a GPU was, what its streams do not account for is nobody's, not idle."""
+    """If it is unknown how busy a GPU was, what its streams do not account for is unattributed, not idle."""
     uses = {(7, "render", ""): 0.25, (8, "render", ""): 0.25, (9, "render", OTHER_ID): 0.25}
     found = Gpu().share([stream("cam1", 0, "", 7)], uses)
     assert found == approx(node=100, idle=0, cam1=25, unattributed=75)

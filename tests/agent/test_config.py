@@ -245,7 +245,7 @@ def refused(path: Path) -> str:
 
 
 def test_a_missing_file_is_one_problem(tmp_path: Path) -> None:
-    """A file that was asked for and is not there is no reason for defaults."""
+    """A configured file that does not exist is an error; the defaults do not replace it."""
     path = tmp_path / "none.toml"
     assert refused(path) == f"{path}: cannot be read: No such file or directory"
 
@@ -320,7 +320,7 @@ def test_an_address_reads_as_it_is_written(host: str, port: int) -> None:
 
 @given(st.text())
 def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
-    """No text makes parse_listen fail otherwise, nor gives a port that is none."""
+    """For any text parse_listen either returns a valid port or raises ValueError."""
     with contextlib.suppress(ValueError):
         assert 0 < parse_listen(text).port < 65536
 

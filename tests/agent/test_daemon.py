@@ -191,8 +191,8 @@ async def test_a_reload_takes_a_good_configuration_and_keeps_the_old_one_for_a_b
     await agent.logged("configuration reloaded")
     await manager.told("READY=1")
     page = await agent.get("/metrics")
-    assert value_of(page, ENERGY) == 50, "a new interval is no new counter"
-    assert value_of(page, 'ffmpeg_frames_total{stream="cam"}') == 10, "new limits are no new streams"
+    assert value_of(page, ENERGY) == 50, "a new interval does not restart the counter"
+    assert value_of(page, 'ffmpeg_frames_total{stream="cam"}') == 10, "new limits do not restart streams"
     async with aiohttp.ClientSession() as session:
         answer = await session.post(f"{agent.url}/ingest/second", data=PROGRESS % 1)
         assert answer.status == 429, "and the new limits hold"
@@ -473,7 +473,7 @@ def test_a_certificate_and_its_key_make_a_context(certificate: tuple[str, str]) 
 
 
 def test_what_is_no_certificate_is_a_problem(certificate: tuple[str, str], tmp_path: Path) -> None:
-    """A file that is no PEM, or a key that is not the certificate's: one problem that names both files."""
+    """A file that is not PEM, or a key of another certificate, is one problem that names both files."""
     cert, key = certificate
     empty = tmp_path / "empty.pem"
     empty.touch()

@@ -147,7 +147,7 @@ def test_no_declared_name_can_clash_in_openmetrics() -> None:
 
 
 def test_a_label_without_a_value_is_left_out() -> None:
-    """An empty label is no label; a series with none has no braces."""
+    """A label with an empty value is left out; a series without labels has no braces."""
     text = page(snapshot(x=state(PLACES.sample(1, "", "there"), PLACES.sample(2, "", ""))))
     assert lines_of(text, "places") == ['places{b="there"} 1.0', "places 2.0"]
 
@@ -183,7 +183,7 @@ def test_any_label_value_survives_both_formats(texts: list[str]) -> None:
 
 
 @pytest.mark.parametrize("form", [TEXT, OPENMETRICS])
-def test_a_label_that_is_no_text_costs_nobody_the_page(form: Format) -> None:
+def test_a_label_that_is_not_text_does_not_break_the_page(form: Format) -> None:
     """A lone surrogate, out of a file's name, is mended, and two that come to the same are one series."""
     text = page(
         snapshot(x=state(EVENTS.sample(1, "\udcfe"), EVENTS.sample(2, "\udcff"), OLD.sample(3))), form

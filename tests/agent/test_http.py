@@ -350,7 +350,7 @@ async def test_a_message_that_asks_for_nothing_sensible_ends_the_watching(
 
 
 async def test_a_fresh_snapshot_is_of_its_moment(serve: Serve, cheap: type[Cheap], clock: FakeClock) -> None:
-    """`monotonic` of a fresh reading is now, for whoever divides by it."""
+    """`monotonic` of a fresh reading is now, so that rates can be computed from it."""
     served = await serve({"fake": cheap(GOOD)})
     await served.scheduler.beat()
     clock.advance(0.4)
@@ -417,7 +417,7 @@ async def forbidden(served: Served) -> tuple[float, float]:
 
 
 async def test_pages_and_probes_are_for_everyone(stranger: Served) -> None:
-    """/metrics, /health and /ready answer whoever asks."""
+    """/metrics, /health and /ready answer everyone."""
     for path in OPEN:
         assert (await stranger.client.get(path, headers=FOREIGN)).status == 200
 
@@ -671,7 +671,7 @@ BROKEN_BODIES = {
 async def test_a_broken_body_ends_its_feed_and_nothing_else(
     serve: Serve, caplog: pytest.LogCaptureFixture, body: bytes
 ) -> None:
-    """A sender that is killed, or is no HTTP: its feed is closed, no error is logged, the port goes on."""
+    """A sender that is killed or malformed: its feed is closed, no error is logged, the port goes on."""
     overheard = Overheard()
     served = await serve({"ffmpeg": overheard})
     await served.scheduler.beat()

@@ -119,7 +119,7 @@ def test_a_bad_port_in_the_environment_is_a_problem_that_names_the_variable(port
         ("environment", "CPU_EXPORTER_PORT"),
     ]
     alone = only_listen("ffmpeg", made, roster.BUILT_IN, {"FFMPEG_EXPORTER_PORT": port})
-    assert alone == Address("", 9506), "a bad port is no port to listen on"
+    assert alone == Address("", 9506), "a bad port is not used"
 
 
 def test_a_collector_that_runs_alone_takes_its_own_port_else_its_classic_one() -> None:
@@ -216,7 +216,7 @@ def port_of(listener: socket.socket) -> int:
 
 
 def test_a_passed_socket_serves_the_listener_of_its_port(listeners: list[socket.socket]) -> None:
-    """Matched by port, whatever host is configured; a socket that nobody configured is left."""
+    """Matched by port, whatever host is configured; a socket for an unconfigured port is not used."""
     one, two, unasked = listeners
     sites = {
         Address("0.0.0.0", port_of(two)): Site(frozenset({"a"}), aggregated=True),
@@ -257,7 +257,7 @@ def test_a_listener_without_a_socket_is_a_problem_that_names_the_drop_in(
     assert "add ListenStream= to a drop-in of powerbench-agent.socket" in str(caught.value)
 
 
-def test_a_unix_socket_is_nobodys_port(listeners: list[socket.socket]) -> None:
+def test_a_unix_socket_serves_no_port(listeners: list[socket.socket]) -> None:
     """A passed socket that has no port matches nothing and breaks nothing."""
     address = Address("0.0.0.0", port_of(listeners[0]))
     with socket.socket(socket.AF_UNIX) as other:

@@ -54,7 +54,7 @@ def test_json_is_one_object_a_line() -> None:
     assert "ValueError: oops" in second["exception"]
 
 
-def test_auto_is_json_where_nobody_looks() -> None:
+def test_auto_is_json_without_a_terminal() -> None:
     """A pipe gets JSON."""
     out = io.StringIO()
     log.set_up("auto", "info", out)

@@ -82,7 +82,7 @@ def test_all_ones_is_no_wrap_on_its_way_back() -> None:
 
 
 def test_a_parts_own_limit_narrows_what_passes_for_a_wrap() -> None:
-    """With wrap_watts a slow poll's reset is no wrap, while a rise is still held to the general bound."""
+    """With wrap_watts a slow poll's reset is not a wrap, while a rise still has the general bound."""
     counter = Counter(RANGE_UJ)
     counter.wrap_watts = 100.0
     assert advanced(counter, (200_000_000_000, 0), (60_000_000_000, 200)) == 0
@@ -91,7 +91,7 @@ def test_a_parts_own_limit_narrows_what_passes_for_a_wrap() -> None:
 
 
 def test_a_poll_after_a_long_sleep_is_held_to_the_time_that_passed() -> None:
-    """The bound grows with the time between two readings: an hour at 100 W is no sentinel."""
+    """The bound grows with the time between two readings: an hour at 100 W is plausible."""
     assert advanced(Counter(None), (0, 0), (360_000_000_000, 3600)) == 360_000
 
 
@@ -131,7 +131,7 @@ def test_joules_are_the_truth_within_one_unit_a_wrap(
     counter.advance(units % modulus * unit_uj, now)
     for seconds, load in steps:
         gained = int(seconds * load * PLAUSIBLE_WATTS * 1e6 / unit_uj)
-        gained = min(gained, modulus - 1)  # more would be a wrap that nobody could see
+        gained = min(gained, modulus - 1)  # more would be a wrap that cannot be seen
         true_wraps += (units + gained) // modulus - units // modulus
         units += gained
         now += seconds
@@ -230,7 +230,7 @@ def test_an_estimate_counts_where_nothing_measures() -> None:
 
 
 def test_an_estimate_is_never_added_to_a_measured_component() -> None:
-    """While something measures the cpu its estimate is no part of the node; gpu's estimate still is."""
+    """While something measures the cpu, its estimate is not part of the node; that of the gpu still is."""
     node = Node()
     for second in range(3):
         found = add_up(

@@ -47,7 +47,7 @@ class Appearing:
 async def running(
     clock: LoopClock, collectors: Mapping[str, tuple[Any, float]], **more: Any
 ) -> AsyncIterator[Scheduler]:
-    """Run a scheduler; what is no way to open is a collector that is there."""
+    """Run a scheduler; each `how` is a way to open a collector, or a collector that is there."""
     scheduler = Scheduler(
         {
             name: (how if callable(how) else opening(how), interval)
@@ -211,8 +211,8 @@ async def test_opening_has_a_deadline_too(loop_clock: LoopClock) -> None:
 
 
 @pytest.mark.looptime
-async def test_a_hanging_collector_delays_nobody(loop_clock: LoopClock, scripted: type[Scripted]) -> None:
-    """While one collector hangs, the others and the node are published anew at every beat."""
+async def test_a_hanging_collector_delays_no_other(loop_clock: LoopClock, scripted: type[Scripted]) -> None:
+    """While one collector hangs, the others and the node are published at every beat."""
     beats = []
     collectors = {"stuck": (scripted(None), 60.0), "also stuck": (scripted(None), 1.0)}
     async with running(
@@ -394,7 +394,7 @@ async def test_beats_lie_on_a_grid(
 async def test_every_beat_publishes_a_new_snapshot_and_leaves_the_old_one_as_it_was(
     loop_clock: LoopClock, scripted: type[Scripted]
 ) -> None:
-    """A snapshot never changes under whoever holds it."""
+    """A snapshot never changes once it is published."""
     async with running(loop_clock, {"meter": (scripted(GOOD, ReadFailed("x")), 1.0)}) as scheduler:
         await loop_clock.until(0.5)
         old = scheduler.snapshot
@@ -427,7 +427,7 @@ async def test_ready_once_each_collector_has_been_tried(
 
 @pytest.mark.looptime
 async def test_an_agent_without_collectors_is_ready_and_beats(loop_clock: LoopClock) -> None:
-    """Nothing to read is no reason to starve the watchdog."""
+    """The watchdog is fed even if there is nothing to read."""
     beats: list[float] = []
     async with running(loop_clock, {}, on_beat=lambda: beats.append(loop_clock.monotonic())) as scheduler:
         await loop_clock.until(35)
@@ -514,7 +514,7 @@ async def test_an_estimate_beside_a_measurement_is_not_read_afresh(
 
 @pytest.mark.looptime
 async def test_concurrent_callers_share_one_fresh_reading(loop_clock: LoopClock, cheap: type[Cheap]) -> None:
-    """A hundred scrapes at once cost one reading; one that hangs up takes it from nobody."""
+    """A hundred scrapes at once cost one reading; one that hangs up does not cancel it for the others."""
     fast = cheap(GOOD)
     async with running(loop_clock, {"fast": (fast, 1.0)}) as scheduler:
         await loop_clock.until(0.5)
@@ -664,7 +664,7 @@ def test_a_bucket_never_gives_more_than_burst_and_rate(waits: list[float], rate:
 async def test_a_reload_keeps_the_collectors_in_their_order(
     loop_clock: LoopClock, scripted: type[Scripted]
 ) -> None:
-    """A collector that is opened anew keeps its place: the first of two that share a family has it."""
+    """A reopened collector keeps its place: the first of two that share a family keeps the family."""
     first, second = scripted(GOOD), scripted(GOOD)
     collectors = {"first": (opening(first), 1.0), "second": (opening(second), 1.0)}
     scheduler = Scheduler(collectors, loop_clock)

@@ -32,9 +32,9 @@ COLLECTORS = ("rapl", "estimate", "nvml", "docker", "ffmpeg")
 BUCKETS = (IDLE, AGENT, DEPARTED, UNATTRIBUTED)
 
 amounts = st.sampled_from([0.0, 1e-9, 0.25, 1.0, 3.7, 1000.0])
-# What becomes of a counter: it gains that much, it starts anew with that much, or it is not there.
+# What happens to a counter: it gains an amount, it restarts with an amount, or it is not there.
 steps = st.one_of(
-    st.tuples(st.just("gain"), amounts), st.tuples(st.just("anew"), amounts), st.just(("gone", 0.0))
+    st.tuples(st.just("gain"), amounts), st.tuples(st.just("restart"), amounts), st.just(("gone", 0.0))
 )
 
 
@@ -101,7 +101,7 @@ class Counters:
         what, amount = step or ("gain", 0.0)
         if what == "gone":
             return None
-        self.now[key] = amount if what == "anew" else self.now.get(key, 0.0) + amount
+        self.now[key] = amount if what == "restart" else self.now.get(key, 0.0) + amount
         return self.now[key]
 
 

@@ -49,7 +49,7 @@ def test_an_abstract_socket_is_understood() -> None:
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "/no/such/socket"}])
 @pytest.mark.parametrize("name", ["", "x" * 200])
-def test_nobody_listening_is_no_trouble(environ: dict[str, str], name: str) -> None:
+def test_a_missing_manager_does_no_harm(environ: dict[str, str], name: str) -> None:
     """Without systemd, or with a socket that has gone or has a name too long, sending is silent."""
     notifier = Notifier({key: value + name for key, value in environ.items() if value} or environ)
     for _ in range(2):  # a second time, after whatever the first ran into
@@ -59,7 +59,7 @@ def test_nobody_listening_is_no_trouble(environ: dict[str, str], name: str) -> N
     assert notifier._socket is None or notifier._socket.fileno() == -1
 
 
-def test_a_manager_that_does_not_read_blocks_nobody(manager: socket.socket) -> None:
+def test_a_manager_that_does_not_read_does_not_block(manager: socket.socket) -> None:
     """A full queue drops news instead of stopping the beat."""
     notifier = Notifier({"NOTIFY_SOCKET": manager.getsockname()})
     for _ in range(10_000):
@@ -77,7 +77,7 @@ def state(error: str = "") -> State:
 
 
 def test_the_status_says_who_is_up_and_who_is_down_and_why() -> None:
-    """One line for `systemctl status`; who is absent is no news."""
+    """One line for `systemctl status`, without the absent collectors."""
     snapshot = Snapshot(
         0.0, {"rapl": state("may not read it"), "host": state(), "drm": state()}, {"nvml": "none"}
     )
@@ -86,7 +86,7 @@ def test_the_status_says_who_is_up_and_who_is_down_and_why() -> None:
 
 
 def test_a_status_is_sent_when_it_changes(manager: socket.socket) -> None:
-    """The same line again is no news, and costs systemd nothing."""
+    """The same line is not sent twice."""
     notifier = Notifier({"NOTIFY_SOCKET": manager.getsockname()})
     for text in ("up: drm", "up: drm", "up: nothing"):
         notifier.status(text)

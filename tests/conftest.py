@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +24,6 @@ from powerbench_agent.agent.scheduler import Scheduler
 from powerbench_agent.core.options import Address
 
 if TYPE_CHECKING:
-    import signal
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
@@ -37,6 +37,11 @@ settings.load_profile("suite")
 
 # looptime asks for the current event loop in every test, and asyncio would make one that nobody closes.
 asyncio.set_event_loop(None)
+
+# A shell without job control starts background jobs with SIGINT ignored, and children inherit that: tests that
+# send SIGINT would wait for ever. With a handler of our own set here, children get the default action.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PATIENCE = 20.0  # seconds; how long a test waits for another process before it calls it lost
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from powerbench_agent.core.terminal import printable
+
 OK = 0
 FAILED = 1  # a scenario failed; the others' results are kept
 USAGE = 2
@@ -17,11 +19,6 @@ def fail(text: str, code: int) -> int:
     lines = [printable(line) for line in f"powerbench: {text}".split("\n")]
     print("\n".join(lines), file=sys.stderr)  # noqa: T201 - what a command line is for
     return code
-
-
-def printable(text: str) -> str:
-    """Return text without what upsets a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 class BadFile(Exception):  # noqa: N818 - a verdict

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import sys
 import time
-import unicodedata
 from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 from powerbench_agent.agent import log
 from powerbench_agent.bench.analyze.export import stream_hour
-from powerbench_agent.bench.exits import printable
 from powerbench_agent.bench.run.figures import MIN_SPEED
+from powerbench_agent.core.terminal import align, printable, width
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -268,18 +267,8 @@ def say(console: Console, line: str, *, whole: bool = False) -> None:
 def plain(table: Table) -> list[str]:
     """Return aligned lines."""
     heads = [column.head.replace("\n", " ") for column in table.columns]
-    cells = [heads, *([printable(cell) for cell in row] for row in table.rows)]
-    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
-
-    def padded(text: str, width: int, column: Column) -> str:
-        space = " " * (width - _width(text))
-        return text + space if column.words else space + text
-
-    lines = [
-        "  ".join(map(padded, row, widths, table.columns)).rstrip()  # one row's cells, column by column
-        for row in cells
-    ]
-    return [table.title, *lines]
+    figures = [place for place, column in enumerate(table.columns) if not column.words]
+    return [table.title, *align([heads, *table.rows], figures)]
 
 
 def _show_boxed(console: Console, table: Table) -> None:
@@ -308,14 +297,5 @@ def _needed(table: Table) -> int:
     needed = 1
     for place, column in enumerate(table.columns):
         cells = [*column.head.split("\n"), *(row[place] for row in table.rows)]
-        needed += 3 + (_NAME_WIDTH if column.words else max(map(_width, cells)))
+        needed += 3 + (_NAME_WIDTH if column.words else max(map(width, cells)))
     return needed
-
-
-def _width(text: str) -> int:
-    """Return how many columns a text takes."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
-    )

@@ -11,9 +11,10 @@ import difflib
 import json
 from typing import TYPE_CHECKING, Any
 
-from powerbench_agent.bench.exits import BadFile, printable
+from powerbench_agent.bench.exits import BadFile
 from powerbench_agent.bench.plan import plan, scenario
 from powerbench_agent.bench.plan.scenario import ENCODERS, PRESETS, Scenario
+from powerbench_agent.core.terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

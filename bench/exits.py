@@ -1,4 +1,4 @@
-"""Exit codes of `powerbench`, and the one line that goes with them. Source: sysexits.h."""
+"""Exit codes of `powerbench`, and the message that goes with them. Source: sysexits.h."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from powerbench_agent.core.terminal import printable
 OK = 0
 FAILED = 1  # a scenario failed; the others' results are kept
 USAGE = 2
-UNAVAILABLE = 69  # what was asked for is not on this machine
-BAD_FILE = 78  # a file that was named is not there, cannot be read, or is not what it should be
+UNAVAILABLE = 69  # what was asked for is not available on this machine
+BAD_FILE = 78  # a file named by the user does not exist, cannot be read, or is not valid
 INTERRUPTED = 130
 
 
 def fail(text: str, code: int) -> int:
-    """Print a line for a person, or a few, and return the code."""
+    """Print a message of one line, or a few, on standard error and return the code."""
     lines = [printable(line) for line in f"powerbench: {text}".split("\n")]
     print("\n".join(lines), file=sys.stderr)  # noqa: T201 - what a command line is for
     return code
 
 
 class BadFile(Exception):  # noqa: N818 - a verdict
-    """A file that was named and cannot be used; a line for each thing that is wrong."""
+    """A file named by the user that cannot be used; a line for each problem."""
 
 
 class BadFlag(Exception):  # noqa: N818 - a verdict
@@ -30,7 +30,7 @@ class BadFlag(Exception):  # noqa: N818 - a verdict
 
 
 def code_of(refusal: Exception) -> int:
-    """Return the exit code of what keeps a verb from beginning."""
+    """Return the exit code for what kept a verb from starting."""
     if isinstance(refusal, BadFlag):
         return USAGE
     return BAD_FILE if isinstance(refusal, BadFile) else UNAVAILABLE

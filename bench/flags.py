@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
-from powerbench_agent.bench import exits
+from powerbench_agent.bench.exits import USAGE, BadFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,15 +18,22 @@ T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with one line for a mistake: what, where, what to do."""
+    """argparse with a one-line message for a mistake: what is wrong, where, and what to do."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the mistake and end. Raises: SystemExit."""
-        self.exit(exits.USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+        """Print the mistake and exit. Raises: SystemExit."""
+        self.exit(USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+class Verbs(Protocol):
+    """What `add_subparsers` returns: argparse has no public name for it."""
+
+    def add_parser(self, name: str, **options: Any) -> Parser:
+        """Return the parser of one more verb."""
 
 
 class Defaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Help with defaults, where there are any."""
+    """Help that shows each flag's default, unless it is empty."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, "", False):
@@ -34,7 +42,7 @@ class Defaults(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def checked(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """Return the parser as an argparse type that keeps its own words."""
+    """Return the parser as an argparse type whose messages reach the user."""
 
     def convert(text: str) -> T:
         try:
@@ -52,26 +60,46 @@ def add_agents(verb: Parser) -> None:
         metavar="URL",
         action="append",
         default=[],
-        help="read this agent instead of one in this process; may repeat",
+        help="read the meters of this agent instead of starting one in this process; repeatable",
     )
+    add_token_file(verb, "file that holds the agents' token")
+
+
+def add_token_file(verb: Parser, what: str) -> None:
+    """Add --token-file: a token on the command line could be read by everyone on the machine."""
     verb.add_argument(
         "--token-file",
         metavar="FILE",
         type=checked(parse_file),
         default=os.environ.get(TOKEN_VARIABLE) or None,
-        help=f"holds the agents' token (default: ${TOKEN_VARIABLE}); never on the command line",
+        help=f"{what} (default: ${TOKEN_VARIABLE})",
     )
 
 
 def parse_file(text: str) -> str:
-    """Return a file's name. Raises: ValueError for none."""
+    """Return the name of a file. Raises: ValueError if it is empty."""
     if not text:
-        raise ValueError("must name a file; leave the flag out for none")
+        raise ValueError("must name a file; omit the flag if there is none")
     return text
+
+
+def read_token(name: str | None) -> str:
+    """Return the token in a file; "" without a file. Raises: BadFile."""
+    if name is None:
+        return ""
+    try:
+        token = Path(name).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise BadFile(f"--token-file {name}: cannot read it: {error.strerror}") from None
+    except UnicodeDecodeError:
+        token = ""
+    if not token or not token.isprintable():  # an HTTP header takes nothing else
+        raise BadFile(f"--token-file {name}: holds no token; put the agent's in it, or omit the flag")
+    return token
 
 
 def parse_repeat(text: str) -> int:
     """Return a number of runs. Raises: ValueError."""
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
-        raise ValueError(f"{text!r}: must be a whole number of runs from 1 to 1000")
+        raise ValueError(f"{text!r}: must be a whole number from 1 to 1000")
     return int(text)

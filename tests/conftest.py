@@ -38,7 +38,7 @@ settings.load_profile("suite")
 # looptime asks for the current event loop in every test, and asyncio would make one that nobody closes.
 asyncio.set_event_loop(None)
 
-# A shell without job control starts background jobs with SIGINT ignored, and children inherit that: tests that
+# A shell without job control starts background jobs with SIGINT ignored, and children inherit it: tests that
 # send SIGINT would wait for ever. With a handler of our own set here, children get the default action.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -31,7 +31,8 @@ from powerbench_agent.agent import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from powerbench_agent.bench.pipe.cli import Backlog, Bell, Target
+    from powerbench_agent.bench.pipe.backlog import Backlog, Bell
+    from powerbench_agent.bench.pipe.target import Target
 
     _Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
 

@@ -25,16 +25,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import CAPTURES
 
-from powerbench_agent.bench.pipe.cli import (
-    HELD,
-    MAX_BLOCK,
-    Backlog,
-    Cutter,
-    Target,
-    find_writer,
-    parse_target,
-)
+from powerbench_agent.bench.pipe.backlog import HELD, Backlog
+from powerbench_agent.bench.pipe.cli import find_writer
+from powerbench_agent.bench.pipe.cutter import MAX_BLOCK, Cutter
 from powerbench_agent.bench.pipe.forward import Destination, parse_status, request_head
+from powerbench_agent.bench.pipe.target import Target, parse_target
 from powerbench_agent.core.progress import MAX_LINE, ProgressParser
 
 if TYPE_CHECKING:
@@ -707,7 +702,7 @@ def test_https_is_checked_and_spoken(agent: Agent, pipe: Callable[..., Piped], t
         (["--stream", "x", "--pid", "me"], 2, ["--pid", "'me'"]),
         (["--stream", "x", "--url", "udp://x"], 2, ["--url", "udp://x", "http://"]),
         (["--stream", "x", "--token-file", "/nonexistent/t"], 78, ["--token-file", "No such file"]),
-        (["--stream", "x", "--token-file", "/dev/null"], 78, ["--token-file", "no token"]),
+        (["--stream", "x", "--token-file", "/dev/null"], 78, ["--token-file", "holds no token"]),
         (["--stream", "x", "--token-file", ""], 2, ["--token-file", "must name a file"]),
         (["--stream", "x", "--fd", "77"], 69, ["77", "not open for reading"]),
         (["--stream", "x", "--fd", "1"], 69, ["1", "not open for reading"]),

@@ -9,6 +9,7 @@ there, or is no results file.
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,10 +18,10 @@ from powerbench_agent.bench import exits
 from powerbench_agent.bench.analyze.cli import Refused, need_extra, read
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterable, Iterator
 
     from powerbench_agent.bench.analyze.tables import Table
+    from powerbench_agent.bench.flags import Verbs
     from powerbench_agent.bench.statistics.groups import Analysis, Group, Settings
     from powerbench_agent.bench.statistics.stats import Comparison, Moments, Summary
     from powerbench_agent.core.results import ResultsFile
@@ -46,6 +47,19 @@ class Pair(NamedTuple):
     name: str
     source: str
     changes: tuple[Change, ...]
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb."""
+    verb = verbs.add_parser(
+        "compare",
+        help="compare two results files",
+        description="Print what changed from run A to run B, and whether that is beyond chance. Runs whose\n"
+        "machines, ffmpeg, sinks or sources of energy differ are refused.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_flags(verb)
 
 
 def add_flags(verb: argparse.ArgumentParser) -> None:

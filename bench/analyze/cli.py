@@ -7,6 +7,7 @@ is not there, or is no results file.
 
 from __future__ import annotations
 
+import argparse
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +16,9 @@ from powerbench_agent.bench import exits
 from powerbench_agent.bench.exits import BadFlag
 
 if TYPE_CHECKING:
-    import argparse
-
     from rich.console import Console
 
+    from powerbench_agent.bench.flags import Verbs
     from powerbench_agent.bench.statistics.groups import Analysis, Overhead
     from powerbench_agent.core.results import Rates, ResultsFile
 
@@ -31,6 +31,23 @@ class Refused(Exception):  # noqa: N818 - a verdict
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
         self.code = code
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb."""
+    verb = verbs.add_parser(
+        "analyze",
+        help="report on a results file: tables, statistics, CSV, JSON, Parquet",
+        description="Print what a results file shows, with its uncertainty, and write a CSV beside it.",
+        epilog="examples:\n"
+        "  powerbench analyze\n"
+        "  powerbench analyze test_results_20260101_120000.json --json all.json\n"
+        "  powerbench analyze old.json --prometheus http://127.0.0.1:9090\n"
+        "  powerbench analyze --all test_results --parquet runs.parquet\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_flags(verb)
 
 
 def add_flags(verb: argparse.ArgumentParser) -> None:
@@ -76,8 +93,6 @@ def add_flags(verb: argparse.ArgumentParser) -> None:
 
 
 def _amount(text: str) -> float:
-    import argparse  # noqa: PLC0415 - whoever calls this has it
-
     try:
         value = float(text)
     except ValueError:

@@ -1,8 +1,8 @@
-"""Which part of a window's joules was a command's: by CPU time and GPU use. Pure.
+"""A command's share of a window's joules, by CPU time and GPU use. Pure.
 
-The rule is that of agent/attribution.py, idle apart: CPU and DRAM joules by the CPU seconds of the command
-out of all that the machine has, a GPU's by the seconds of its busiest engine out of the window's. It is a
-share, not a measurement.
+The rule is that of agent/attribution.py, except that idle energy is not set apart. CPU and DRAM joules are
+attributed by the command's part of the machine's CPU seconds, a GPU's by the seconds that the command used
+its busiest engine within the window. The result is attributed, not measured.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GPU = "gpu"
 Gpu = tuple[str, str, str]  # agent, source, key
 
 
-class Gain(NamedTuple):
+class GpuGain(NamedTuple):
     """What one GPU's meter counted within a window."""
 
     gpu: Gpu
@@ -36,7 +36,7 @@ class Share(NamedTuple):
     """A command's share of a window's energy."""
 
     parts: tuple[Part, ...]
-    missing: tuple[str, ...] = ()  # components that cannot be shared, and are not in it
+    missing: tuple[str, ...] = ()  # what could not be attributed and is not in it
 
     @property
     def joules(self) -> float:
@@ -50,22 +50,22 @@ class Share(NamedTuple):
 
     @property
     def source(self) -> str:
-        """Where the joules that are shared come from."""
+        """Where the attributed joules come from."""
         return " + ".join(sorted({part.source for part in self.parts}))
 
 
 class GpuUse:
-    """The seconds that a command's processes had of each GPU, out of the agents' snapshots."""
+    """The seconds that a command's processes used each GPU, out of the agents' snapshots."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[Gpu, float] = defaultdict(float)
-        self.told: set[Gpu] = set()  # those whose processes the agent tells of
+        self.told: set[Gpu] = set()  # GPUs whose processes the agent reports
         self._engines: dict[tuple[Gpu, int], dict[str, float]] = {}
 
     def take(self, agent: str, snapshot: Mapping[str, Any], pids: Collection[int]) -> None:
         """Add what a snapshot says of these processes; `agent` is its label.
 
-        They started within the window, so all that is said of one that was not seen before falls into it.
+        They started within the window, so everything that a process has used when first seen falls into it.
         """
         engines: defaultdict[tuple[Gpu, int], dict[str, float]] = defaultdict(dict)
         for state in snapshot["collectors"].values():
@@ -79,13 +79,15 @@ class GpuUse:
                     its = engines[gpu, use["pid"]]
                     its[use["engine"]] = its.get(use["engine"], 0.0) + use["seconds"]
         for process, now in engines.items():
+            gpu, _ = process
             before = self._engines.get(process, {})
-            # One that used several engines at once counts with the busiest.
-            self.seconds[process[0]] += max(max(0.0, now[name] - before.get(name, 0.0)) for name in now)
+            # A process that used several engines at once counts with the busiest.
+            used = [now[name] - before.get(name, 0.0) for name in now]
+            self.seconds[gpu] += max(0.0, *used)
             self._engines[process] = {**before, **now}
 
 
-def gpu_gains(begin: Edge, end: Edge) -> Iterator[Gain]:
+def gpu_gains(begin: Edge, end: Edge) -> Iterator[GpuGain]:
     """Yield what each GPU counted between two edges, as far as `meters.window` counts it."""
     for key in counted(begin.marks):
         first, last = begin.marks[key], end.marks.get(key)
@@ -93,37 +95,54 @@ def gpu_gains(begin: Edge, end: Edge) -> Iterator[Gain]:
             continue
         joules, seconds = last.joules - first.joules, last.monotonic - first.monotonic
         if joules >= 0 and seconds > 0:
-            yield Gain((key.agent, key.source, key.key), joules, seconds)
+            yield GpuGain((key.agent, key.source, key.key), joules, seconds)
 
 
 def share(
-    energy: Energy, gains: Iterable[Gain], used: GpuUse, cpu_seconds: float, capacity: float | None
+    energy: Energy, gains: Iterable[GpuGain], used: GpuUse, cpu_seconds: float, capacity: float | None
 ) -> Share:
     """Return a command's share of a window's energy; never more than there is.
 
-    `cpu_seconds`: the command's; `capacity`: all CPU seconds that the machine had within the window, None
-    where nobody knows.
+    `cpu_seconds`: the command's; `capacity`: all CPU seconds that the machine had within the window, None if
+    unknown.
     """
-    parts = []
-    missing = []
     if capacity is None:
         missing = [f"{part.component} (no /proc/stat)" for part in energy.parts if part.component != GPU]
+        by_cpu = Share((), tuple(missing))
     else:
-        # Clocks of different grain may disagree about who is larger.
-        ratio = cpu_seconds / whole if (whole := max(capacity, cpu_seconds)) > 0 else 0.0
-        for part in energy.parts:
-            if part.component in BY_CPU_TIME:
-                parts.append(part._replace(joules=part.joules * ratio, watts=part.watts * ratio))
-            elif part.component != GPU:
-                missing.append(f"{part.component} ({part.source})")
-    of_source: dict[str, tuple[float, float]] = {}
+        by_cpu = _share_by_cpu_time(energy, cpu_seconds, capacity)
+    by_gpu = _share_by_gpu_use(gains, used)
+    parts = sorted(by_cpu.parts + by_gpu.parts)
+    return Share(tuple(parts), by_cpu.missing + by_gpu.missing)
+
+
+def _share_by_cpu_time(energy: Energy, cpu_seconds: float, capacity: float) -> Share:
+    """Return the share of the CPU and the memory."""
+    whole = max(capacity, cpu_seconds)  # clocks of different resolution may disagree about the larger one
+    ratio = cpu_seconds / whole if whole > 0 else 0.0
+    parts = []
+    missing = []
+    for part in energy.parts:
+        if part.component in BY_CPU_TIME:
+            parts.append(part._replace(joules=part.joules * ratio, watts=part.watts * ratio))
+        elif part.component != GPU:
+            missing.append(f"{part.component} ({part.source})")
+    return Share(tuple(parts), tuple(missing))
+
+
+def _share_by_gpu_use(gains: Iterable[GpuGain], used: GpuUse) -> Share:
+    """Return the share of the GPUs: one part per source."""
+    joules_of: defaultdict[str, float] = defaultdict(float)
+    watts_of: defaultdict[str, float] = defaultdict(float)
+    missing = []
     for gain in gains:
+        _, source, key = gain.gpu
         if gain.gpu not in used.told:
-            missing.append(f"gpu ({gain.gpu[1]} {gain.gpu[2]}: the agent tells of no process on it)")
+            missing.append(f"gpu ({source} {key}: the agent does not report its processes)")
             continue
         seconds = used.seconds[gain.gpu]
         joules = gain.joules * seconds / max(gain.seconds, seconds)
-        before = of_source.get(gain.gpu[1], (0.0, 0.0))
-        of_source[gain.gpu[1]] = before[0] + joules, before[1] + joules / gain.seconds
-    parts += [Part(GPU, source, *figures) for source, figures in of_source.items()]
-    return Share(tuple(sorted(parts)), tuple(missing))
+        joules_of[source] += joules
+        watts_of[source] += joules / gain.seconds
+    parts = [Part(GPU, source, joules_of[source], watts_of[source]) for source in joules_of]
+    return Share(tuple(parts), tuple(missing))

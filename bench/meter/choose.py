@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from powerbench_agent.agent import config, daemon, roster
-from powerbench_agent.bench.exits import BadFile, BadFlag
+from powerbench_agent.bench.exits import BadFlag
 from powerbench_agent.bench.load.ffmpeg import NotHere
 from powerbench_agent.bench.meter.client import AgentClient, AgentFailed, Meters, Sources
 from powerbench_agent.core.model import ESTIMATE
@@ -30,21 +29,6 @@ def check_urls(urls: Sequence[str]) -> None:
     for url in urls:
         if not url.startswith(("http://", "https://")):
             raise BadFlag(f"--agent {url!r}: must be a URL, like http://127.0.0.1:9510")
-
-
-def read_token(name: str | None) -> str:
-    """Return the token in a file, "" where no file is named. Raises: BadFile."""
-    if name is None:
-        return ""
-    try:
-        token = Path(name).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise BadFile(f"--token-file {name}: cannot read it: {error.strerror}") from None
-    except UnicodeDecodeError:
-        token = ""
-    if not token or not token.isprintable():  # what is not printable is no header either
-        raise BadFile(f"--token-file {name}: holds no token; put the agent's in it, or leave the flag out")
-    return token
 
 
 async def choose(

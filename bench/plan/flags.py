@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from powerbench_agent.bench.flags import Defaults, Parser, add_agents, checked, parse_repeat
+from powerbench_agent.bench.flags import Defaults, Parser, Verbs, add_agents, checked, parse_repeat
 from powerbench_agent.bench.plan import scenario
 
 
-def add_run(verbs: argparse._SubParsersAction[Parser]) -> None:
+def add_parser(verbs: Verbs) -> None:
     """Add `run` and its kinds."""
     run = verbs.add_parser(
         "run",
@@ -90,7 +90,7 @@ def _add_common(verb: Parser) -> None:
     )
 
 
-def _kind(kinds: argparse._SubParsersAction[Parser], name: str, **how: Any) -> Parser:
+def _kind(kinds: Verbs, name: str, **how: Any) -> Parser:
     """Return a kind's parser; what is said of the run after the kind counts as well as before it."""
     kind = kinds.add_parser(name, allow_abbrev=False, **how)
     group = Parser(add_help=False)
@@ -102,7 +102,7 @@ def _kind(kinds: argparse._SubParsersAction[Parser], name: str, **how: Any) -> P
     return kind
 
 
-def _add_suite(kinds: argparse._SubParsersAction[Parser]) -> None:
+def _add_suite(kinds: Verbs) -> None:
     suite = _kind(
         kinds,
         "suite",
@@ -115,7 +115,7 @@ def _add_suite(kinds: argparse._SubParsersAction[Parser]) -> None:
     _add_encoder(suite)
 
 
-def _add_single(kinds: argparse._SubParsersAction[Parser]) -> None:
+def _add_single(kinds: Verbs) -> None:
     single = _kind(
         kinds,
         "single",
@@ -132,7 +132,7 @@ def _add_single(kinds: argparse._SubParsersAction[Parser]) -> None:
     _add_stream(single)
 
 
-def _add_multi(kinds: argparse._SubParsersAction[Parser]) -> None:
+def _add_multi(kinds: Verbs) -> None:
     multi = _kind(
         kinds,
         "multi",
@@ -157,7 +157,7 @@ def _add_multi(kinds: argparse._SubParsersAction[Parser]) -> None:
     _add_stream(multi)
 
 
-def _add_batch(kinds: argparse._SubParsersAction[Parser]) -> None:
+def _add_batch(kinds: Verbs) -> None:
     batch = _kind(
         kinds,
         "batch",

@@ -14,6 +14,7 @@ from msgspec import structs
 from powerbench_agent.agent import log
 from powerbench_agent.bench import exits
 from powerbench_agent.bench.exits import BadFile, BadFlag
+from powerbench_agent.bench.flags import read_token
 from powerbench_agent.bench.plan import plan as plans
 from powerbench_agent.bench.plan.batch_file import BadBatch, parse_batch
 from powerbench_agent.bench.plan.clip import fingerprint
@@ -97,7 +98,7 @@ def make_plan(flags: argparse.Namespace) -> Plan:
         scenarios=tuple(scenarios),
         output_dir=flags.output_dir,
         agents=tuple(flags.agent),
-        token=choose.read_token(flags.token_file),
+        token=read_token(flags.token_file),
         sink=flags.sink,
         ffmpeg=flags.ffmpeg,
         require_measured=flags.require_measured,

@@ -1,4 +1,4 @@
-"""What the doctor says of a machine: every fault with its remedy, and nothing that is well called a fault."""
+"""What the doctor reports: every fault with its remedy, and no fault where everything works."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from powerbench_agent.bench import doctor
+from powerbench_agent.bench.doctor import findings as doctor
+from powerbench_agent.bench.doctor.cli import lines
 
 HOST = {
     "virtual": False,
@@ -43,14 +44,14 @@ def everything(program: str) -> str:
     return f"/usr/bin/{program}"
 
 
-def test_rapl_that_can_be_read_is_well() -> None:
+def test_rapl_that_can_be_read_is_fine() -> None:
     """Its counters are named."""
     [found] = doctor.energy(snapshot(rapl=up(METER)), virtual=False)
     assert (found.verdict, found.text) == ("ok", "measures cpu intel-rapl:0")
 
 
 def test_rapl_that_may_not_be_read_stands_in_the_way() -> None:
-    """The collector's own words, and the command that gives access."""
+    """The collector's own words and the command that gives access are shown."""
     [found] = doctor.energy(snapshot(rapl=DENIED), virtual=False)
     assert found.verdict == "bad"
     assert "may not read" in found.text
@@ -70,34 +71,34 @@ def test_a_machine_without_rapl_is_told_that_figures_are_estimates(remedy: str, 
 
 
 def test_a_governor_that_follows_the_load_is_noted() -> None:
-    """Only the governor that holds the clock goes without a word."""
+    """Any governor but `performance`, which fixes the clock, is noted with the command to set that."""
     assert [found.what for found in doctor.machine({**HOST, "governor": "performance"})] == ["machine"]
     found = list(doctor.machine({**HOST, "governor": "powersave"}))[1]
     assert (found.verdict, "cpupower" in found.remedy) == ("note", True)
 
 
 def test_a_gpu_that_does_not_answer_stands_in_the_way() -> None:
-    """No GPU is well; one that is there and down is not."""
+    """A machine without a GPU is fine; a GPU that is there and down is not."""
     faulty = snapshot({"drm": "no AMD GPU"}, nvml={"up": False, "meters": [], "error": "GPU is lost; reboot"})
     nvidia, other = doctor.gpus(faulty)
     assert (nvidia.verdict, nvidia.text, other.verdict) == ("bad", "GPU is lost; reboot", "ok")
 
 
-def test_docker_that_is_not_permitted_is_told_what_the_group_gives_away() -> None:
-    """The group is as good as root, and the doctor says so."""
+def test_docker_that_is_not_permitted_names_what_the_group_gives_away() -> None:
+    """The doctor says that the docker group is equivalent to root."""
     denied = snapshot({"docker": "/run/docker.sock: permission denied"})
     engine, installed = doctor.containers(denied, everything)
-    assert (engine.verdict, "as good as root" in engine.remedy, installed.verdict) == ("note", True, "ok")
+    assert (engine.verdict, "equivalent to root" in engine.remedy, installed.verdict) == ("note", True, "ok")
 
 
 def test_without_docker_the_other_way_is_named() -> None:
-    """The stack needs no containers."""
+    """The stack runs without containers."""
     _, missing = doctor.containers(snapshot({"docker": "no container engine"}), nothing)
     assert (missing.verdict, missing.remedy) == ("note", "make native-up")
 
 
-def test_the_agents_port_in_other_hands_stands_in_the_way() -> None:
-    """Who has it is named; the agent itself is well, and one with a collector that is down is noted."""
+def test_another_program_on_the_agents_port_stands_in_the_way() -> None:
+    """It is named; an agent there is fine, and one with a collector that is down is noted."""
     assert doctor.agent(None, "nc (pid 7)").text.startswith("nc (pid 7) has port 9510")
     assert doctor.agent(None, "nc (pid 7)").verdict == "bad"
     assert doctor.agent({**snapshot(rapl=up()), "version": "1"}, "powerbench-agent (pid 8)").verdict == "ok"
@@ -106,32 +107,39 @@ def test_the_agents_port_in_other_hands_stands_in_the_way() -> None:
 
 
 def test_taken_ports_are_named_with_their_holders() -> None:
-    """Each with what of the stack wants it."""
+    """Each port is shown with the part of the stack that needs it."""
     assert doctor.ports_taken(dict.fromkeys(doctor.PORTS)).verdict == "ok"
     found = doctor.ports_taken({9090: "prometheus (pid 5)", 9093: None})
     assert found.text == "taken: 9090 (Prometheus) by prometheus (pid 5)"
 
 
 def test_missing_servers_are_one_command() -> None:
-    """Each package once."""
+    """One apt command names each package once."""
     [found] = doctor.extras(nothing)
     expected = "prometheus prometheus-alertmanager prometheus-node-exporter victoria-metrics"
     assert found.remedy.endswith(f"apt install {expected}")
 
 
-def test_a_line_is_plain_where_there_is_no_terminal() -> None:
-    """Colour is for terminals; the remedy stands below what it mends."""
-    found = doctor.Finding("bad", "ffmpeg", "no ffmpeg", "apt install ffmpeg")
-    assert found.line(colour=False) == f"bad   ffmpeg      no ffmpeg\n{'':18}→ apt install ffmpeg"
-    assert "\x1b[31mbad" in found.line(colour=True)
+def test_lines_are_plain_without_a_terminal() -> None:
+    """Columns line up, the remedy is below what it fixes, and only a terminal gets colours."""
+    found = [
+        doctor.Finding("note", "nginx-rtmp", "no nginx"),
+        doctor.Finding("bad", "ffmpeg", "no ffmpeg\x1b", "apt install ffmpeg"),
+    ]
+    assert list(lines(found, coloured=False)) == [
+        "note  nginx-rtmp  no nginx",
+        "bad   ffmpeg      no ffmpeg?",
+        f"{'':18}→ apt install ffmpeg",
+    ]
+    assert list(lines(found, coloured=True))[1] == "\x1b[31mbad\x1b[0m   ffmpeg      no ffmpeg?"
 
 
 def test_the_command_looks_at_this_machine() -> None:
-    """`powerbench doctor` prints a line for each thing, and exits 0 or 1 as it says."""
+    """`powerbench doctor` prints a line for each finding, and exits 1 exactly if one of them is bad."""
     done = subprocess.run(
         [Path(sys.executable).with_name("powerbench"), "doctor"], capture_output=True, text=True, check=False
     )
     assert done.stderr == ""
-    lines = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
-    assert lines[0].startswith("ok    machine")
-    assert done.returncode == (1 if any(line.startswith("bad") for line in lines) else 0)
+    found = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
+    assert found[0].split()[:2] == ["ok", "machine"]
+    assert done.returncode == (1 if any(line.startswith("bad") for line in found) else 0)

@@ -22,10 +22,13 @@ from powerbench_agent.bench.cli import parser
 from powerbench_agent.bench.exits import BadFile, BadFlag
 from powerbench_agent.bench.load.ffmpeg import NotHere
 from powerbench_agent.bench.measure import costs
-from powerbench_agent.bench.measure.cli import is_here, make_plan
 from powerbench_agent.bench.measure.command import Used, says_frames
-from powerbench_agent.bench.measure.costs import Measured, Run, Window
-from powerbench_agent.bench.measure.share import Gain, GpuUse, Share, gpu_gains, share
+from powerbench_agent.bench.measure.costs import CommandRun, EnergyWindow, Measured
+from powerbench_agent.bench.measure.document import describe
+from powerbench_agent.bench.measure.report import hints, report
+from powerbench_agent.bench.measure.runs import is_here
+from powerbench_agent.bench.measure.session import make_plan
+from powerbench_agent.bench.measure.share import GpuGain, GpuUse, Share, gpu_gains, share
 from powerbench_agent.bench.meter.client import Edge, Energy, Mark, MeterKey, Part
 
 if TYPE_CHECKING:
@@ -218,14 +221,14 @@ def test_a_gpu_is_shared_by_the_busiest_engine_of_the_commands_processes() -> No
         "a", snapshot(("busiest", 0, 5.0), ("sm", 7, 1.0), ("encoder", 7, 2.0), ("sm", 9, 50.0)), {7, 8}
     )
     used.take("a", snapshot(("sm", 7, 2.0), ("encoder", 7, 2.0), ("sm", 8, 1.0)), {7, 8})
-    gain = Gain(("a", "nvml", "0"), 1000.0, 10.0)
+    gain = GpuGain(("a", "nvml", "0"), 1000.0, 10.0)
     found = share(Energy((Part("gpu", "nvml", 1000.0, 100.0),), 10.0), [gain], used, 0.0, 40.0)
     assert found.parts == (Part("gpu", "nvml", 400.0, 40.0),)
 
 
 def test_a_gpu_of_whose_processes_nothing_is_told_has_no_share() -> None:
     """No use told of a GPU is not no use: its joules are left out, and it is said."""
-    gain = Gain(("a", "drm", "0000:03:00.0"), 1000.0, 10.0)
+    gain = GpuGain(("a", "drm", "0000:03:00.0"), 1000.0, 10.0)
     found = share(Energy((Part("gpu", "drm", 1000.0, 100.0),), 10.0), [gain], GpuUse(), 0.0, 40.0)
     assert found.parts == ()
     assert "0000:03:00.0" in found.missing[0]
@@ -237,7 +240,7 @@ def test_a_gpus_gain_is_that_of_its_meter() -> None:
     cpu = MeterKey("a", "rapl", "cpu", "rapl", "0")
     begin = Edge(0.0, {**dict.fromkeys(keys, Mark(10.0, 1.0)), cpu: Mark(0.0, 1.0)})
     end = Edge(0.0, {keys[0]: Mark(40.0, 3.0), keys[1]: Mark(5.0, 3.0), cpu: Mark(9.0, 3.0)})
-    assert list(gpu_gains(begin, end)) == [Gain(("a", "nvml", "0"), 30.0, 2.0)]
+    assert list(gpu_gains(begin, end)) == [GpuGain(("a", "nvml", "0"), 30.0, 2.0)]
 
 
 @pytest.mark.parametrize(
@@ -276,57 +279,59 @@ def test_only_an_ffmpeg_without_progress_of_its_own_is_asked_for_it(command: lis
 # -- the report --------------------------------------------------------------------------------------
 
 
-def run_of(scale: float) -> Run:
+def run_of(scale: float) -> CommandRun:
     parts = (
         Part("cpu", "rapl", 480.0 * scale, 40.0 * scale),
         Part("dram", "rapl", 60.0 * scale, 5.0 * scale),
         Part("gpu", "nvml", 1200.0 * scale, 100.0 * scale),
     )
-    window = Window(1000.0, 1012.0, Energy(parts, 12.0))
+    window = EnergyWindow(1000.0, 1012.0, Energy(parts, 12.0))
     idle = Energy(tuple(Part(p.component, p.source, 120.0, 10.0) for p in parts), 12.0)
-    return Run(
+    return CommandRun(
         Used(0, 12.0 * scale, 20.0, 4.0, 24.0, frames=1200),
         window,
-        costs.against(window, Window(0.0, 12.0, idle)),
+        costs.against(window, EnergyWindow(0.0, 12.0, idle)),
         Share((Part("cpu", "rapl", 120.0 * scale, 10.0 * scale),), ("gpu (nvml 0: …)",)),
         96.0,
     )
 
 
-IDLE = Window(0.0, 12.0, Energy(tuple(Part(p, "rapl", 120.0, 10.0) for p in ("cpu", "dram", "gpu")), 12.0))
+IDLE = EnergyWindow(
+    0.0, 12.0, Energy(tuple(Part(p, "rapl", 120.0, 10.0) for p in ("cpu", "dram", "gpu")), 12.0)
+)
 
 REPEATED = """\
 Energy of: ffmpeg -i 'a b.mp4' -c:v libx264 out.mp4
 
-                                J        ±         W        ±  source
-cpu                        480.00   119.25     40.00     9.94  rapl
-dram                        60.00    14.91      5.00     1.24  rapl
-gpu                       1200.00   298.12    100.00    24.84  nvml
-total                     1740.00   432.27    145.00    36.02  nvml + rapl
-idle, for as long          360.00     0.00     30.00           nvml + rapl
-beyond idle              +1380.00   432.27   +115.00    36.02  nvml + rapl
-share of the command       120.00    29.81     10.00     2.48  rapl
+                             J       ±        W      ±  source
+cpu                     480.00  119.25    40.00   9.94  rapl
+dram                     60.00   14.91     5.00   1.24  rapl
+gpu                    1200.00  298.12   100.00  24.84  nvml
+total                  1740.00  432.27   145.00  36.02  nvml + rapl
+idle, same duration     360.00    0.00    30.00         nvml + rapl
+beyond idle           +1380.00  432.27  +115.00  36.02  nvml + rapl
+share of the command    120.00   29.81    10.00   2.48  rapl
 
-                          J/frame        ±
-all of the host            1.4500   0.3602                     nvml + rapl
-beyond idle               +1.1500   0.3602                     nvml + rapl
-share of the command       0.1000   0.0248                     rapl
+                       J/frame       ±
+all of the host         1.4500  0.3602                  nvml + rapl
+beyond idle            +1.1500  0.3602                  nvml + rapl
+share of the command    0.1000  0.0248                  rapl
 
 12.000 ± 2.981 s elapsed
-24.000 ± 0.000 s of CPU time, 25.0 % of what the machine's CPUs have
-1200 frames, 100.7 ± 25.1 a second
+24.000 ± 0.000 s of CPU time, 25.0 % of the machine's CPU capacity
+1200 frames, 100.7 ± 25.1 per second
 
 ± is the 95 % confidence interval of the mean over 3 runs; the idle window was
 measured once.
-The command's share is a share by CPU time and GPU use, not a measurement.
+The command's share is attributed by CPU time and GPU use, not measured.
 Not in the share: gpu (nvml 0: …).
 """
 
 
 def test_the_report_of_repeated_runs_stands_as_it_is() -> None:
-    """Components, total, idle, share and joules a frame in columns, within 80 of them."""
+    """Components, total, idle, share and joules per frame in columns, within 80 of them."""
     command = ("ffmpeg", "-i", "a b.mp4", "-c:v", "libx264", "out.mp4")
-    text = costs.report(Measured(command, (run_of(0.9), run_of(1.0), run_of(1.1)), IDLE))
+    text = report(Measured(command, (run_of(0.9), run_of(1.0), run_of(1.1)), IDLE))
     assert text == REPEATED
     assert max(map(len, text.splitlines())) <= 80
 
@@ -334,38 +339,38 @@ def test_the_report_of_repeated_runs_stands_as_it_is() -> None:
 ONCE = """\
 Energy of: sh -c 'exit 3'
 
-                                J         W  source
-cpu                        12.000      4.00  estimate
-share of the command        3.000      1.00  estimate
+                           J     W  source
+cpu                   12.000  4.00  estimate
+share of the command   3.000  1.00  estimate
 
 3.000 s elapsed
-2.000 s of CPU time, 25.0 % of what the machine's CPUs have
+2.000 s of CPU time, 25.0 % of the machine's CPU capacity
 
 The command failed with exit code 3.
-The command's share is a share by CPU time and GPU use, not a measurement.
+The command's share is attributed by CPU time and GPU use, not measured.
 Nothing measures the CPU here.
 """
 
 
-def failed(code: int) -> Run:
-    window = Window(0.0, 3.0, Energy((Part("cpu", "estimate", 12.0, 4.0),), 3.0))
+def failed(code: int) -> CommandRun:
+    window = EnergyWindow(0.0, 3.0, Energy((Part("cpu", "estimate", 12.0, 4.0),), 3.0))
     part = Share((Part("cpu", "estimate", 3.0, 1.0),))
-    return Run(Used(code, 3.0, 2.0, 0.0, 2.0), window, None, part, 8.0)
+    return CommandRun(Used(code, 3.0, 2.0, 0.0, 2.0), window, None, part, 8.0)
 
 
 def test_the_report_of_one_run_that_failed_stands_as_it_is() -> None:
     """No ± where there is nothing to spread, `estimate` on every line of energy, and the exit code."""
     measured = Measured(("sh", "-c", "exit 3"), (failed(3),), notes=("Nothing measures the CPU here.",))
-    assert costs.report(measured) == ONCE
+    assert report(measured) == ONCE
 
 
 def test_a_run_that_failed_is_not_in_the_mean() -> None:
     """Two good runs and a killed one: the figures are of the two, and the report says so."""
     measured = Measured(("x",), (failed(0), failed(0), failed(137)))
-    text = costs.report(measured)
+    text = report(measured)
     assert "Run 3 of 3: the command was killed by SIGKILL." in text
-    assert "The figures are of the 2 runs that went well." in text
-    assert costs.describe(measured)["statistics"]["of_runs"] == [1, 2]
+    assert "The figures are based on the 2 runs that succeeded." in text
+    assert describe(measured)["statistics"]["of_runs"] == [1, 2]
 
 
 def test_a_warning_of_several_runs_is_said_once() -> None:
@@ -374,9 +379,9 @@ def test_a_warning_of_several_runs_is_said_once() -> None:
         replace(run_of(1), warnings=(f"other programs took {share} % of the CPUs", "hot"))
         for share in (4, 5.5, 7)
     ]
-    lines = list(costs.hints(Measured(("x",), tuple(warned))))
+    lines = list(hints(Measured(("x",), tuple(warned))))
     assert [line for line in lines if "other programs" in line] == [
-        "other programs took 4 % of the CPUs (in 3 runs, with other figures)"
+        "other programs took 4 % of the CPUs (in 3 runs, with different figures)"
     ]
     assert lines.count("hot") == 1
 
@@ -384,7 +389,7 @@ def test_a_warning_of_several_runs_is_said_once() -> None:
 def test_a_command_cannot_upset_the_terminal() -> None:
     """Control characters and bytes that are no text are not printed, nor is a line broken or overlong."""
     command = ("sh", "-c", "a\nb\x1b[2J\udcff", "x" * 100)
-    head = costs.report(Measured(command, ())).splitlines()[0]
+    head = report(Measured(command, ())).splitlines()[0]
     assert head.isprintable()
     assert len(head) == 80
 
@@ -567,8 +572,12 @@ def test_a_mistake_is_one_line_and_nothing_runs(arguments: list[str], code: int,
         (["--agent", "worker", "true"], BadFlag, "--agent 'worker': must be a URL"),
         (["--token-file", "/nonexistent/t", "true"], BadFile, "--token-file /nonexistent/t: cannot read it"),
         (["--json", "/nonexistent/f", "true"], NotHere, "cannot write /nonexistent/f: No such file"),
-        (["--json", "/dev/null", "true"], NotHere, "cannot write /dev/null: it is there and no file"),
-        (["--json", "/", "true"], NotHere, "cannot write /: it is there and no file"),
+        (
+            ["--json", "/dev/null", "true"],
+            NotHere,
+            "cannot write /dev/null: it exists and is not a regular file",
+        ),
+        (["--json", "/", "true"], NotHere, "cannot write /: it exists and is not a regular file"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_command(

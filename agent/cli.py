@@ -32,9 +32,9 @@ _EXAMPLES = """examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the flags."""
-    flags = argparse.ArgumentParser(
+def parser(parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Return the flags; `parser_class` makes them."""
+    flags = parser_class(
         prog="powerbench-agent",
         description="Serve this machine's energy, and what used it, to Prometheus.",
         epilog=_EXAMPLES,

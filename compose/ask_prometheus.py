@@ -1,11 +1,11 @@
-"""Ask the stack's Prometheus.
+"""Ask the stack's Prometheus. Needs nothing but Python: the stack's machine may have no powerbench installed.
 
-    ask_prometheus.py targets             whom it scrapes, and what is wrong
-    ask_prometheus.py reload COMMAND...   run the command that makes it read its files anew; say if it did
+    ask_prometheus.py targets             list scrape targets and their errors
+    ask_prometheus.py reload COMMAND...   run the command that makes it reload its files; say whether it did
 
-PROM_URL is where it answers (default http://127.0.0.1:9090, or PROMETHEUS_PORT of compose/.env);
-VictoriaMetrics has the same API of targets. Exit: 0; 1 where a target is not up; 69 where nobody answers; 78
-where the files are refused.
+PROM_URL is its address (default http://127.0.0.1:9090, or PROMETHEUS_PORT of compose/.env); VictoriaMetrics
+has the same API for targets. Exit codes: 0; 1 a target is not up; 69 nothing answers; 78 the files are
+rejected.
 
 Source: https://prometheus.io/docs/prometheus/latest/querying/api/#targets
 """
@@ -21,12 +21,12 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 TIMEOUT_SECONDS = 10
-FIRST_SCRAPE_SECONDS = 20.0  # that targets have been waited for, which nobody has scraped yet
+FIRST_SCRAPE_SECONDS = 20.0  # to wait for the first scrape of new targets
 RELOAD_SECONDS = 15.0
-DISCOVERY_SECONDS = 2.0  # within which target files are read after that
+DISCOVERY_SECONDS = 2.0  # after a reload, within which target files are read
 SUCCESSFUL = "prometheus_config_last_reload_successful"
 SUCCESS_AT = "prometheus_config_last_reload_success_timestamp_seconds"
 UNREADABLE = "prometheus_sd_file_read_errors_total"
@@ -34,7 +34,7 @@ ENV = Path(__file__).with_name(".env")
 
 
 def server() -> str:
-    """Return the server's address. Raises: ValueError where PROM_URL is none."""
+    """Return the server's address. Raises: ValueError if PROM_URL is not one."""
     port = "9090"
     if ENV.exists():
         written = re.search(r"^PROMETHEUS_PORT=[\"']?(\d+)", ENV.read_text(encoding="utf-8"), re.MULTILINE)
@@ -47,89 +47,99 @@ def server() -> str:
 
 def ask(url: str, method: str = "GET") -> bytes:
     """Return the answer's body. Raises: OSError (HTTPError is one); http.client.HTTPException."""
-    request = urllib.request.Request(url, method=method)  # noqa: S310 - server() lets http(s) through alone
+    request = urllib.request.Request(url, method=method)  # noqa: S310 - server() lets only http(s) through
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - likewise
         content: bytes = answer.read()
         return content
 
 
-def rows(targets: list[dict[str, Any]]) -> list[tuple[str, str, str, str]]:
-    """Return (job, host, health, last error) of each target, those in trouble first."""
-    found = [
-        (
-            target["labels"].get("job", ""),
-            target["labels"].get("host") or target["labels"].get("instance", ""),
-            target.get("health", ""),
-            " ".join(target.get("lastError", "").split()),
-        )
-        for target in targets
-    ]
-    return sorted(found, key=lambda row: (row[2] == "up", *row))
+class Target(NamedTuple):
+    """A row of the table."""
+
+    job: str
+    host: str
+    health: str
+    error: str
 
 
-def table(lines: list[tuple[str, str, str, str]]) -> str:
-    """Return rows under their heads, in columns."""
-    lines = [("job", "host", "health", "last error"), *lines]
-    widths = [max(len(line[column]) for line in lines) for column in range(3)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[3]]).rstrip()
-        for line in lines
-    )
+HEADINGS = Target("job", "host", "health", "last error")
+
+
+def rows(targets: list[dict[str, Any]]) -> list[Target]:
+    """Return the active targets, those with errors first."""
+    found = []
+    for target in targets:
+        labels = target["labels"]
+        host = labels.get("host") or labels.get("instance", "")
+        error = " ".join(target.get("lastError", "").split())
+        found.append(Target(labels.get("job", ""), host, target.get("health", ""), error))
+    return sorted(found, key=lambda row: (row.health == "up", *row))
+
+
+def table(lines: list[Target]) -> str:
+    """Return rows below their headings, in columns."""
+    lines = [HEADINGS, *lines]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    printed = []
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        printed.append("  ".join(cells).rstrip())
+    return "\n".join(printed)
 
 
 def targets(url: str) -> int:
-    """Print whom the server scrapes; return the exit code."""
+    """Print what the server scrapes; return the exit code."""
     patience = time.monotonic() + FIRST_SCRAPE_SECONDS
     while True:
         lines = rows(json.loads(ask(f"{url}/api/v1/targets?state=active"))["data"]["activeTargets"])
-        if (lines and all(line[2] != "unknown" for line in lines)) or time.monotonic() > patience:
+        if (lines and all(line.health != "unknown" for line in lines)) or time.monotonic() > patience:
             break
-        time.sleep(0.5)  # it has just been started
+        time.sleep(0.5)  # the server has just been started
     print(table(lines))
-    down = sum(line[2] != "up" for line in lines)
+    down = sum(line.health != "up" for line in lines)
     print(f"{len(lines)} targets, {down} not up")
     return 1 if down or not lines else 0
 
 
 def said(url: str) -> dict[str, float]:
-    """Return what the server says of its own configuration, by metric."""
+    """Return what the server reports about its own configuration, by metric."""
     text = ask(f"{url}/metrics").decode(errors="replace")
-    found = {
-        name: re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
-        for name in (SUCCESSFUL, SUCCESS_AT, UNREADABLE)
-    }
-    return {name: float(match[1]) for name, match in found.items() if match}
+    values = {}
+    for name in (SUCCESSFUL, SUCCESS_AT, UNREADABLE):
+        match = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+        if match:
+            values[name] = float(match[1])
+    return values
 
 
 def reload(url: str, command: list[str]) -> int:
-    """Have the files read anew, and print whether they were taken; return the exit code."""
+    """Make the server reload its files and print whether it accepted them; return the exit code."""
     before = said(url)
     if SUCCESS_AT not in before:
-        raise ValueError("it says nothing of its configuration")
+        raise ValueError("its /metrics does not report the state of its configuration")
     if code := subprocess.run(command, check=False).returncode:
         return code
     patience = time.monotonic() + RELOAD_SECONDS
     while (now := said(url))[SUCCESS_AT] == before[SUCCESS_AT]:
         if not now[SUCCESSFUL] or time.monotonic() > patience:
-            why = "promtool check config compose/prometheus/prometheus.yml, or its log, says why"
-            print(f"{url} keeps the old configuration: {why}", file=sys.stderr)
+            why = "see its log, or run: promtool check config compose/prometheus/prometheus.yml"
+            print(f"{url} keeps the old configuration; {why}", file=sys.stderr)
             return 78
         time.sleep(0.1)
     patience = time.monotonic() + DISCOVERY_SECONDS
     while time.monotonic() < patience:
         if said(url).get(UNREADABLE, 0) > before.get(UNREADABLE, 0):
-            what = "a file of targets/ cannot be read, and its targets are gone"
-            print(
-                f"{what}: promtool check config compose/prometheus/prometheus.yml names it", file=sys.stderr
-            )
+            what = "a file in targets/ cannot be read, and its targets are gone"
+            how = "to see which: promtool check config compose/prometheus/prometheus.yml"
+            print(f"{what}; {how}", file=sys.stderr)
             return 78
         time.sleep(0.1)
-    print(f"{url} has read its files anew")
+    print(f"{url} has reloaded its files")
     return 0
 
 
 def main(arguments: list[str]) -> int:
-    """Do what is asked; return the exit code."""
+    """Run a verb; return the exit code."""
     verb, *command = arguments or [""]
     if verb not in ("targets", "reload") or bool(command) != (verb == "reload"):
         print("usage: ask_prometheus.py targets|reload COMMAND...", file=sys.stderr)

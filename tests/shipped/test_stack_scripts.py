@@ -75,7 +75,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def compose(tmp_path: Path) -> Path:
-    """Return a copy of the scripts, whose .env is a test's own."""
+    """Return a copy of the scripts with an .env of the test's own."""
     directory = tmp_path / "compose"
     directory.mkdir()
     for name in ("make-env", "run", "ask_prometheus.py"):
@@ -89,13 +89,13 @@ def settings(directory: Path) -> dict[str, str]:
 
 
 def made(compose: Path, **environment: object) -> subprocess.CompletedProcess[str]:
-    """Run make-env on a machine without RAPL, unless it is said otherwise."""
+    """Run make-env on a machine without RAPL unless POWERCAP says otherwise."""
     places = {"POWERCAP": "/nonexistent"} | {name: str(value) for name, value in environment.items()}
     return run([compose / "make-env"], places)
 
 
 def test_env_is_made_once_for_its_owner_alone(compose: Path, tmp_path: Path) -> None:
-    """0600, and a password of its own that is printed nowhere; a second run leaves both as they are."""
+    """The file is 0600 and has a password that is printed nowhere; a second run changes neither."""
     engine = tmp_path / "docker.sock"
     engine.touch()
     done = made(compose, DOCKER_SOCKET=engine)
@@ -120,7 +120,7 @@ def test_env_is_made_once_for_its_owner_alone(compose: Path, tmp_path: Path) -> 
 
 
 def test_env_without_docker_is_mended_once_it_runs(compose: Path, tmp_path: Path) -> None:
-    """Where there is no socket the group is left empty, and said; the next run with one puts it in."""
+    """Without a socket the group is left empty, with a message; the next run with one fills it in."""
     done = made(compose, DOCKER_SOCKET="/nonexistent")
     assert done.returncode == 0
     assert "start Docker" in done.stderr
@@ -136,7 +136,7 @@ def test_env_without_docker_is_mended_once_it_runs(compose: Path, tmp_path: Path
 def test_the_agents_user_is_the_least_that_can_read_rapl(
     compose: Path, tmp_path: Path, mode: int, *, root: bool
 ) -> None:
-    """The group of the counters where it may read them; uid 0 only where they are root's alone."""
+    """It has the group of the counters if that may read them; it is uid 0 only if root alone may."""
     counter = tmp_path / "intel-rapl:0/energy_uj"
     counter.parent.mkdir()
     counter.touch()
@@ -148,7 +148,7 @@ def test_the_agents_user_is_the_least_that_can_read_rapl(
 
 
 def test_without_docker_the_stack_says_what_to_install(compose: Path, tmp_path: Path) -> None:
-    """No docker: exit 69 and the package's name, whatever was asked."""
+    """Without docker every verb exits 69 and names the package to install."""
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("sh", "dirname"):
@@ -167,7 +167,7 @@ def test_without_docker_the_stack_says_what_to_install(compose: Path, tmp_path: 
     ],
 )
 def test_what_else_may_be_missing(compose: Path, tmp_path: Path, docker: str, said: str) -> None:
-    """No Compose, no daemon, no .env: one line each, which names the remedy."""
+    """Without Compose, the daemon or .env there is one line that names the remedy."""
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("sh", "dirname"):
@@ -181,7 +181,7 @@ def test_what_else_may_be_missing(compose: Path, tmp_path: Path, docker: str, sa
 
 
 def test_what_compose_is_asked(compose: Path, tmp_path: Path) -> None:
-    """`down` takes the services of every profile along; `--nvidia` adds its file and profile."""
+    """`down` includes the services of every profile; `--nvidia` adds its file and profile."""
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("sh", "dirname"):
@@ -215,7 +215,7 @@ TARGETS = {
 
 
 def test_targets_are_a_table_with_those_in_trouble_first(compose: Path) -> None:
-    """Job, host, health and last error; exit 1 while one is not up."""
+    """Job, host, health and last error are shown; exit 1 while a target is not up."""
     with answers(200, body=json.dumps(TARGETS).encode()) as url:
         done = run([sys.executable, compose / "ask_prometheus.py", "targets"], {"PROM_URL": url})
     assert done.stdout.splitlines() == [
@@ -238,13 +238,13 @@ def metrics(successful: int, at: int, unreadable: int = 0) -> bytes:
 @pytest.mark.parametrize(
     ("after", "code", "words"),
     [
-        (metrics(1, 2), 0, "has read its files anew"),
-        (metrics(0, 1), 78, "keeps the old configuration: promtool"),
+        (metrics(1, 2), 0, "has reloaded its files"),
+        (metrics(0, 1), 78, "keeps the old configuration; see its log, or run: promtool"),
         (metrics(1, 2, 4), 78, "its targets are gone"),
     ],
 )
 def test_reload_says_whether_the_files_were_taken(compose: Path, after: bytes, code: int, words: str) -> None:
-    """What the server says of itself after the command: taken, kept the old ones, or lost targets."""
+    """After the command the server has accepted the files, kept the old ones, or lost targets."""
     bodies = iter([metrics(1, 1, 3)])
     content = after.replace(b"total 0", b"total 3")
     with answers(body=lambda _: next(bodies, content)) as url:
@@ -255,7 +255,7 @@ def test_reload_says_whether_the_files_were_taken(compose: Path, after: bytes, c
 
 
 def test_a_reload_whose_command_fails_fails_as_it_does(compose: Path) -> None:
-    """The command has said why."""
+    """Its exit code is passed on: the command itself has said why."""
     with answers(body=lambda _: metrics(1, 1)) as url:
         command: list[str | Path] = [
             sys.executable,
@@ -269,8 +269,8 @@ def test_a_reload_whose_command_fails_fails_as_it_does(compose: Path) -> None:
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"data": null}'])
-def test_something_else_on_that_port_is_no_prometheus(compose: Path, body: bytes) -> None:
-    """Another program's answer is one line and exit 69, as is no answer; the port is .env's."""
+def test_another_program_on_that_port_is_not_prometheus(compose: Path, body: bytes) -> None:
+    """Its answer gives one line and exit 69, and so does no answer; the port is taken from .env."""
     with answers(200, body=body) as url:
         (compose / ".env").write_text(f"PROMETHEUS_PORT={url.rpartition(':')[2]}\n")
         done = run([sys.executable, compose / "ask_prometheus.py", "targets"])
@@ -281,8 +281,8 @@ def test_something_else_on_that_port_is_no_prometheus(compose: Path, body: bytes
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "localhost:9090", "file:///etc/passwd"])
-def test_a_url_that_is_none_is_a_usage_error(compose: Path, url: str) -> None:
-    """Only http and https are asked."""
+def test_an_invalid_url_is_a_usage_error(compose: Path, url: str) -> None:
+    """Only http and https URLs are accepted."""
     done = run([sys.executable, compose / "ask_prometheus.py", "targets"], {"PROM_URL": url})
     assert done.returncode == 2
     assert "PROM_URL" in done.stderr
@@ -298,7 +298,7 @@ def healthcheck(address: str | None) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (401, 0), (404, 1), (503, 1)])
 def test_health_is_200_or_a_question_for_the_password(status: int, code: int) -> None:
-    """An agent that answers is well; another status is not, and is said."""
+    """200 and 401 are healthy; any other status is not, and is printed."""
     with answers(status) as url:
         done = healthcheck(url)
     assert done.returncode == code
@@ -306,13 +306,13 @@ def test_health_is_200_or_a_question_for_the_password(status: int, code: int) ->
 
 
 @pytest.mark.parametrize("address", ["", "http://", "localhost", "ftp://127.0.0.1:1", "http://127.0.0.1:x"])
-def test_an_address_that_is_none_is_said(address: str) -> None:
-    """A mistaken POWERBENCH_HEALTH is unhealthy, with the form that it should have."""
+def test_an_invalid_address_is_reported(address: str) -> None:
+    """A mistaken POWERBENCH_HEALTH is unhealthy, and the message shows the right form."""
     done = healthcheck(address)
     assert (done.returncode, "must be like" in done.stderr) == (1, True)
 
 
-def test_nobody_there_is_unhealthy() -> None:
-    """A closed port is exit 1 and one line."""
+def test_a_closed_port_is_unhealthy() -> None:
+    """It gives exit 1 and one line."""
     done = healthcheck(f"http://127.0.0.1:{free_port()}")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)

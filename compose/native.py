@@ -2,13 +2,13 @@
 
     native.py up|down|ps|reload [--directory DIR] [--agent PROGRAM]
 
-`up` starts what does not run yet and waits until each answers; where one does not, it stops what it started
-and says why. Everything lies in DIR: data, logs, process ids, and what differs from the containers'
-configuration, which is addresses alone (prometheus/targets, nginx's listen lines, agent/agent.toml). Those
-are written once, and the operator's from then on.
+`up` starts the services that are not running and waits until each answers; if one does not, it stops what it
+has started and says why. Everything is in DIR: data, logs, process ids, and the part of the configuration
+that differs from the containers', which is only addresses (prometheus/targets, nginx's listen lines,
+agent/agent.toml). Those files are written once and belong to the operator from then on.
 
 Exit codes: 0 it runs (or is down); 1 a service does not start, or a port is taken; 69 a program is missing;
-78 Prometheus would not take its configuration.
+78 Prometheus rejects its configuration.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from native_services import HERE, Service, lay_out, services
 
 from powerbench_agent.bench import exits
 from powerbench_agent.core import ports
+from powerbench_agent.core.terminal import align
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ RTMP_MODULE = Path("/usr/lib/nginx/modules/ngx_rtmp_module.so")
 
 
 class Refused(Exception):  # noqa: N818 - a verdict
-    """What ends the verb: one line for a person, and the exit code."""
+    """Why the verb cannot be carried out, on one line, and the exit code."""
 
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
@@ -51,7 +52,7 @@ class Refused(Exception):  # noqa: N818 - a verdict
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Return the fields of /proc/PID/stat from the state on; None where no such process lives."""
+    """Return the fields of /proc/PID/stat from the state on; None if there is no such live process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -60,16 +61,16 @@ def _stat(pid: int) -> list[str] | None:
 
 
 def started_at(pid: int) -> str | None:
-    """Return when a process started, in clock ticks since boot; None where it does not run.
+    """Return when a process started, in clock ticks since boot; None if it does not run.
 
-    Together with its number this names one process for good. Source: proc(5), /proc/PID/stat.
+    Together with its id this identifies one process for good. Source: proc(5), /proc/PID/stat.
     """
     fields = _stat(pid)
     return fields[19] if fields else None
 
 
 def _noted(directory: Path) -> dict[str, tuple[int, str]]:
-    """Return (pid, when it started) of the services that were started here, by name."""
+    """Return (pid, start time) of the services that were started here, by name."""
     try:
         noted = json.loads((directory / "run.json").read_text())
         return {str(name): (int(pid), str(start)) for name, (pid, start) in noted.items()}
@@ -83,7 +84,7 @@ def running(directory: Path) -> dict[str, int]:
 
 
 def note(directory: Path, pids: Mapping[str, int]) -> None:
-    """Put down which processes are ours."""
+    """Write down which processes are ours."""
     starts = {name: (pid, started_at(pid)) for name, pid in pids.items()}
     content = {name: noted for name, noted in starts.items() if noted[1]}
     temporary = directory / ".run.json"
@@ -92,10 +93,10 @@ def note(directory: Path, pids: Mapping[str, int]) -> None:
 
 
 def groups(directory: Path) -> dict[str, int]:
-    """Return the process groups of the services that were started here and that somebody is in still.
+    """Return the process groups of the services that were started here and still have a live member.
 
-    A service leads its group. One whose number another process has by now is none of ours; as long as a
-    member lives no other process gets that number.
+    A service leads its group, and no other process gets its id as long as a member lives. If another process
+    has that id by now, the group is not ours.
     """
     members: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*"):
@@ -109,7 +110,7 @@ def groups(directory: Path) -> dict[str, int]:
 
 
 def stop(directory: Path) -> None:
-    """End every service, with the processes that it has started, and wait until all are gone."""
+    """End every service with the processes that it has started, and wait until all are gone."""
     patience = time.monotonic() + STOP_SECONDS
     how = signal.SIGTERM
     while left := groups(directory):
@@ -123,13 +124,15 @@ def stop(directory: Path) -> None:
 
 @contextlib.contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Keep every other `up` and `down` of this directory out meanwhile. Raises: Refused."""
+    """Keep out every other `up` and `down` of this directory meanwhile. Raises: Refused."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Refused(f"another native.py is at work in {directory}", exits.FAILED) from None
+            raise Refused(
+                f"another native.py is at work in {directory}; wait until it is done", exits.FAILED
+            ) from None
         yield
 
 
@@ -141,7 +144,7 @@ def start(service: Service, program: str, directory: Path) -> subprocess.Popen[b
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # a Ctrl-C here is not for it, and it leads a group of its own
+            start_new_session=True,  # Ctrl-C here must not reach it, and it leads its own group
         )
 
 
@@ -151,7 +154,7 @@ def log_of(service: Service, directory: Path) -> Path:
 
 
 def answers(url: str) -> bool:
-    """Return whether something answers there, and well."""
+    """Return whether something answers there with success."""
     try:
         with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own loopback address
             return True
@@ -159,15 +162,15 @@ def answers(url: str) -> bool:
         return False
 
 
-def wait_ready(service: Service, process: subprocess.Popen[bytes], directory: Path, said: int) -> None:
-    """Wait until a service answers; `said`: how long its log was before. Raises: Refused."""
+def wait_ready(service: Service, process: subprocess.Popen[bytes], directory: Path, log_size: int) -> None:
+    """Wait until a service answers; `log_size`: of its log before it started. Raises: Refused."""
     patience = time.monotonic() + START_SECONDS
     while process.poll() is not None or not answers(service.url + service.ready):
         if process.poll() is not None or time.monotonic() > patience:
             log = log_of(service, directory)
-            lines = log.read_bytes()[said:].decode(errors="replace").strip().splitlines()
-            last = lines[-1] if lines else "it said nothing"
-            raise Refused(f"{service.name} does not start: {last} (all of it: {log})", exits.FAILED)
+            lines = log.read_bytes()[log_size:].decode(errors="replace").strip().splitlines()
+            last = lines[-1] if lines else "it logged nothing"
+            raise Refused(f"{service.name} does not start: {last} (the whole log: {log})", exits.FAILED)
         time.sleep(0.05)
 
 
@@ -175,7 +178,7 @@ def wait_ready(service: Service, process: subprocess.Popen[bytes], directory: Pa
 
 
 def programs(stack: Iterable[Service]) -> dict[str, str]:
-    """Return each service's program. Raises: Refused with every one that is missing."""
+    """Return each service's program. Raises: Refused, naming all that are missing."""
     found: dict[str, str] = {}
     missing: dict[str, str] = {}
     for service in stack:
@@ -186,7 +189,7 @@ def programs(stack: Iterable[Service]) -> dict[str, str]:
         else:
             found[service.name] = program
     if set(missing.values()) == {""}:
-        raise Refused("there is no program as --agent names it: give its path", exits.UNAVAILABLE)
+        raise Refused("the program given with --agent does not exist; give its path", exits.UNAVAILABLE)
     if missing:
         packages = " ".join(sorted({word for package in missing.values() for word in package.split()}))
         raise Refused(
@@ -197,7 +200,7 @@ def programs(stack: Iterable[Service]) -> dict[str, str]:
 
 
 def check_ports(stack: Iterable[Service]) -> None:
-    """Check that the ports are free. Raises: Refused with each that is taken, and its holder."""
+    """Check that the ports are free. Raises: Refused, naming each one taken and what holds it."""
     taken = [
         f"port {port} ({service.name}) is taken by {who}"
         for service in stack
@@ -205,27 +208,26 @@ def check_ports(stack: Iterable[Service]) -> None:
         if (who := ports.holder(port))
     ]
     if taken:
-        hint = "stop it; what a package of the distribution has started: systemctl disable --now NAME"
-        raise Refused("; ".join(taken) + f": {hint}", exits.FAILED)
+        hint = "stop it; if a package of the distribution started it: systemctl disable --now NAME"
+        raise Refused(f"{'; '.join(taken)}; {hint}", exits.FAILED)
 
 
 def check_configuration(directory: Path) -> None:
-    """Check what Prometheus is to read, target files among it. Raises: Refused."""
+    """Check what Prometheus will read, including the target files. Raises: Refused."""
     promtool = shutil.which("promtool")
     if promtool is None:
         return
     command = [promtool, "check", "config", str(directory / "prometheus/prometheus.yml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        failed = [
-            line for line in (done.stdout + done.stderr).splitlines() if "FAILED" in line or "error" in line
-        ]
+        lines = (done.stdout + done.stderr).splitlines()
+        failed = [line for line in lines if "FAILED" in line or "error" in line]
         what = " ".join(failed).replace("FAILED:", "").split()
-        raise Refused(f"Prometheus would not take its configuration: {' '.join(what)}", exits.BAD_FILE)
+        raise Refused(f"Prometheus rejects its configuration: {' '.join(what)}", exits.BAD_FILE)
 
 
 def up(directory: Path, stack: Sequence[Service], results: Path) -> None:
-    """Start what does not run. Raises: Refused; then nothing that it has started runs any more."""
+    """Start what does not run. Raises: Refused, after stopping everything that it has started."""
     found = programs(stack)
     alive = running(directory)
     missing = [service for service in stack if service.name not in alive]
@@ -236,11 +238,11 @@ def up(directory: Path, stack: Sequence[Service], results: Path) -> None:
     try:
         for service in missing:
             log = log_of(service, directory)
-            said = log.stat().st_size if log.exists() else 0
+            log_size = log.stat().st_size if log.exists() else 0
             begun[service.name] = start(service, found[service.name], directory)
             note(directory, alive | {name: process.pid for name, process in begun.items()})
-            wait_ready(service, begun[service.name], directory, said)
-        for service in missing:  # one that has gone meanwhile is not up
+            wait_ready(service, begun[service.name], directory, log_size)
+        for service in missing:  # one may have died meanwhile
             wait_ready(service, begun[service.name], directory, 0)
     except BaseException:
         for process in begun.values():
@@ -254,29 +256,39 @@ def up(directory: Path, stack: Sequence[Service], results: Path) -> None:
 
 
 def reload(pids: Mapping[str, int]) -> None:
-    """Have the servers read their files anew. Raises: Refused where none runs."""
+    """Make the servers reload their files. Raises: Refused if none runs."""
     if "prometheus" not in pids:
-        raise Refused("the stack does not run: make native-up", exits.UNAVAILABLE)
+        raise Refused("the stack is not running; start it with make native-up", exits.UNAVAILABLE)
     for name in ("prometheus", "alertmanager", "victoriametrics", "vmalert"):
         if pid := pids.get(name):
             os.kill(pid, signal.SIGHUP)
 
 
 def show(stack: Iterable[Service], pids: Mapping[str, int]) -> None:
-    """Print a line a service."""
+    """Print a line for each service."""
+    rows = []
     for service in stack:
         pid = pids.get(service.name)
-        where = f"{service.url:<24} pid {pid}" if pid else "not running"
-        print(f"{service.name:<16} {where}")
+        rows.append((service.name, service.url, f"pid {pid}") if pid else (service.name, "not running", ""))
+    for line in align(rows):
+        print(line)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code."""
     parser = argparse.ArgumentParser(prog="native.py", description="The stack without containers.")
     parser.add_argument("verb", choices=("up", "down", "ps", "reload"))
-    parser.add_argument("--directory", type=Path, default=HERE.parent / ".native", help="default: .native")
     parser.add_argument(
-        "--results", type=Path, default=HERE.parent / "test_results", help="of powerbench run"
+        "--directory",
+        type=Path,
+        default=HERE.parent / ".native",
+        help="where its data and logs are (default: .native)",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=HERE.parent / "test_results",
+        help="results of powerbench run (default: test_results)",
     )
     parser.add_argument("--agent", default="powerbench-agent", help="the agent's program")
     flags = parser.parse_args(arguments)
@@ -302,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"native: {error.filename or directory}: {error.strerror}", file=sys.stderr)
         return exits.FAILED
     except KeyboardInterrupt:
-        print("native: interrupted; what had been started is stopped again", file=sys.stderr)
+        print("native: interrupted; everything it had started is stopped again", file=sys.stderr)
         return exits.INTERRUPTED
     return exits.OK
 

@@ -1,4 +1,4 @@
-"""What `make native-up` runs, and what it writes for them: addresses, and links to the stack's own files."""
+"""What `make native-up` runs, and the files that it writes: addresses, and links to the stack's own files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Service(NamedTuple):
     ports: tuple[int, ...]  # the first one answers HTTP
     ready: str  # the path that answers when it is up
     command: tuple[str, ...]
-    targets: tuple[str, ...] = ()  # files of prometheus/targets that name it
+    targets: tuple[str, ...] = ()  # files in prometheus/targets that contain it
 
     @property
     def url(self) -> str:
@@ -107,7 +107,7 @@ def services(directory: Path, agent: str) -> list[Service]:
                 f"-promscrape.config={prometheus / 'prometheus.yml'}",
                 "-promscrape.config.strictParse=false",
                 "-promscrape.fileSDCheckInterval=30s",
-                # Any page in a browser here could ask for these: each gets a key that nobody knows.
+                # Any web page in a browser here could request these, so each gets a random key.
                 *(f"-{what}AuthKey={secrets.token_hex()}" for what in ("delete", "forceMerge", "snapshot")),
             ),
             ("victoriametrics",),
@@ -147,10 +147,10 @@ def lay_out(directory: Path, stack: Iterable[Service], results: Path) -> None:
     for file in (HERE / "prometheus/targets").glob("*.yml"):
         targets = [f"{HOST}:{addresses[file.stem]}"] if file.stem in addresses else []
         content = [{"targets": targets, "labels": {"host": "localhost"}}] if targets else []
-        _begin(prometheus / "targets" / file.name, json.dumps(content) + "\n")  # JSON is YAML
-    _begin(nginx / "listen-rtmp.conf", f"listen {HOST}:1935;\n")
-    _begin(nginx / "listen-http.conf", f"listen {HOST}:8080;\n")
-    _begin(nginx / "allow-stat.conf", "allow 127.0.0.0/8;\ndeny all;\n")
+        _write_once(prometheus / "targets" / file.name, json.dumps(content) + "\n")  # JSON is YAML
+    _write_once(nginx / "listen-rtmp.conf", f"listen {HOST}:1935;\n")
+    _write_once(nginx / "listen-http.conf", f"listen {HOST}:8080;\n")
+    _write_once(nginx / "allow-stat.conf", "allow 127.0.0.0/8;\ndeny all;\n")
     options = {
         "agent": {"listen": f"{HOST}:9510"},
         "collectors.nginx_rtmp": {"url": f"http://{HOST}:8080/stat"},
@@ -160,11 +160,11 @@ def lay_out(directory: Path, stack: Iterable[Service], results: Path) -> None:
         f"[{section}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
         for section, keys in options.items()
     ]
-    _begin(agent / "agent.toml", "\n".join(lines))
+    _write_once(agent / "agent.toml", "\n".join(lines))
 
 
-def _begin(path: Path, content: str) -> None:
-    """Write a file that is not there yet."""
+def _write_once(path: Path, content: str) -> None:
+    """Write a file unless it exists."""
     if not path.exists():
         path.write_text(content)
 

@@ -159,7 +159,7 @@ def test_a_taken_port_is_named_with_its_holder_and_nothing_is_started(tmp_path: 
         code, out, errors = native(tmp_path, "up")
     assert (code, out, errors.count("\n")) == (1, "", 1)
     assert errors.startswith("native: port 9093 (alertmanager) is taken by ")
-    assert f"(pid {os.getpid()}): stop it" in errors
+    assert f"(pid {os.getpid()}); stop it" in errors
     assert not (tmp_path / "native/run.json").exists()
 
 
@@ -167,7 +167,7 @@ def test_a_service_that_does_not_start_takes_the_others_down_with_it(tmp_path: P
     """Half a stack is no stack: what was started is stopped, and the reason is one line."""
     code, out, errors = native(tmp_path, "up", agent="/bin/false")
     assert (code, out) == (1, "")
-    assert errors.startswith("native: agent does not start: it said nothing (all of it: ")
+    assert errors.startswith("native: agent does not start: it logged nothing (the whole log: ")
     assert pids(tmp_path) == {}
 
 

@@ -1,4 +1,4 @@
-"""What waits for the agent: the newest whole reports, and the bell that wakes their sender."""
+"""The newest whole reports, waiting for the agent, and the bell that wakes their sender."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Bell:
         self.fd, self.push_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def ring(self) -> None:
-        """Wake it; if it is awake already, so much the better."""
+        """Wake it; harmless if it is awake already."""
         with suppress(BlockingIOError):
             os.write(self.push_fd, b"\0")
 
@@ -37,7 +37,7 @@ class Backlog:
     """The newest whole reports, for another thread to take: at most `limit` bytes, or one report."""
 
     def __init__(self, ring: Callable[[], None], limit: int = HELD) -> None:
-        self.newest = b""  # stays when it is taken
+        self.newest = b""  # kept when it is taken
         self.ended_at: float | None = None  # monotonic seconds; the input's end
         self._ring = ring
         self._limit = limit
@@ -46,7 +46,7 @@ class Backlog:
         self._lock = threading.Lock()
 
     def put(self, reports: list[bytes]) -> None:
-        """Add whole reports, the newest last; the oldest leave where there is no room."""
+        """Add whole reports, the newest last; the oldest are dropped if there is no room."""
         if not reports:
             return
         with self._lock:
@@ -57,7 +57,7 @@ class Backlog:
         self._ring()
 
     def end(self) -> None:
-        """Say that nothing comes any more."""
+        """Mark the end: nothing more will come."""
         self.ended_at = time.monotonic()
         self._ring()
 
@@ -71,7 +71,7 @@ class Backlog:
         return bytes(taken)
 
     def keep_newest(self) -> None:
-        """Give up all but the newest report."""
+        """Drop all but the newest report."""
         with self._lock:
             self._trim(0)
 

@@ -6,29 +6,26 @@ import re
 
 from powerbench_agent.core.progress import MAX_LINE
 
-MAX_BLOCK = 16 * 1024  # bytes; a longer block is nothing of FFmpeg's
-
+MAX_BLOCK = 16 * 1024  # bytes; FFmpeg writes no longer block
 
 _PAIR = re.compile(rb"\s*\w+\s*=")
-
-
 _STATUS = re.compile(rb"\s*(?:frame|L?size)=")
 
 
 class Cutter:
-    """Cuts a run's bytes, split anywhere, into the whole reports among them; does no I/O.
+    """Cuts a run's bytes, split anywhere, into whole reports.
 
-    A report is a block of `-progress` or a status line of FFmpeg's stderr, with its line ends, as it stood
-    there. Everything between them is dropped, and so are status lines once there are blocks: the agent reads
-    blocks alone then, and a new connection must not begin with the rounded figures.
+    A report is a block of `-progress` or a status line of FFmpeg's stderr, unchanged, with its line ends.
+    Everything between them is dropped, and so are status lines once there are blocks: from then on the agent
+    reads only blocks, and a new connection must not begin with rounded figures.
     """
 
     def __init__(self) -> None:
         self._tail = b""
-        self._skipping = False  # the rest of a line that was too long
+        self._skipping = False  # within the rest of a line that was too long
         self._block: list[bytes] = []
-        self._size = 0  # of the block, whether it is kept or too long
-        self._blocks = False
+        self._size = 0  # of the block, including what was too long to keep
+        self._has_blocks = False
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take the next bytes; return the reports that they complete."""
@@ -44,17 +41,17 @@ class Cutter:
         return [report for line in lines if (report := self._line(line))]
 
     def close(self) -> list[bytes]:
-        """Take the end of the bytes; return the block that lacks nothing but its last line end."""
+        """Take the end of the bytes; return the last block if it lacks only its last line end."""
         return self.feed(b"\n") if self._tail.startswith(b"progress=") else []
 
     def _line(self, line: bytes) -> bytes:
         """Return the report that a line completes; empty if it completes none."""
-        # The line feed may come in a piece of its own, too late to be waited for.
+        # The line feed may come later, in a piece of its own: it is not waited for.
         line = line[:-1] if line.endswith(b"\r\n") else line
         if len(line) > MAX_LINE + 1:
             return b""
         if b" time=" in line and _STATUS.match(line):
-            return b"" if self._blocks else line
+            return b"" if self._has_blocks else line
         if not _PAIR.match(line):
             return b""
         key, _, value = line.partition(b"=")
@@ -67,5 +64,5 @@ class Cutter:
         self._block, self._size = [], 0
         if size > MAX_BLOCK or value.strip() not in (b"continue", b"end"):
             return b""
-        self._blocks = True
+        self._has_blocks = True
         return block

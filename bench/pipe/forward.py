@@ -1,16 +1,16 @@
-"""Reports to an agent over HTTP, whatever the agent does: the sending half of `powerbench pipe`.
+"""Sends reports to an agent over HTTP, whatever the agent does: the sending half of `powerbench pipe`.
 
-One chunked POST per connection, begun by the first report. Everything that can wait (a name, a connection,
-TLS, sending, the answer, the next try) waits in one poll(), which a new report, the end of the input and a
-signal wake; nothing is polled for while nothing happens.
+One chunked POST per connection, begun by the first report. Everything that can wait (name resolution,
+connecting, TLS, sending, the answer, the next attempt) waits in one poll(), which a new report, the end of
+the input and a signal wake. While nothing happens, nothing runs.
 
 Rules:
 
-1. What waits for the agent is bounded: the newest whole reports. Totals are cumulative, so an old report that
-   is given up costs nothing but a point of a curve.
+1. What waits for the agent is bounded: the newest whole reports. Totals are cumulative, so dropping an old
+   report costs only one point of a curve.
 2. A connection never carries half a report, unless it breaks in the middle of one.
 3. A new connection begins with what is held, or the newest report again: a restarted agent knows nothing.
-4. The end has a deadline: nobody waits for an agent that is not there.
+4. The end has a deadline: an absent agent is not waited for.
 """
 
 from __future__ import annotations
@@ -36,54 +36,54 @@ if TYPE_CHECKING:
 
     _Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
 
-FIRST_DELAY, LAST_DELAY = 0.5, 10.0  # seconds between tries; doubled from one to the other
-END_SECONDS = 2.0  # after the input's end, to reach the agent; as much again for its answer
+FIRST_DELAY, LAST_DELAY = 0.5, 10.0  # seconds between attempts; doubled from the first to the last
+END_SECONDS = 2.0  # after the input's end, to reach the agent; the same again for its answer
 STOP_SECONDS = 0.8  # after SIGTERM, for everything
 
-_BATCH = 4096  # bytes of reports in one chunk: what is on its way cannot be given up for newer ones
-_SEND_BUFFER = 32 * 1024  # bytes; the kernel's share of what an agent that reads nothing holds up
-_CONNECT_SECONDS = 5.0  # for a name, a connection or a TLS handshake each
-_VANISHED_MS = 30_000  # a peer that takes nothing for this long is gone
-_SETTLED_SECONDS = 1.0  # a refusal comes at once; a connection that has lived this long is no refusal
-_END_DELAY = 0.2  # seconds between tries after the end
+_BATCH = 4096  # bytes of reports in one chunk: what is being sent cannot be dropped for newer ones
+_SEND_BUFFER = 32 * 1024  # bytes; what the kernel holds for an agent that reads nothing
+_CONNECT_SECONDS = 5.0  # each for name resolution, connecting and the TLS handshake
+_VANISHED_MS = 30_000  # a peer that acknowledges nothing for this long is gone
+_SETTLED_SECONDS = 1.0  # a refusal comes at once; a connection that lasts this long was not refused
+_END_DELAY = 0.2  # seconds between attempts after the end
 _ANSWER_BYTES = 16 * 1024
 _HINTS = {
-    400: "give it what ffmpeg's -progress writes, or its stderr",
+    400: "feed it ffmpeg's -progress output, or its stderr",
     **dict.fromkeys((401, 403), "give the agent's token with --token-file"),
     404: "check --url: the port must be one that serves the agent's ffmpeg collector",
-    429: "it knows too many streams; raise [collectors.ffmpeg] max_streams there",
+    429: "it has too many streams; raise [collectors.ffmpeg] max_streams there",
 }
 
 
 class Destination(NamedTuple):
-    """What is said of a stream, and to whom."""
+    """Where reports go, and what is said of their stream."""
 
     target: Target
     stream: str
-    run: str  # the same over all connections of one run
-    pid: int | None = None  # the encoder's, where the user knows it
-    token: Callable[[], str] = str  # read again for each connection: a token may be replaced; "" for none
+    run: str  # the same for all connections of one run
+    pid: int | None = None  # the encoder's, if the user gave it
+    token: Callable[[], str] = str  # called for each connection, since a token may be replaced; "" for none
 
 
 class _Refused(Exception):  # noqa: N818 - a verdict
-    """The agent is there and does not want the reports."""
+    """The agent answers, but refuses the reports."""
 
     def __init__(self, status: int, *, shown: bool) -> None:
-        """`shown`: whether it was shown a token."""
-        hint = _HINTS.get(status, "see what serves there")
+        """`shown`: whether a token was sent."""
+        hint = _HINTS.get(status, "check --url: another server may be listening there")
         if shown and status in (401, 403):
-            hint = "it refuses the token of --token-file: it must be the agent's"
+            hint = "it rejects the token in --token-file; use the agent's"
         super().__init__(f"{status}: {hint}")
 
 
 class _TimeUp(Exception):  # noqa: N818 - a verdict
-    """The input has ended, or we are to end, and the time for what is left is over."""
+    """The input has ended, or we were told to end, and the time for the rest is over."""
 
 
 def request_head(destination: Destination, pid: int | None) -> bytes:
-    """Return the head of a POST to /ingest; `pid` is the encoder's, None where nobody knows it."""
+    """Return the head of a POST to /ingest; `pid` is the encoder's, None if unknown."""
     target, token = destination.target, destination.token()
-    stream = quote(os.fsencode(destination.stream), safe="")  # what argv holds need not be UTF-8
+    stream = quote(os.fsencode(destination.stream), safe="")  # argv need not be UTF-8
     query = f"stream={stream}&run={destination.run}" + ("" if pid is None else f"&pid={pid}")
     lines = [
         f"POST {target.prefix}/ingest?{query} HTTP/1.1",
@@ -98,12 +98,12 @@ def request_head(destination: Destination, pid: int | None) -> bytes:
 
 
 def parse_status(data: bytes) -> int | None:
-    """Return the status of an answer whose head is whole; else None.
+    """Return the status of an answer whose head is complete, else None.
 
-    Raises: ConnectionError where no HTTP server speaks.
+    Raises: ConnectionError if the peer does not speak HTTP.
     """
     if not data.startswith(b"HTTP/1."[: len(data)]):
-        raise ConnectionError(errno.EPROTO, "no HTTP server")
+        raise ConnectionError(errno.EPROTO, "not an HTTP server")
     status = re.match(rb"HTTP/1\.\d (\d{3})\b.*?\r\n\r\n", data, re.DOTALL)
     return int(status[1]) if status else None
 
@@ -116,14 +116,14 @@ class _Link:
         self._busy: tuple[type[OSError], ...] = (BlockingIOError,)
 
     def send(self, data: memoryview) -> int:
-        """Return how many bytes there was room for."""
+        """Send what there is room for; return how many bytes."""
         try:
             return self.sock.send(data)
         except self._busy:
             return 0
 
     def receive(self) -> tuple[bytes, bool]:
-        """Return what has come, and whether nothing more will."""
+        """Return what has arrived, and whether nothing more will."""
         received = b""
         while len(received) < _ANSWER_BYTES:
             try:
@@ -133,7 +133,7 @@ class _Link:
             except OSError:
                 if not received:
                     raise
-                break  # an answer, and a reset behind it
+                break  # an answer followed by a reset
             if not data:
                 break
             received += data
@@ -173,18 +173,18 @@ class Forwarder:
         self._find_pid = find_pid
         self._say = say
         self._url = destination.target.url  # for messages
-        self._state = "up"  # that nothing is said of an agent which is simply there
+        self._state = "up"  # so that nothing is said of an agent that works from the start
         self._pid: int | None = None  # found
         self._stop_at: float | None = None  # monotonic seconds
-        self._end_at = 0.0  # monotonic seconds; the end's deadline where the agent was reached
+        self._end_at = 0.0  # monotonic seconds; the end's deadline once the agent was reached
 
     def stop(self) -> None:
-        """Deliver what can be delivered at once, and end; may be called by a signal's handler."""
+        """Deliver what can be delivered at once, and end; may be called by a signal handler."""
         if self._stop_at is None:
             self._stop_at = time.monotonic() + STOP_SECONDS
 
     def run(self) -> None:
-        """Return when the input has ended, or `stop` was called, and the rest is delivered or given up."""
+        """Return when the input has ended or `stop` was called, and the rest is delivered or given up."""
         delay = 0.0
         try:
             while self._has_work():
@@ -202,7 +202,7 @@ class Forwarder:
                 except OSError as error:
                     lost = "no agent at" if since is None else "lost the agent at"
                     self._enter("away", f"{lost} {self._url} ({_reason(error)})")
-                    # One that answers, only to hang up at once, is no success.
+                    # An agent that accepts and hangs up at once is not a success.
                     lived = 0.0 if since is None else time.monotonic() - since
                     delay = FIRST_DELAY if lived > delay else min(max(FIRST_DELAY, delay * 2), LAST_DELAY)
                 self._pause(delay)
@@ -210,14 +210,14 @@ class Forwarder:
             if self._state == "up":
                 self._say(f"no answer from the agent at {self._url}; the last report may be lost")
             else:
-                self._say(f"given up: the last reports did not reach the agent at {self._url}")
+                self._say(f"gave up: the last reports did not reach the agent at {self._url}")
         return None
 
     def _enter(self, state: str, text: str) -> None:
-        """Say a change of state, once."""
+        """Report a change of state, once."""
         if state != self._state:
             self._state = state
-            self._say(text if state == "up" else f"{text}; going on, trying again")
+            self._say(text if state == "up" else f"{text}; retrying")
 
     # -- waiting ---------------------------------------------------------------------------------
 
@@ -226,14 +226,14 @@ class Forwarder:
         return self._stop_at is not None or self._backlog.ended_at is not None
 
     def _deadline(self) -> float | None:
-        """Return when everything is to be over; None while the input goes on."""
+        """Return when everything must be over; None while the input goes on."""
         limits = [self._stop_at] if self._stop_at is not None else []
         if self._backlog.ended_at is not None:
             limits.append(max(self._backlog.ended_at + END_SECONDS, self._end_at))
         return min(limits, default=None)
 
     def _extend(self) -> None:
-        """Once the agent is reached after the input's end, give it time to answer; once."""
+        """Give the agent time to answer once it is reached after the input's end; only once."""
         self._end_at = self._end_at or time.monotonic() + END_SECONDS
 
     def _poll(self, sock: socket.socket | None, events: int, until: float | None) -> int:
@@ -262,7 +262,7 @@ class Forwarder:
                 raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
     def _pause(self, delay: float) -> None:
-        """Wait for the next try; the input's end is a reason to try at once."""
+        """Wait for the next attempt; when the input ends, return at once."""
         was_ending = self._is_ending
         until = time.monotonic() + (_END_DELAY if was_ending else delay)
         while time.monotonic() < until and self._is_ending == was_ending:
@@ -277,7 +277,7 @@ class Forwarder:
     # -- connecting ------------------------------------------------------------------------------
 
     def _connect(self) -> _Link:
-        """Return a connection to the first address that takes one. Raises: OSError, _TimeUp."""
+        """Return a connection to the first address that accepts one. Raises: OSError, _TimeUp."""
         failure = OSError(errno.EADDRNOTAVAIL, "the name has no address")
         for family, kind, protocol, _, address in self._addresses():
             link = None
@@ -302,15 +302,15 @@ class Forwarder:
             self._wait(sock, select.POLLOUT)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if not code and sock.getsockname() == sock.getpeername():
-            code = errno.ECONNREFUSED  # TCP's simultaneous open: we met ourselves on the agent's port
+            code = errno.ECONNREFUSED  # TCP's simultaneous open: we connected to ourselves
         if code:
             raise OSError(code, os.strerror(code))
         if self._destination.target.https:
             link.start_tls(self._destination.target.host, self._wait)
 
     def _addresses(self) -> list[_Address]:
-        """Return what the host's name stands for; a look-up can hang, so it has a thread. Raises: OSError."""
-        # As bytes: a str would load the machinery for international names.
+        """Return the host's addresses; a look-up can hang, so it has its own thread. Raises: OSError."""
+        # As bytes: a str would load the codec for international names.
         host, port = self._destination.target.host.encode(), self._destination.target.port
         found: list[list[_Address] | OSError] = []
 
@@ -326,7 +326,7 @@ class Forwarder:
         while not found:
             self._poll(None, 0, until)
             if not found and time.monotonic() >= until:
-                raise TimeoutError(errno.ETIMEDOUT, "looking up its name timed out")
+                raise TimeoutError(errno.ETIMEDOUT, "name resolution timed out")
         if isinstance(found[0], OSError):
             raise found[0]
         return found[0]
@@ -334,7 +334,7 @@ class Forwarder:
     # -- one connection --------------------------------------------------------------------------
 
     def _converse(self, link: _Link) -> None:
-        """Send reports until the input's end, and take the answer. Raises: OSError, _Refused, _TimeUp."""
+        """Send reports until the input ends, and read the answer. Raises: OSError, _Refused, _TimeUp."""
         first = self._backlog.take(_BATCH) or self._backlog.newest
         out = memoryview(request_head(self._destination, self._encoder()) + _chunk(first))
         received, finished = b"", False
@@ -355,13 +355,13 @@ class Forwarder:
             if ready & select.POLLOUT:
                 out = out[link.send(out) :]
             elif out and self._is_ending:
-                self._backlog.keep_newest()  # too slow for all of it: what matters comes next
+                self._backlog.keep_newest()  # too slow for everything: send what matters next
             if time.monotonic() >= settled_at:
                 self._is_back()
 
     def _next(self) -> tuple[bytes, bool]:
         """Return what to send next, and whether it ends the body."""
-        ending = self._is_ending  # before looking: what is put after an empty look must not be missed
+        ending = self._is_ending  # read first: a report that is put after an empty take must not be missed
         if batch := self._backlog.take(_BATCH):
             return _chunk(batch), False
         if ending:
@@ -370,7 +370,7 @@ class Forwarder:
         return b"", False
 
     def _judge(self, status: int, *, finished: bool) -> None:
-        """Return if the agent has taken everything. Raises: _Refused, ConnectionError."""
+        """Return if the agent has accepted everything. Raises: _Refused, ConnectionError."""
         if not 200 <= status < 300:
             raise _Refused(status, shown=bool(self._destination.token()))
         if not finished:
@@ -378,10 +378,10 @@ class Forwarder:
         self._is_back()
 
     def _is_back(self) -> None:
-        self._enter("up", f"the agent at {self._url} is there now; sending")
+        self._enter("up", f"the agent at {self._url} is reachable now; sending")
 
     def _encoder(self) -> int | None:
-        """Return the pid to tell; the agent takes it only from where that process is."""
+        """Return the encoder's pid; the agent accepts it only from that process's machine."""
         if self._destination.pid is not None:
             return self._destination.pid
         if not self._is_ending:

@@ -19,13 +19,13 @@ class Target(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """What the Host header says."""
-        host = self.host.partition("%")[0]  # an interface means nothing to the other side
+        """Host and port, as in the Host header."""
+        host = self.host.partition("%")[0]  # the interface means nothing to the peer
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """What a message says."""
+        """The URL, as messages show it."""
         return f"{'https' if self.https else 'http'}://{self.authority}{self.prefix}"
 
 
@@ -38,13 +38,15 @@ def parse_target(text: str) -> Target:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{text!r} must be like http://127.0.0.1:9510")
     if parts.username is not None or parts.query or parts.fragment:
-        # Not shown again: what is too much may be a secret.
-        raise ValueError("must be scheme, host, port and path alone; see --stream and --token-file")
+        # Not shown again: the surplus may be a secret.
+        raise ValueError(
+            "must be only scheme, host, port and path; see --stream and --token-file for the rest"
+        )
     host = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode()
     if not re.fullmatch(r"[\w.:%~-]+", host):
-        raise ValueError(f"{text!r} has no host name or address in it")
+        raise ValueError(f"{text!r} contains no valid host name or address")
     standard = {"http": 80, "https": 443}[parts.scheme] if "://" in text else _DEFAULT_PORT
-    # The whole URL of the endpoint, as curl is given it, is as good.
+    # The URL of the endpoint itself, as for curl, is accepted, too.
     prefix = parts.path.rstrip("/").removesuffix("/ingest").rstrip("/")
     port = standard if parts.port is None else parts.port
     return Target(parts.scheme == "https", host, port, quote(prefix, safe="/%:@!$&'()*+,;=~"))

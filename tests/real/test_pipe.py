@@ -52,7 +52,7 @@ def test_an_agent_killed_in_mid_run_costs_no_frame_and_is_found_again(
             assert series(get(page), "ffmpeg_total_frames")[LABEL] == 270
     assert b"frame=  270" in frames(ffmpeg, out)
     said = [line for line in err.read_text().splitlines() if line.startswith("powerbench pipe: ")]
-    assert ["there now" in line for line in said[-2:]] == [False, True]
+    assert ["reachable now" in line for line in said[-2:]] == [False, True]
 
 
 def test_without_any_agent_the_encode_is_whole(ffmpeg: str, port: int, tmp_path: Path) -> None:

@@ -491,11 +491,11 @@ def test_a_broken_connection_is_made_again_as_the_same_run(agent: Agent, pipe: C
     assert run.ended() == 0
     assert second.body() == block(1) + block(2, last=True)
     lost, back = run.said()
-    assert re.search(r"lost the agent at http://127.0.0.1:\d+ \(.*\); going on", lost)
-    assert "is there now" in back
+    assert re.search(r"lost the agent at http://127.0.0.1:\d+ \(.*\); retrying", lost)
+    assert "is reachable now" in back
 
 
-@pytest.mark.parametrize(("token", "words"), [("", "give the agent's token"), ("t", "refuses the token of")])
+@pytest.mark.parametrize(("token", "words"), [("", "give the agent's token"), ("t", "rejects the token in")])
 def test_a_refusal_is_said_once_with_what_to_do(
     agent: Agent, pipe: Callable[..., Piped], tmp_path: Path, token: str, words: str
 ) -> None:
@@ -540,8 +540,8 @@ def test_an_agent_that_comes_late_gets_what_is_held(free_port: int, pipe: Callab
     assert HELD - 1000 < len(body) <= HELD
     assert body.startswith(b"frame=")
     absent, there = run.said()
-    assert f"no agent at http://127.0.0.1:{free_port} (connection refused); going on, trying again" in absent
-    assert "is there now" in there
+    assert f"no agent at http://127.0.0.1:{free_port} (connection refused); retrying" in absent
+    assert "is reachable now" in there
 
 
 def test_an_agent_that_never_comes_is_no_error(free_port: int, pipe: Callable[..., Piped]) -> None:

@@ -1,7 +1,7 @@
-"""One command, run as it is: its files and its terminal untouched, waited for, its processes looked after.
+"""Runs one command unchanged, with its files and its terminal, and watches its processes until it ends.
 
-It stays in our process group, so that a terminal's job control and Ctrl-C reach it without our help. Every
-file descriptor that we were given is its too: `ffmpeg -i <(...)` works.
+It stays in our process group, so that a terminal's job control and Ctrl-C reach it without our help. It
+inherits every file descriptor that we were given: `ffmpeg -i <(...)` works.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 NOT_EXECUTABLE, NOT_FOUND, BY_SIGNAL = 126, 127, 128  # exit codes, as shells give them
 LOOK_SECONDS = 1.0  # between looks at its processes
-_LAST_WORDS_SECONDS = 1.0  # that we wait for a progress pipe's end, which a child of the command may hold
+_LAST_WORDS_SECONDS = 1.0  # to wait for the end of the progress pipe, which a child of the command may hold
 
 _SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
-_OF_A_TERMINAL = (signal.SIGINT, signal.SIGQUIT)  # it sends them to every process in its foreground
+_OF_A_TERMINAL = (signal.SIGINT, signal.SIGQUIT)  # a terminal sends these to every process in its foreground
 
 
 class CannotStart(Exception):  # noqa: N818 - a verdict
-    """A command that did not start; `code` is the exit code that shells give for it."""
+    """The command did not start; `code` is the exit code that shells use for this."""
 
     def __init__(self, what: str, code: int) -> None:
         super().__init__(what)
@@ -41,18 +41,18 @@ class CannotStart(Exception):  # noqa: N818 - a verdict
 
 
 class Used(NamedTuple):
-    """What a command that has ended came to."""
+    """What a command that has ended has used."""
 
-    code: int  # as shells give it: 128 + N where signal N killed it
+    code: int  # as in shells: 128 + N if signal N killed it
     seconds: float  # from its start to its end
-    user_seconds: float  # of CPU time, with all children that were waited for
+    user_seconds: float  # of CPU time, including children that were waited for
     system_seconds: float
-    cpu_seconds: float  # of its whole tree, as far as it was seen
-    frames: int | None = None  # None where it is no ffmpeg, or did not say
+    cpu_seconds: float  # of its whole process tree, as far as it was seen
+    frames: int | None = None  # None if it is not an ffmpeg or reported nothing
 
     @property
     def signal(self) -> str:
-        """The name of the signal that killed it; "" for none."""
+        """The name of the signal that killed it, or ""."""
         if self.code <= BY_SIGNAL:
             return ""
         try:
@@ -62,7 +62,7 @@ class Used(NamedTuple):
 
 
 class Signals:
-    """What becomes of a signal to us: the running command gets it, else what we wait for is given up."""
+    """Handles signals to us: the running command gets them; without one, what we wait for is cancelled."""
 
     def __init__(self) -> None:
         self.received = 0  # the first one; 0 for none
@@ -70,19 +70,19 @@ class Signals:
         self._waiting: asyncio.Task[object] | None = None
 
     def install(self) -> None:
-        """Take the signals that we were not started to ignore, as `nohup` would have it."""
+        """Handle the signals, except those that we were started to ignore, as by `nohup`."""
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 loop.add_signal_handler(number, self._take, number)
 
     def ignore(self) -> None:
-        """Let no signal end us any more."""
+        """Ignore all signals from now on."""
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
     async def interruptibly(self, waiting: Awaitable[object]) -> bool:
-        """Wait for something that a signal ends; return whether it went to its own end."""
+        """Wait for something until a signal cancels it; return whether it finished."""
         if self.received:
             return False
         self._waiting = asyncio.ensure_future(_await(waiting))
@@ -90,21 +90,21 @@ class Signals:
             await self._waiting
         except asyncio.CancelledError:
             if not self._waiting.cancelled():
-                raise  # it is we who are cancelled
+                raise  # we are cancelled ourselves
             return False
         finally:
             self._waiting = None
         return not self.received
 
     def running(self, pid: int | None) -> None:
-        """Say which process is to get the signals from now on; None for none."""
+        """Set which process gets the signals from now on; None for none."""
         self._pid = pid
 
     def _take(self, number: int) -> None:
         self.received = self.received or number
         if self._pid is not None:
             if number not in _OF_A_TERMINAL or not _in_foreground():
-                with contextlib.suppress(OSError):  # it may have become somebody else, by sudo
+                with contextlib.suppress(OSError):  # by sudo it may have become another user's
                     os.kill(self._pid, number)
         elif self._waiting is not None:
             self._waiting.cancel()
@@ -115,7 +115,7 @@ async def _await(waiting: Awaitable[object]) -> object:
 
 
 def _in_foreground() -> bool:
-    """Return whether a terminal sends its signals to us, and so to the command."""
+    """Return whether a terminal sends its signals to us, and thus to the command."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
@@ -129,7 +129,7 @@ def _in_foreground() -> bool:
 
 
 class Progress:
-    """A pipe for an ffmpeg's progress, which a thread reads, always: the encoder never waits."""
+    """A pipe for an ffmpeg's progress, which a thread always reads: the encoder never waits."""
 
     def __init__(self) -> None:
         self._read_fd, self._write_fd = os.pipe()
@@ -138,11 +138,11 @@ class Progress:
         self._frames: int | None = None
 
     def command(self, command: Sequence[str]) -> list[str]:
-        """Return the ffmpeg's command line with its progress into the pipe."""
+        """Return the ffmpeg's command line with its progress sent to the pipe."""
         return [command[0], "-progress", f"pipe:{self._write_fd}", *command[1:]]
 
     def begin(self) -> None:
-        """Read, now that the command has its end of the pipe, or has not started."""
+        """Start reading, once the command has inherited its end of the pipe or failed to start."""
         os.close(self._write_fd)
         self._thread.start()
 
@@ -156,11 +156,12 @@ class Progress:
         with os.fdopen(self._read_fd, "rb", buffering=0) as pipe:
             while data := pipe.read(65536):
                 for report in parser.feed(data):
-                    self._frames = self._frames if report.frames is None else report.frames
+                    if report.frames is not None:
+                        self._frames = report.frames
 
 
 def says_frames(command: Sequence[str]) -> bool:
-    """Return whether the command is an ffmpeg whose progress nobody has asked for yet."""
+    """Return whether the command is an ffmpeg that has no -progress yet."""
     name, *rest = command
     return PurePath(name).name == "ffmpeg" and bool(rest) and "-progress" not in rest
 
@@ -170,7 +171,7 @@ async def run(
 ) -> Used:
     """Run the command to its end. Raises: CannotStart.
 
-    `look` is called about once a second with every process of its tree that was seen until then.
+    `look` is called about once a second with every process of its tree that has been seen so far.
     """
     progress = Progress() if says_frames(command) else None
     started = time.monotonic()
@@ -181,21 +182,22 @@ async def run(
             progress.begin()
     signals.running(process.pid)
     watching = asyncio.ensure_future(_watch(process.pid, look))
-    # Not reaped before we have stopped passing signals on: its number would be free for somebody else.
+    # Not reaped before signals are no longer passed on: its id would be free for another process.
     ended = await asyncio.to_thread(_ended, process.pid)
     signals.running(None)
-    _, status, usage = os.wait4(process.pid, 0)  # noqa: ASYNC222 - it has ended, so there is no wait
+    _, status, usage = os.wait4(process.pid, 0)  # noqa: ASYNC222 - it has ended, so this does not wait
     process.returncode = os.waitstatus_to_exitcode(status)
     watching.cancel()
     await asyncio.wait([watching])
     seen = 0.0 if watching.cancelled() else watching.result()
     reaped = usage.ru_utime + usage.ru_stime
+    code = process.returncode
     return Used(
-        code=process.returncode if process.returncode >= 0 else BY_SIGNAL - process.returncode,
+        code=code if code >= 0 else BY_SIGNAL - code,
         seconds=ended - started,
         user_seconds=usage.ru_utime,
         system_seconds=usage.ru_stime,
-        cpu_seconds=max(reaped, seen),  # a child that nobody waited for is not in the first
+        cpu_seconds=max(reaped, seen),  # the first lacks children that were not waited for
         frames=progress.frames() if progress else None,
     )
 
@@ -216,7 +218,7 @@ def _ended(pid: int) -> float:
 
 
 async def _watch(pid: int, look: Callable[[Collection[int]], Awaitable[None]]) -> float:
-    """Look after the tree until cancelled; return the CPU seconds that it was seen to have used."""
+    """Watch the tree until cancelled; return the CPU seconds that it was seen to use."""
     pids = {pid}
     tree: Tree | None = None
     with contextlib.suppress(asyncio.CancelledError, Unresolved):

@@ -1,4 +1,4 @@
-"""`powerbench` as people meet it: a mistake is one clear line and the right exit code, and leaves nothing."""
+"""`powerbench` as users see it: a mistake gives one clear line, the right exit code, and no files."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def powerbench(*arguments: str, cwd: Path, **environ: str) -> subprocess.Complet
 def test_a_mistake_is_one_line_and_leaves_nothing(
     tmp_path: Path, arguments: list[str], code: int, words: list[str]
 ) -> None:
-    """What is wrong, where, and what to do: in one line, with the contract's exit code, and no file."""
+    """One line says what is wrong, where, and what to do; the exit code fits, and no file is written."""
     done = powerbench(*arguments, cwd=tmp_path)
     assert done.returncode == code
     assert len(done.stderr.splitlines()) == 1
@@ -82,8 +82,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert not any(tmp_path.rglob("*.json"))
 
 
-def test_without_any_ffmpeg_it_says_how_to_get_one(tmp_path: Path) -> None:
-    """No ffmpeg on the PATH and none from the extra is exit 69 with both ways to get one."""
+def test_without_ffmpeg_it_says_how_to_get_one(tmp_path: Path) -> None:
+    """With no ffmpeg on the PATH nor from the extra, it exits 69 and names both ways to get one."""
     program = WITHOUT.format(module="imageio_ffmpeg")
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -99,8 +99,8 @@ def test_without_any_ffmpeg_it_says_how_to_get_one(tmp_path: Path) -> None:
     assert "powerbench-agent[ffmpeg]" in done.stderr
 
 
-def test_without_the_extra_it_names_it(tmp_path: Path) -> None:
-    """On a worker's install, run is exit 69 and names what to install."""
+def test_a_missing_extra_is_named(tmp_path: Path) -> None:
+    """On a worker's install, run exits 69 and names what to install."""
     program = WITHOUT.format(module="duckdb")
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
@@ -114,7 +114,7 @@ def test_without_the_extra_it_names_it(tmp_path: Path) -> None:
     "arguments", [["--help"], ["run", "--help"], ["run", "single", "--help"], ["--version"]]
 )
 def test_help_comes_without_heavy_imports(tmp_path: Path, arguments: list[str]) -> None:
-    """--help answers, and neither rich nor aiohttp nor duckdb is loaded for it."""
+    """--help loads neither rich nor aiohttp, duckdb or asyncio."""
     program = (
         "import sys\nfrom powerbench_agent.bench.cli import main\n"
         f"try:\n    main({arguments!r})\nexcept SystemExit as done:\n    assert done.code == 0\n"

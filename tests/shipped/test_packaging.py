@@ -1,4 +1,4 @@
-"""What packages are made of: the worker's lock, maintainer scripts, completions and manual pages."""
+"""What packages consist of: the worker's lock, maintainer scripts, completions and manual pages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PARSERS = {parser().prog: parser for parser in (agent.parser, bench.parser)}
 
 @pytest.fixture(scope="module")
 def share(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return what a package puts into /usr/share for shells and man."""
+    """Return what the package puts into /usr/share for shells and man."""
     directory = tmp_path_factory.mktemp("share")
     subprocess.run([sys.executable, DEBIAN / "commands.py", directory], check=True)
     return directory
@@ -55,7 +55,7 @@ def pins(name: str) -> dict[str, str]:
 
 
 def test_the_workers_lock_is_a_part_of_the_benchmarks() -> None:
-    """agent.txt has every dependency of the worker, and no version that the other lock has not."""
+    """agent.txt has every dependency of the worker, each in the version of the other lock."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     locked = pins("agent.txt")
     assert {re.split("[><=]", dependency)[0] for dependency in project["dependencies"]} <= locked.keys()
@@ -64,7 +64,7 @@ def test_the_workers_lock_is_a_part_of_the_benchmarks() -> None:
 
 @pytest.mark.parametrize("name", ["agent.txt", "run.txt", "ffmpeg.txt", "real.txt"])
 def test_no_lock_contradicts_another(name: str) -> None:
-    """What two locks have, they have in one version: installing one after the other changes nothing."""
+    """Two locks agree on the versions they share: installing one after the other changes nothing."""
     everything = pins("dev.txt")
     assert {
         part: version for part, version in pins(name).items() if everything.get(part, version) != version
@@ -72,7 +72,7 @@ def test_no_lock_contradicts_another(name: str) -> None:
 
 
 def test_every_wheel_of_the_lock_has_its_hash() -> None:
-    """Nothing is installed that could be another file than the one that was locked."""
+    """Only the files that were locked can be installed."""
     entries = re.split(r"\n(?=[a-z])", (ROOT / "requirements/agent.txt").read_text().strip())
     assert len(entries) == len(pins("agent.txt"))
     assert all("--hash=sha256:" in entry for entry in entries)
@@ -80,21 +80,21 @@ def test_every_wheel_of_the_lock_has_its_hash() -> None:
 
 @pytest.mark.parametrize("prog", PARSERS)
 def test_bash_completes_the_flags(share: Path, prog: str) -> None:
-    """A dash offers every flag that the program has."""
+    """A dash offers every flag of the program, and nothing else."""
     assert {"-h", "--help", "--version"} <= flags_of(prog)
     assert complete(share, f"{prog} -") == flags_of(prog)
 
 
 def test_bash_completes_verbs_kinds_and_choices(share: Path) -> None:
-    """What may follow is offered: verbs, the kinds of a run, a flag's choices, collectors."""
+    """Verbs, kinds of run, choices of a flag and collectors are offered where they may follow."""
     assert complete(share, "powerbench ") >= {"run", "analyze", "compare", "pipe", "measure"}
     assert complete(share, "powerbench run ") == {"suite", "single", "multi", "batch"}
     assert complete(share, "powerbench run --order ") == {"sequential", "interleaved", "random"}
     assert {"rapl", "ffmpeg"} <= complete(share, "powerbench-agent --only ")
 
 
-def test_bash_completes_files_where_files_are_meant(share: Path, tmp_path: Path) -> None:
-    """A flag for a file offers files, one for a directory directories alone."""
+def test_bash_completes_files_and_directories(share: Path, tmp_path: Path) -> None:
+    """A flag for a file offers files and directories; one for a directory offers only directories."""
     (tmp_path / "some.toml").touch()
     (tmp_path / "folder").mkdir()
     assert complete(share, "powerbench-agent --config ", tmp_path) == {"some.toml", "folder"}
@@ -106,14 +106,14 @@ def test_bash_completes_files_where_files_are_meant(share: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("prog", PARSERS)
 def test_the_other_shells_know_the_commands(share: Path, prog: str) -> None:
-    """For zsh and fish there is a file of each, under the name by which they find it."""
+    """There is a file for zsh and one for fish, under the name by which the shell finds it."""
     assert f"#compdef {prog}\n" in (share / f"zsh/vendor-completions/_{prog}").read_text()
     assert f"complete -c {prog}" in (share / f"fish/vendor_completions.d/{prog}.fish").read_text()
 
 
 @pytest.mark.parametrize("prog", PARSERS)
 def test_the_manual_has_every_flag(share: Path, prog: str) -> None:
-    """A manual page names the program, what it is for, and each flag that is not hidden."""
+    """A manual page has the program's name, its purpose, and each flag that is not hidden."""
     page = (share / f"man/man1/{prog}.1").read_text().replace("\\-", "-")
     assert f"\n{prog} - " in page
     assert [flag for flag in flags_of(prog) - {"-h", "--help"} if flag not in page] == []
@@ -123,7 +123,7 @@ def test_the_manual_has_every_flag(share: Path, prog: str) -> None:
     "name", ["build", "powerbench-agent.postinst", "powerbench-agent.prerm", "powerbench-agent.postrm"]
 )
 def test_the_scripts_are_shell(name: str) -> None:
-    """The scripts parse, and stop at the first thing that fails."""
+    """The scripts parse, and stop at the first command that fails."""
     script = DEBIAN / name
     subprocess.run(["/bin/sh", "-n", script], check=True)
     assert re.search(r"^set -eu?$", script.read_text(), re.MULTILINE)

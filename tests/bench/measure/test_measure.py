@@ -1,4 +1,4 @@
-"""`powerbench measure`: statistics and shares by hand, the report as it stands, real commands unharmed."""
+"""`powerbench measure`: statistics and shares worked out by hand, whole reports, real commands unharmed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PATIENCE = 20.0
 WATTS = {"cpu": 40.0, "dram": 5.0, "gpu": 100.0}  # of the agent below
 GPU_USE = 0.5  # of the GPU's time, by the command
 
-# What stands between `sh -c` and a process with this terminal as its own.
+# Makes the terminal on standard input the controlling one, then runs a command.
 IN_TERMINAL = """
 import fcntl, os, sys, termios
 os.setsid()
@@ -56,7 +56,7 @@ sys.exit(main(["measure", "--", "true"]))
 
 
 class Agent(ThreadingHTTPServer):
-    """An agent whose meters run at constant watts; the process in `pid` has half of the GPU."""
+    """An agent whose meters run at constant watts; the process in the file `pid` uses half of the GPU."""
 
     def __init__(self, pid: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -169,7 +169,7 @@ def test_a_mean_has_the_interval_of_students_t() -> None:
 
 
 def test_one_run_has_no_interval() -> None:
-    """A single run says nothing of how it spreads, and no 0 is made up."""
+    """A single run has no spread, and none is made up."""
     assert costs.mean([3.0]) == (3.0, None, None, 1)
 
 
@@ -177,7 +177,7 @@ def test_one_run_has_no_interval() -> None:
     ("degrees", "t"), [(1, 12.706), (2, 4.303), (30, 2.042), (35, 2.042), (59, 2.021), (999, 1.980)]
 )
 def test_between_two_known_quantiles_the_wider_counts(degrees: int, t: float) -> None:
-    """Student's t is the table's, and never too small between its rows."""
+    """Student's t is taken from the table, and is never too small between two rows."""
     assert costs.t_quantile(degrees) == t
 
 
@@ -195,13 +195,13 @@ def test_cpu_and_dram_are_shared_by_cpu_time() -> None:
 
 
 def test_a_share_is_never_more_than_the_whole() -> None:
-    """Where the command's clock runs ahead of the machine's, it has all of it and no more."""
+    """A command that seems to use more CPU time than the machine has gets all of the energy, no more."""
     assert share(ENERGY, (), GpuUse(), 50.0, 40.0).joules == ENERGY.joules
 
 
 @pytest.mark.parametrize("capacity", [None, 40.0])
 def test_what_cannot_be_shared_is_named(capacity: float | None) -> None:
-    """A component of another kind, or any without /proc/stat, is left out of the share and said."""
+    """An unknown component, or any without /proc/stat, is left out of the share and named."""
     energy = Energy((Part("board", "textfile", 9.0, 1.0),), 9.0)
     found = share(energy, (), GpuUse(), 1.0, capacity)
     assert found.parts == ()
@@ -226,8 +226,8 @@ def test_a_gpu_is_shared_by_the_busiest_engine_of_the_commands_processes() -> No
     assert found.parts == (Part("gpu", "nvml", 400.0, 40.0),)
 
 
-def test_a_gpu_of_whose_processes_nothing_is_told_has_no_share() -> None:
-    """No use told of a GPU is not no use: its joules are left out, and it is said."""
+def test_a_gpu_whose_processes_are_not_reported_has_no_share() -> None:
+    """Unreported use is not zero use: the GPU's joules are left out, and it is named."""
     gain = GpuGain(("a", "drm", "0000:03:00.0"), 1000.0, 10.0)
     found = share(Energy((Part("gpu", "drm", 1000.0, 100.0),), 10.0), [gain], GpuUse(), 0.0, 40.0)
     assert found.parts == ()
@@ -235,7 +235,7 @@ def test_a_gpu_of_whose_processes_nothing_is_told_has_no_share() -> None:
 
 
 def test_a_gpus_gain_is_that_of_its_meter() -> None:
-    """Its counter's difference over the time between its readings; a vanished or restarted one has none."""
+    """It is the counter's difference between two readings; a vanished or restarted meter has none."""
     keys = [MeterKey("a", "nvml", "gpu", "nvml", str(number)) for number in range(3)]
     cpu = MeterKey("a", "rapl", "cpu", "rapl", "0")
     begin = Edge(0.0, {**dict.fromkeys(keys, Mark(10.0, 1.0)), cpu: Mark(0.0, 1.0)})
@@ -256,7 +256,7 @@ def test_a_gpus_gain_is_that_of_its_meter() -> None:
     ],
 )
 def test_only_a_loopback_agent_is_on_this_machine(url: str, here: bool) -> None:  # noqa: FBT001 - a parameter
-    """A share needs the agent's machine to be the command's."""
+    """A share is only possible if the agent and the command are on the same machine."""
     assert is_here(url) is here
 
 
@@ -272,7 +272,7 @@ def test_only_a_loopback_agent_is_on_this_machine(url: str, here: bool) -> None:
     ],
 )
 def test_only_an_ffmpeg_without_progress_of_its_own_is_asked_for_it(command: list[str], says: bool) -> None:  # noqa: FBT001 - likewise
-    """Nothing else gets an argument that it has not been given."""
+    """No other command gets an argument added."""
     assert says_frames(command) is says
 
 
@@ -359,13 +359,13 @@ def failed(code: int) -> CommandRun:
 
 
 def test_the_report_of_one_run_that_failed_stands_as_it_is() -> None:
-    """No ± where there is nothing to spread, `estimate` on every line of energy, and the exit code."""
+    """There is no ±, every line of energy says `estimate`, and the exit code is reported."""
     measured = Measured(("sh", "-c", "exit 3"), (failed(3),), notes=("Nothing measures the CPU here.",))
     assert report(measured) == ONCE
 
 
 def test_a_run_that_failed_is_not_in_the_mean() -> None:
-    """Two good runs and a killed one: the figures are of the two, and the report says so."""
+    """With two good runs and a killed one, the figures are based on the two, and the report says so."""
     measured = Measured(("x",), (failed(0), failed(0), failed(137)))
     text = report(measured)
     assert "Run 3 of 3: the command was killed by SIGKILL." in text
@@ -373,8 +373,8 @@ def test_a_run_that_failed_is_not_in_the_mean() -> None:
     assert describe(measured)["statistics"]["of_runs"] == [1, 2]
 
 
-def test_a_warning_of_several_runs_is_said_once() -> None:
-    """Warnings that differ in figures alone are one line with how many runs have them."""
+def test_a_warning_of_several_runs_is_shown_once() -> None:
+    """Warnings that differ only in their figures become one line with the number of runs."""
     warned = [
         replace(run_of(1), warnings=(f"other programs took {share} % of the CPUs", "hot"))
         for share in (4, 5.5, 7)
@@ -387,7 +387,7 @@ def test_a_warning_of_several_runs_is_said_once() -> None:
 
 
 def test_a_command_cannot_upset_the_terminal() -> None:
-    """Control characters and bytes that are no text are not printed, nor is a line broken or overlong."""
+    """Control characters and undecodable bytes are not printed, and no line is broken or too long."""
     command = ("sh", "-c", "a\nb\x1b[2J\udcff", "x" * 100)
     head = report(Measured(command, ())).splitlines()[0]
     assert head.isprintable()
@@ -407,7 +407,7 @@ def test_a_command_cannot_upset_the_terminal() -> None:
     ],
 )
 def test_the_exit_code_is_the_commands(flags: list[str], command: list[str], code: int, words: str) -> None:
-    """Whatever it exits with is passed on, and what cannot run is one line."""
+    """The command's exit code is passed on; one that cannot run gives one line."""
     done = measure(*flags, "--", *command)
     assert done.returncode == code
     assert done.stdout == b""
@@ -417,7 +417,7 @@ def test_the_exit_code_is_the_commands(flags: list[str], command: list[str], cod
 
 
 def test_the_commands_files_are_its_own(flags: list[str]) -> None:
-    """Input, output, errors and any other descriptor reach it, and every byte of it comes through."""
+    """Input, output, errors and any other descriptor reach it, and every byte comes through."""
     read, write = os.pipe()
     os.write(write, b"fd")
     os.close(write)
@@ -432,7 +432,7 @@ def test_the_commands_files_are_its_own(flags: list[str]) -> None:
 def test_the_file_agrees_with_itself_and_the_shares_with_the_rule(
     agent: Agent, flags: list[str], tmp_path: Path
 ) -> None:
-    """Parts add up, shares go by CPU time and GPU use, means are of the runs, windows hold their runs."""
+    """Parts add up, shares follow CPU time and GPU use, means fit the runs, windows enclose their runs."""
     path = tmp_path / "cost.json"
     busy = "import time\nuntil = time.process_time() + 0.2\nwhile time.process_time() < until: pass"
     script = f"echo $$ >{agent.pid}; {sys.executable} -c '{busy}'; sleep 0.15"
@@ -473,7 +473,7 @@ def test_the_file_agrees_with_itself_and_the_shares_with_the_rule(
 
 
 def test_an_agent_elsewhere_gives_no_share(agent: Agent, flags: list[str], tmp_path: Path) -> None:
-    """By an address that is not loopback the agent may be any machine's: no share, and it is said."""
+    """An agent at an address that is not loopback may be on any machine: no share, and the report says so."""
     elsewhere = f"http://0.0.0.0:{urlsplit(flags[1]).port}"  # which Linux takes for this host
     assert agent.server_address[1] == urlsplit(elsewhere).port
     path = tmp_path / "cost.json"
@@ -487,7 +487,7 @@ def test_an_agent_elsewhere_gives_no_share(agent: Agent, flags: list[str], tmp_p
 def test_an_agent_that_goes_away_costs_the_figures_and_not_the_command(
     agent: Agent, flags: list[str], tmp_path: Path
 ) -> None:
-    """The command ends by itself; that its energy is lost is said, in the file and by exit code 69."""
+    """The command still ends by itself; the file and exit code 69 say that its energy is lost."""
     path = tmp_path / "cost.json"
     with started(
         *flags, "--json", str(path), "--", "sh", "-c", "echo up; read line; echo $line", stdin=subprocess.PIPE
@@ -504,10 +504,10 @@ def test_an_agent_that_goes_away_costs_the_figures_and_not_the_command(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_passed_on_and_what_was_measured_is_said(
+def test_a_signal_is_passed_on_and_what_was_measured_is_reported(
     flags: list[str], number: signal.Signals
 ) -> None:
-    """Without a terminal that would send it too, the command gets our signal, and its exit code is ours."""
+    """Without a terminal, which would send it too, the command gets our signal; we exit as it does."""
     name = number.name.removeprefix("SIG")
     script = f"trap 'exit 9' {name}; echo up; while :; do sleep 0.02; done"
     with started(*flags, "--repeat", "3", "--", "sh", "-c", script) as process:
@@ -521,7 +521,7 @@ def test_a_signal_is_passed_on_and_what_was_measured_is_said(
 
 
 def test_a_signal_before_the_command_ends_it_all(flags: list[str]) -> None:
-    """In the idle window there is nothing to keep: 128 + N, one line, and the command never ran."""
+    """In the idle window nothing is measured yet: exit code 128 + N, one line, and the command never ran."""
     with started(*flags, "--idle", "30", "--progress", "--", "echo", "ran") as process:
         assert process.stderr is not None
         assert b"idle window" in process.stderr.readline()
@@ -532,7 +532,7 @@ def test_a_signal_before_the_command_ends_it_all(flags: list[str]) -> None:
 
 
 def test_in_a_terminal_ctrl_c_reaches_the_command_once(flags: list[str]) -> None:
-    """It sees a terminal on all three, gets SIGINT from there alone, and nothing is shown while it runs."""
+    """It has the terminal on all three descriptors, gets one SIGINT, and nothing is shown while it runs."""
     ours, its = os.openpty()
     script = (
         "n=0; trap 'n=$((n+1))' INT; test -t 0 && test -t 1 && test -t 2 && echo UP; "
@@ -559,7 +559,7 @@ def test_in_a_terminal_ctrl_c_reaches_the_command_once(flags: list[str]) -> None
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_runs(arguments: list[str], code: int, words: list[str]) -> None:
-    """What is wrong and what to do in one line, before the command."""
+    """One line says what is wrong and what to do, and the command is not started."""
     done = measure(*arguments)
     assert done.returncode == code
     assert len(done.stderr.splitlines()) == 1
@@ -583,13 +583,13 @@ def test_a_mistake_is_one_line_and_nothing_runs(arguments: list[str], code: int,
 def test_what_cannot_be_is_refused_before_the_command(
     arguments: list[str], refusal: type[Exception], words: str
 ) -> None:
-    """A file that could not be written, a token that could not be read: known before anything runs."""
+    """A file that cannot be written or a token that cannot be read is reported before anything runs."""
     with pytest.raises(refusal, match=words):
         make_plan(parser("measure").parse_args(["measure", *arguments]))
 
 
 def test_a_workers_install_is_enough() -> None:
-    """Without any extra, an agent in the process is read, and the report says where its joules come from."""
+    """Without any extra, an in-process agent is read, and the report names the source of its joules."""
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT], capture_output=True, text=True, timeout=60, check=False
     )

@@ -1,4 +1,4 @@
-"""`powerbench pipe`: whole reports out of any bytes; an encoder that never waits, whatever the agent does."""
+"""`powerbench pipe`: whole reports from any bytes; the encoder never waits, whatever the agent does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -72,7 +72,7 @@ def split(data: st.DataObject, content: bytes) -> list[bytes]:
 @pytest.mark.parametrize("path", CAPTURES, ids=lambda path: path.stem)
 @given(data=st.data())
 def test_a_capture_cut_anywhere_gives_the_same_whole_reports(path: Path, data: st.DataObject) -> None:
-    """However a real capture arrives, its reports are the same, and say to the agent what the whole said."""
+    """However a real capture is split, its reports are the same and tell the agent the same."""
     content = path.read_bytes()
     reports = cut(*split(data, content))
     assert reports == cut(content)
@@ -106,7 +106,7 @@ LINES = st.lists(
 
 @given(data=st.data(), lines=LINES)
 def test_a_mixture_cut_anywhere_gives_whole_reports(data: st.DataObject, lines: list[bytes]) -> None:
-    """Blocks, status lines and noise between them: each report is one for the agent, and none is missing."""
+    """Of blocks, status lines and noise, each report is exactly one for the agent, and none is missing."""
     ends = data.draw(st.lists(st.sampled_from([b"\n", b"\r", b"\r\n"]), min_size=30, max_size=30))
     content = b"".join(line + end for line, end in zip(lines, ends, strict=False))
     reports = cut(*split(data, content))
@@ -116,14 +116,14 @@ def test_a_mixture_cut_anywhere_gives_whole_reports(data: st.DataObject, lines: 
 
 
 def test_line_ends_of_two_bytes_may_come_apart() -> None:
-    """A report is complete at the first of them, and the same whether the second has come or not."""
+    """A report is complete at the first byte, and the same whether the second has arrived or not."""
     content = (block(1) + block(2)).replace(b"\n", b"\r\n")
     assert cut(*(content[n : n + 1] for n in range(len(content)))) == cut(content)
     assert len(cut(content)) == 2
 
 
 def test_status_lines_beside_blocks_are_dropped() -> None:
-    """A new connection never begins with the rounded figures of a run that has exact ones."""
+    """A new connection never begins with rounded figures if the run has exact ones."""
     status = b"frame=   12 fps= 25 q=28.0 size=      48kB time=00:00:01.50 bitrate= 262.1kbits/s\r"
     assert cut(status + block(1) + status + block(2)) == [status, block(1), block(2)]
 
@@ -131,7 +131,7 @@ def test_status_lines_beside_blocks_are_dropped() -> None:
 @settings(max_examples=30)
 @given(pieces=st.lists(st.binary(min_size=1, max_size=40), max_size=8), repeat=st.integers(1, 500))
 def test_no_input_makes_the_cutter_remember_much(pieces: list[bytes], repeat: int) -> None:
-    """Whatever comes, and however much of it, what is kept of it stays small."""
+    """Whatever arrives, and however much, what is kept stays small."""
     cutter = Cutter()
     for _ in range(repeat):
         for piece in pieces:
@@ -140,13 +140,13 @@ def test_no_input_makes_the_cutter_remember_much(pieces: list[bytes], repeat: in
     assert len(pickle.dumps(cutter)) < 4 * (MAX_BLOCK + MAX_LINE)
 
 
-def test_a_block_too_long_is_given_up_as_a_whole() -> None:
-    """A block beyond the bound never comes out in part, and the next one is whole again."""
+def test_a_block_that_is_too_long_is_dropped_as_a_whole() -> None:
+    """No part of it comes out, and the next block is whole again."""
     assert cut(b"stream_0_0_q=1.0\n" * MAX_BLOCK + block(1) + block(2)) == [block(2)]
 
 
 def test_the_end_of_the_input_completes_a_last_line_but_no_half_report() -> None:
-    """`progress=end` without its line end is a report; a figure that may be cut short is none."""
+    """`progress=end` without its line end is a report; a figure that may be cut short is not."""
     assert cut(block(1) + block(2)[:-1]) == [block(1), block(2)]
     assert cut(block(1) + block(2)[:-4]) == [block(1)]
     assert cut(b"frame=  120 fps= 25 size= 48kB time=00:00:0") == []
@@ -154,7 +154,7 @@ def test_the_end_of_the_input_completes_a_last_line_but_no_half_report() -> None
 
 @given(st.lists(st.lists(st.binary(min_size=1, max_size=300), max_size=5), max_size=20), st.integers(1, 500))
 def test_the_backlog_keeps_the_newest_whole_reports(puts: list[list[bytes]], limit: int) -> None:
-    """What can be taken is the newest reports, whole and in order, as many as fit and at least one."""
+    """It holds the newest reports, whole and in order: as many as fit, and at least one."""
     rings: list[None] = []
     backlog = Backlog(lambda: rings.append(None), limit)
     for reports in puts:
@@ -170,8 +170,8 @@ def test_the_backlog_keeps_the_newest_whole_reports(puts: list[list[bytes]], lim
     assert len(rings) == sum(map(bool, puts))
 
 
-def test_the_newest_report_alone_is_kept_where_there_is_no_time() -> None:
-    """At the end all that is held but the newest report is given up, and that one is there to be sent."""
+def test_only_the_newest_report_is_kept_if_there_is_no_time() -> None:
+    """At the end all reports but the newest are dropped, and that one can still be sent."""
     backlog = Backlog(lambda: None, 1000)
     backlog.put([block(1), block(2)])
     backlog.put([block(3)])
@@ -197,23 +197,23 @@ def test_the_newest_report_alone_is_kept_where_there_is_no_time() -> None:
         ("http://bücher.example", Target(https=False, host="xn--bcher-kva.example", port=80, prefix="")),
     ],
 )
-def test_a_url_as_people_write_it_leads_to_the_agent(text: str, target: Target) -> None:
-    """Scheme, port and path may be left out; the endpoint's own URL is not doubled."""
+def test_a_url_as_people_write_it_is_understood(text: str, target: Target) -> None:
+    """Scheme, port and path may be omitted; a URL that ends in /ingest is accepted, too."""
     assert parse_target(text) == target
 
 
 @pytest.mark.parametrize(
     "text", ["", "ftp://x", "http://", "http://u:secret@x", "http://x/?token=secret", "x:99999", "a b", "::1"]
 )
-def test_what_is_no_url_is_said_without_its_secrets(text: str) -> None:
-    """A URL that cannot be used is refused, and a secret in it is not shown again."""
+def test_an_invalid_url_is_refused_without_showing_its_secrets(text: str) -> None:
+    """The message for a URL that cannot be used does not contain its password or query."""
     with pytest.raises(ValueError, match=r".") as refused:
         parse_target(text)
     assert "secret" not in str(refused.value)
 
 
 def test_a_request_has_its_names_encoded_and_its_token_in_a_header() -> None:
-    """Quotes, spaces, slashes and Unicode come through; the token stands in no line that is logged."""
+    """Quotes, spaces, slashes and Unicode arrive intact; the request line, which is logged, has no token."""
     destination = Destination(
         parse_target("[fe80::1%eth0]:1/p"), 'a "b"/ü&x=1', "beef", None, lambda: "t0ken"
     )
@@ -225,8 +225,8 @@ def test_a_request_has_its_names_encoded_and_its_token_in_a_header() -> None:
     assert headers[-2:] == ["", ""]
 
 
-def test_an_answer_counts_once_its_head_is_whole() -> None:
-    """A status is known at the empty line, and what speaks something else is no agent."""
+def test_an_answer_counts_once_its_head_is_complete() -> None:
+    """The status counts from the empty line on; a peer that does not speak HTTP is refused."""
     answer = b"HTTP/1.1 403 Forbidden\r\nX: y\r\n\r\n"
     assert [parse_status(answer[:n]) for n in range(len(answer))] == [None] * len(answer)
     assert parse_status(answer + b"no") == 403
@@ -238,7 +238,7 @@ def test_an_answer_counts_once_its_head_is_whole() -> None:
 
 
 def add_process(procfs: Path, pid: int, name: str, start: int, fds: dict[int, tuple[str, int]]) -> None:
-    """Write one process: its name, its start in ticks, and fd → (what it is, its flags)."""
+    """Write one process: its name, its start in ticks, and fd → (target, flags)."""
     for folder in ("fd", "fdinfo"):
         (procfs / str(pid) / folder).mkdir(parents=True)
     (procfs / str(pid) / "stat").write_text(f"{pid} ({name}) S" + " 0" * 18 + f" {start} 0\n")
@@ -249,7 +249,7 @@ def add_process(procfs: Path, pid: int, name: str, start: int, fds: dict[int, tu
 
 @pytest.fixture
 def procfs(tmp_path: Path) -> Path:
-    """Return a /proc in which we are 100, and read pipe 7 as fd 0; we hold its other end, too."""
+    """Return a /proc in which we are process 100 and read pipe 7 as fd 0; we hold its other end, too."""
     add_process(tmp_path, 100, "powerbench", 50, {0: ("pipe:[7]", os.O_RDONLY), 3: ("pipe:[7]", os.O_WRONLY)})
     (tmp_path / "self").symlink_to("100")
     (tmp_path / "meminfo").touch()
@@ -257,7 +257,7 @@ def procfs(tmp_path: Path) -> Path:
 
 
 def test_the_encoder_is_the_ffmpeg_that_writes(procfs: Path) -> None:
-    """Of all who hold the pipe for writing, an ffmpeg is the one, although a shell is younger."""
+    """Of all processes that hold the pipe for writing, an ffmpeg is chosen, even if a shell is younger."""
     add_process(procfs, 200, "bash", 90, {1: ("pipe:[7]", os.O_WRONLY)})
     add_process(procfs, 201, "ffmpeg-7.1) x", 60, {3: ("pipe:[7]", os.O_WRONLY | os.O_APPEND)})
     add_process(procfs, 202, "ffmpeg", 99, {0: ("pipe:[7]", os.O_RDONLY), 1: ("pipe:[8]", os.O_WRONLY)})
@@ -265,7 +265,7 @@ def test_the_encoder_is_the_ffmpeg_that_writes(procfs: Path) -> None:
 
 
 def test_without_an_ffmpeg_it_is_the_youngest_writer(procfs: Path) -> None:
-    """Of processes with other names, the one that started last writes; a reading end is no sign."""
+    """Of processes with other names, the last one started is chosen; the reading end does not count."""
     assert find_writer(procfs, 0) is None
     add_process(procfs, 300, "encode.sh", 10, {1: ("pipe:[7]", os.O_WRONLY)})
     add_process(procfs, 200, "gst-launch", 90, {1: ("pipe:[7]", os.O_WRONLY)})
@@ -273,8 +273,8 @@ def test_without_an_ffmpeg_it_is_the_youngest_writer(procfs: Path) -> None:
     assert find_writer(procfs, 0) == 200
 
 
-def test_what_may_not_be_read_is_passed_over(procfs: Path) -> None:
-    """Processes without fds, without an entry in fdinfo or without a stat are no obstacle."""
+def test_what_may_not_be_read_is_skipped(procfs: Path) -> None:
+    """Processes without fds, without an entry in fdinfo or without a stat do no harm."""
     (procfs / "150").mkdir()
     add_process(procfs, 151, "gone", 70, {1: ("pipe:[7]", os.O_WRONLY)})
     (procfs / "151/fdinfo/1").unlink()
@@ -287,7 +287,7 @@ def test_what_may_not_be_read_is_passed_over(procfs: Path) -> None:
 
 
 def test_a_file_has_no_writer(procfs: Path) -> None:
-    """What is no pipe says nothing of an encoder."""
+    """Only a pipe leads to an encoder."""
     (procfs / "100/fd/4").symlink_to("/var/log/x")
     add_process(procfs, 200, "ffmpeg", 90, {1: ("/var/log/x", os.O_WRONLY)})
     assert find_writer(procfs, 4) is None
@@ -311,19 +311,19 @@ def test_a_real_pipes_writer_is_found() -> None:
 
 
 class Piped(NamedTuple):
-    """A `powerbench pipe`, and where its output goes."""
+    """A `powerbench pipe` process, and where its output goes."""
 
     process: subprocess.Popen[bytes]
     out: Path
     err: Path
 
     def write(self, data: bytes) -> None:
-        """Write as an encoder does, but fail where an encoder would have been held up."""
+        """Write as an encoder does, but fail if an encoder would have been blocked."""
         assert self.process.stdin
         fd = self.process.stdin.fileno()
         os.set_blocking(fd, False)
         while data:
-            assert select.select([], [fd], [], PATIENCE / 2)[1], "the encoder was held up"
+            assert select.select([], [fd], [], PATIENCE / 2)[1], "the encoder was blocked"
             data = data[os.write(fd, data[:65536]) :]
 
     def end(self) -> None:
@@ -338,7 +338,7 @@ class Piped(NamedTuple):
 
 
 class Conversation:
-    """An agent's side of one connection."""
+    """The agent's side of one connection."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -358,7 +358,7 @@ class Conversation:
         return found[1]
 
     def body(self) -> bytes:
-        """Return what the whole chunks so far hold."""
+        """Return the content of the whole chunks so far."""
         _, _, rest = self.got.partition(b"\r\n\r\n")
         body = b""
         while match := re.match(rb"([0-9a-f]+)\r\n", rest):
@@ -378,7 +378,7 @@ class Conversation:
 
 
 class Agent:
-    """A listener that does what a test says, connection by connection."""
+    """A listener whose connections a test scripts one by one."""
 
     def __init__(self, port: int = 0) -> None:
         self.sock = socket.create_server(("127.0.0.1", port))
@@ -431,7 +431,7 @@ def pipe(tmp_path: Path) -> Iterator[Callable[..., Piped]]:
 def test_reports_arrive_while_the_input_goes_on(
     agent: Agent, pipe: Callable[..., Piped], tmp_path: Path
 ) -> None:
-    """Each report is there at once, with the writer's pid and the token; nothing is said of it."""
+    """Each report arrives at once, with the writer's pid and the token; nothing is printed."""
     token = tmp_path / "token"
     token.write_text("t0ken\n")
     run = pipe(agent.url, POWERBENCH_TOKEN_FILE=str(token))
@@ -453,10 +453,10 @@ def test_reports_arrive_while_the_input_goes_on(
 
 
 @pytest.mark.parametrize("accepts", [False, True])
-def test_an_agent_that_hangs_holds_nobody_up(
+def test_an_agent_that_hangs_blocks_nothing(
     agent: Agent, pipe: Callable[..., Piped], *, accepts: bool
 ) -> None:
-    """5 MB of progress go through, and out on the other side untouched, although the agent reads nothing."""
+    """5 MB of progress pass through unchanged although the agent reads nothing."""
     content = blocks(5_000_000)
     run = pipe(agent.url, "--tee")
     run.write(content[:1000])
@@ -474,7 +474,7 @@ def test_an_agent_that_hangs_holds_nobody_up(
 
 
 def test_a_broken_connection_is_made_again_as_the_same_run(agent: Agent, pipe: Callable[..., Piped]) -> None:
-    """After a reset in mid-run the newest report comes again, whole, under the same run; both are said."""
+    """After a reset the newest report is sent again, whole, under the same run; two lines say so."""
     run = pipe(agent.url)
     run.write(block(1))
     first = agent.accept()
@@ -496,10 +496,10 @@ def test_a_broken_connection_is_made_again_as_the_same_run(agent: Agent, pipe: C
 
 
 @pytest.mark.parametrize(("token", "words"), [("", "give the agent's token"), ("t", "rejects the token in")])
-def test_a_refusal_is_said_once_with_what_to_do(
+def test_a_refusal_is_reported_once_with_what_to_do(
     agent: Agent, pipe: Callable[..., Piped], tmp_path: Path, token: str, words: str
 ) -> None:
-    """A 403 is one line that names the token file, and a token that was shown; the input is read on."""
+    """A 403 gives one line that names the token file and says if a token was sent; reading continues."""
     (tmp_path / "token").write_text(token)
 
     def refuse() -> None:
@@ -523,7 +523,7 @@ def test_a_refusal_is_said_once_with_what_to_do(
 
 
 def test_an_agent_that_comes_late_gets_what_is_held(free_port: int, pipe: Callable[..., Piped]) -> None:
-    """Without an agent at the start the newest reports wait for it, and both states are said once."""
+    """The newest reports wait for an absent agent; its absence and its arrival are each reported once."""
     run = pipe(f"127.0.0.1:{free_port}")
     content = blocks(200_000)
     run.write(content)
@@ -544,8 +544,8 @@ def test_an_agent_that_comes_late_gets_what_is_held(free_port: int, pipe: Callab
     assert "is reachable now" in there
 
 
-def test_an_agent_that_never_comes_is_no_error(free_port: int, pipe: Callable[..., Piped]) -> None:
-    """Without an agent from beginning to end the exit code is 0, soon after the end, and it is said."""
+def test_an_agent_that_never_comes_is_not_an_error(free_port: int, pipe: Callable[..., Piped]) -> None:
+    """It exits 0 soon after the input's end, and says that the reports did not arrive."""
     run = pipe(f"127.0.0.1:{free_port}")
     run.write(block(1, last=True))
     run.end()
@@ -556,7 +556,7 @@ def test_an_agent_that_never_comes_is_no_error(free_port: int, pipe: Callable[..
 
 
 def test_a_slow_agent_gets_whole_reports_and_the_last_one(agent: Agent, pipe: Callable[..., Piped]) -> None:
-    """One that reads too little misses old reports, never half of one, and never the last."""
+    """An agent that reads too little misses old reports, but gets no half report, and gets the last one."""
     agent.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     content = blocks(2_000_000)
     run = pipe(agent.url)
@@ -579,7 +579,7 @@ def test_a_slow_agent_gets_whole_reports_and_the_last_one(agent: Agent, pipe: Ca
 
 
 def test_ctrl_c_waits_for_the_encoders_last_report(agent: Agent, pipe: Callable[..., Piped]) -> None:
-    """SIGINT, which ffmpeg gets as well, ends nothing before the input does."""
+    """SIGINT, which ffmpeg gets as well, does not end the process before the input ends."""
     run = pipe(agent.url)
     run.write(block(1))
     talk = agent.accept()
@@ -598,7 +598,7 @@ def test_ctrl_c_waits_for_the_encoders_last_report(agent: Agent, pipe: Callable[
 
 
 def test_sigterm_ends_the_body_and_the_process(agent: Agent, pipe: Callable[..., Piped]) -> None:
-    """Told to end while the input goes on, it finishes what it sends, and ends on the agent's answer."""
+    """On SIGTERM while the input goes on, it finishes what it is sending and ends on the agent's answer."""
     run = pipe(agent.url)
     run.write(block(1))
     talk = agent.accept()
@@ -611,7 +611,7 @@ def test_sigterm_ends_the_body_and_the_process(agent: Agent, pipe: Callable[...,
 
 
 def test_sigterm_does_not_wait_for_a_hung_agent_or_output(agent: Agent, pipe: Callable[..., Piped]) -> None:
-    """With an agent that reads nothing, and standard output stuck, SIGTERM ends it within about a second."""
+    """If the agent reads nothing and standard output is stuck, SIGTERM still ends it within a second or so."""
     script = ("bash", "-c", 'exec "$@" 1> >(exec sleep 5)', "bash")
     run = pipe(agent.url, "--tee", command=script)
     run.write(blocks(60_000) + b"x\n" * 10_000)
@@ -624,8 +624,8 @@ def test_sigterm_does_not_wait_for_a_hung_agent_or_output(agent: Agent, pipe: Ca
     talk.sock.close()
 
 
-def test_an_output_that_goes_away_is_no_reason_to_stop(agent: Agent, pipe: Callable[..., Piped]) -> None:
-    """With --tee into a reader that leaves, forwarding goes on to the end."""
+def test_forwarding_continues_when_the_output_goes_away(agent: Agent, pipe: Callable[..., Piped]) -> None:
+    """With --tee into a reader that exits, everything is still forwarded."""
     run = pipe(agent.url, "--tee", command=("bash", "-c", 'exec "$@" 1> >(exec true)', "bash"))
     run.write(block(1))
     talk = agent.accept()
@@ -640,7 +640,7 @@ def test_an_output_that_goes_away_is_no_reason_to_stop(agent: Agent, pipe: Calla
 
 
 def test_another_descriptor_is_read(agent: Agent, tmp_path: Path) -> None:
-    """--fd reads where -progress pipe:N writes, --pid is passed on; an input that ends at once is sent."""
+    """--fd reads what -progress pipe:N writes, --pid is passed on; an input that ends at once is sent."""
     read, write = os.pipe()
     os.write(write, block(1, last=True))
     os.close(write)
@@ -654,42 +654,28 @@ def test_another_descriptor_is_read(agent: Agent, tmp_path: Path) -> None:
     assert talk.body() == block(1, last=True)
 
 
-@contextmanager
-def certificate(tmp_path: Path) -> Iterator[tuple[str, str]]:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("NOT CHECKED: openssl is not on the PATH, so there is no certificate to serve")
-    cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
-    subprocess.run(
-        [openssl, "req", "-x509", *curve, "-keyout", key, "-out", cert, *names],
-        check=True,
-        capture_output=True,
-    )
-    yield cert, key
-
-
-def test_https_is_checked_and_spoken(agent: Agent, pipe: Callable[..., Piped], tmp_path: Path) -> None:
-    """An agent behind TLS is sent to where its certificate is trusted, and not where it is not."""
-    with certificate(tmp_path) as (cert, key):
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(cert, key)
-        stranger = pipe(f"https://{agent.url}")
-        stranger.write(block(1))
-        with pytest.raises(ssl.SSLError):
-            context.wrap_socket(agent.accept().sock, server_side=True).recv(1)
-        wait_for(stranger.said, "a word about the certificate")
-        assert "self-signed certificate" in stranger.said()[0]
-        stranger.process.kill()
-        run = pipe(f"https://{agent.url}", SSL_CERT_FILE=cert)
-        run.write(block(1))
-        talk = Conversation(context.wrap_socket(agent.accept().sock, server_side=True))
-        talk.until(block(1))
-        run.end()
-        talk.until(b"\r\n0\r\n\r\n")
-        talk.answer()
-        assert run.ended() == 0
+def test_https_is_used_and_verified(
+    agent: Agent, pipe: Callable[..., Piped], certificate: tuple[str, str]
+) -> None:
+    """Reports are sent to an agent behind TLS only if its certificate is trusted."""
+    trusted, _ = certificate
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    stranger = pipe(f"https://{agent.url}")
+    stranger.write(block(1))
+    with pytest.raises(ssl.SSLError):
+        context.wrap_socket(agent.accept().sock, server_side=True).recv(1)
+    wait_for(stranger.said, "a word about the certificate")
+    assert "self-signed certificate" in stranger.said()[0]
+    stranger.process.kill()
+    run = pipe(f"https://{agent.url}", SSL_CERT_FILE=trusted)
+    run.write(block(1))
+    talk = Conversation(context.wrap_socket(agent.accept().sock, server_side=True))
+    talk.until(block(1))
+    run.end()
+    talk.until(b"\r\n0\r\n\r\n")
+    talk.answer()
+    assert run.ended() == 0
 
 
 @pytest.mark.parametrize(
@@ -709,7 +695,7 @@ def test_https_is_checked_and_spoken(agent: Agent, pipe: Callable[..., Piped], t
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], code: int, words: list[str]) -> None:
-    """What is wrong is said in one line, with the contract's exit code."""
+    """One line says what is wrong, and the exit code fits."""
     done = subprocess.run(
         [COMMAND, "pipe", *arguments],
         stdin=subprocess.DEVNULL,
@@ -724,8 +710,8 @@ def test_a_mistake_is_one_line(arguments: list[str], code: int, words: list[str]
     assert [word for word in words if word not in done.stderr] == []
 
 
-def test_an_input_without_progress_is_said(free_port: int, pipe: Callable[..., Piped]) -> None:
-    """Input that holds no report is no error, but somebody's mistake, and no agent is asked."""
+def test_an_input_without_progress_is_reported(free_port: int, pipe: Callable[..., Piped]) -> None:
+    """Input without a single report is a mistake worth a line, but not a failure; no agent is contacted."""
     run = pipe(f"127.0.0.1:{free_port}")
     run.write(b"frame\nhello\n")
     run.end()
@@ -735,7 +721,7 @@ def test_an_input_without_progress_is_said(free_port: int, pipe: Callable[..., P
 
 
 def test_it_is_light() -> None:
-    """Beside every encoder there is one: nothing heavy is loaded, by the verb or by its neighbours."""
+    """One runs beside every encoder: neither this verb nor the others load anything heavy for it."""
     program = (
         "import sys\nfrom powerbench_agent.bench.cli import main\n"
         "assert main(['pipe', '--stream', 'x']) == 0\n"

@@ -54,8 +54,8 @@ def add_parser(verbs: Verbs) -> None:
     verb = verbs.add_parser(
         "compare",
         help="compare two results files",
-        description="Print what changed from run A to run B, and whether that is beyond chance. Runs whose\n"
-        "machines, ffmpeg, sinks or sources of energy differ are refused.",
+        description="Print what changed from run A to run B, and whether that is beyond chance.\n"
+        "Runs whose machines, ffmpeg, sinks or sources of energy differ are refused.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -38,7 +38,7 @@ def add_parser(verbs: Verbs) -> None:
     verb = verbs.add_parser(
         "analyze",
         help="report on a results file: tables, statistics, CSV, JSON, Parquet",
-        description="Print what a results file shows, with its uncertainty, and write a CSV beside it.",
+        description="Print what a results file shows, with its uncertainty, and write a CSV beside\nit.",
         epilog="examples:\n"
         "  powerbench analyze\n"
         "  powerbench analyze test_results_20260101_120000.json --json all.json\n"

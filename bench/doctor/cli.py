@@ -27,9 +27,9 @@ def add_parser(verbs: Verbs) -> None:
     verbs.add_parser(
         "doctor",
         help="check what this machine can measure, what is missing, and how to fix it",
-        description="Check this machine for everything that measuring and the stack need: energy sources\n"
-        "and access to them, GPUs, ffmpeg, nginx-rtmp, containers, the agent, ports. Changes nothing.\n"
-        "Exits 1 if something prevents measuring.",
+        description="Check this machine for everything that measuring and the stack need: energy\n"
+        "sources and access to them, GPUs, ffmpeg, nginx-rtmp, containers, the agent,\n"
+        "ports. Changes nothing. Exits 1 if something prevents measuring.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -19,16 +19,18 @@ def add_parser(verbs: Verbs) -> None:
         "measure",
         usage="%(prog)s [options] -- COMMAND...",
         help="run any command and report the energy it used",
-        description="Run a command unchanged and report, on standard error, the energy that the machine\n"
-        "used from right before it to right after. Exits as the command does: 128+N if signal N killed it,\n"
-        "127 if it is not found, 126 if it cannot be run; 69 if its energy cannot be read.",
+        description="Run a command unchanged and report, on standard error, the energy that the\n"
+        "machine used from right before it to right after. Exits as the command does:\n"
+        "128+N if signal N killed it, 127 if it is not found, 126 if it cannot be run;\n"
+        "69 if its energy cannot be read.",
         epilog="examples:\n"
         "  powerbench measure -- ffmpeg -i in.mp4 -c:v libx264 out.mp4\n"
         "  powerbench measure --repeat 5 --idle 30s --json cost.json -- ffmpeg -y -i in.mp4 out.mp4\n"
         "  powerbench measure -- sh -c 'make clean; make -j8'\n"
-        "An ffmpeg gets an additional -progress so that its frames are counted; one that already has\n"
-        "-progress is left unchanged, and its report has no joules per frame. The command's share of the\n"
-        "energy is attributed by CPU time and GPU use, sampled once a second; it is not measured.\n",
+        "An ffmpeg gets an additional -progress so that its frames are counted; one that\n"
+        "already has -progress is left unchanged, and its report has no joules per\n"
+        "frame. The command's share of the energy is attributed by CPU time and GPU use,\n"
+        "sampled once a second; it is not measured.\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

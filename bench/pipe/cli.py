@@ -43,15 +43,16 @@ def add_parser(verbs: Verbs) -> None:
         "pipe",
         help="forward ffmpeg's progress to an agent, live, without ever blocking the encoder",
         description="Read ffmpeg's progress, from -progress or its stderr, and send it to an agent.\n"
-        "The encoder never waits: if the agent is slow, hung or away, only old reports are lost; once\n"
-        "it is back, sending resumes.",
+        "The encoder never waits: if the agent is slow, hung or away, only old reports\n"
+        "are lost; once it is back, sending resumes.",
         epilog="examples:\n"
         "  ffmpeg -nostats -progress pipe:1 -i ... -f flv rtmp://... | powerbench pipe --stream cam1\n"
         "in bash, if standard output is in use, or to read stderr:\n"
         "  ffmpeg -nostats -stats_period 1 -progress pipe:3 -i ... 3> >(powerbench pipe --stream cam1)\n"
         "  ffmpeg -i ... 2> >(powerbench pipe --stream cam1 --tee >&2)\n"
-        "The encoder's process is found by the pipe that it writes into. If another program is in between,\n"
-        "give it with --pid; $$ is right in a script that ends in exec:\n"
+        "The encoder's process is found by the pipe that it writes into. If another\n"
+        "program is in between, give it with --pid; $$ is right in a script that ends\n"
+        "in exec:\n"
         "  exec ffmpeg -progress pipe:3 ... 3> >(tee log | powerbench pipe --stream cam1 --pid $$)\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -611,7 +611,7 @@ def test_sigterm_ends_the_body_and_the_process(agent: Agent, pipe: Callable[...,
 
 
 def test_sigterm_does_not_wait_for_a_hung_agent_or_output(agent: Agent, pipe: Callable[..., Piped]) -> None:
-    """If the agent reads nothing and standard output is stuck, SIGTERM still ends it within a second or so."""
+    """If the agent reads nothing and standard output is stuck, SIGTERM ends it within a second or so."""
     script = ("bash", "-c", 'exec "$@" 1> >(exec sleep 5)', "bash")
     run = pipe(agent.url, "--tee", command=script)
     run.write(blocks(60_000) + b"x\n" * 10_000)

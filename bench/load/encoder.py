@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
 
-from powerbench_agent.bench.plan.scenario import AUDIO_KBPS, ENCODERS, format_bitrate
+from powerbench_agent.bench.load.encoders import ENCODERS
+from powerbench_agent.bench.plan.scenario import AUDIO_KBPS, format_bitrate
 from powerbench_agent.core.progress import ProgressParser, Report
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from powerbench_agent.bench.plan.scenario import ENCODERS
+from powerbench_agent.bench.load.encoders import ENCODERS
 from powerbench_agent.core import ports
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from powerbench_agent.bench.exits import BadFile
+from powerbench_agent.bench.load.encoders import ENCODERS, PRESETS
 from powerbench_agent.bench.plan import plan, scenario
-from powerbench_agent.bench.plan.scenario import ENCODERS, PRESETS, Scenario
+from powerbench_agent.bench.plan.scenario import Scenario
 from powerbench_agent.core.terminal import printable
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from powerbench_agent.bench.flags import Defaults, Parser, Verbs, add_agents, checked, parse_repeat
+from powerbench_agent.bench.load.encoders import ENCODERS, PRESETS
 from powerbench_agent.bench.plan import scenario
 
 
@@ -230,8 +231,8 @@ def _add_times(kind: Parser) -> None:
 
 
 def _add_encoder(kind: Parser) -> None:
-    kind.add_argument("--encoder", choices=sorted(scenario.ENCODERS), default="h264", help="video encoder")
-    kind.add_argument("--preset", choices=scenario.PRESETS, default="veryfast", help="the encoder's preset")
+    kind.add_argument("--encoder", choices=sorted(ENCODERS), default="h264", help="video encoder")
+    kind.add_argument("--preset", choices=PRESETS, default="veryfast", help="the encoder's preset")
 
 
 def _parse_shard(text: str) -> tuple[int, int]:

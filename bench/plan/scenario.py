@@ -19,21 +19,6 @@ MAX_STREAMS = 200
 _MAX_STEM = 30  # of a film, in a name
 AUDIO_KBPS = 96.0  # beside the video, in every stream
 
-# The names that people ask for, and FFmpeg's.
-ENCODERS = {"h264": "libx264", "h265": "libx265"}
-PRESETS = (
-    "ultrafast",
-    "superfast",
-    "veryfast",
-    "faster",
-    "fast",
-    "medium",
-    "slow",
-    "slower",
-    "veryslow",
-    "placebo",
-)
-
 _BITRATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKmM]?)")
 _RESOLUTION = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})")
 

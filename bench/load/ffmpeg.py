@@ -1,4 +1,4 @@
-"""Which ffmpeg runs, and whether it and this machine can do what is asked; before anything is measured."""
+"""Finds ffmpeg, and checks that it and this machine can do what is asked, before anything is measured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class NotHere(Exception):  # noqa: N818 - a verdict
-    """Something that was asked for is not on this machine; exit 69. The text says what to do."""
+    """This machine lacks something that was asked for (exit 69); the text says what to do."""
 
 
 class Ffmpeg(NamedTuple):
@@ -43,25 +43,32 @@ async def find_ffmpeg(path: str = "") -> Ffmpeg:
     """
     found = shutil.which(path or "ffmpeg")
     if found is None and path:
-        raise NotHere(f"no ffmpeg at {path}: give --ffmpeg the path of one")
+        raise NotHere(f"no ffmpeg at {path}: give the path of an ffmpeg to --ffmpeg")
     if found is None:
-        try:
-            import imageio_ffmpeg  # noqa: PLC0415 - an optional extra
-
-            found = imageio_ffmpeg.get_ffmpeg_exe()
-        except (ImportError, RuntimeError):
-            raise NotHere(
-                "no ffmpeg: install it (apt install ffmpeg), or the one of the extra: "
-                "pip install 'powerbench-agent[ffmpeg]'"
-            ) from None
+        found = _packaged_ffmpeg()
     version = await _output(found, "-hide_banner", "-version")
     match = re.match(r"ffmpeg version (\S+)", version)
     if not match:
-        raise NotHere(f"{found} is no ffmpeg: its -version says {version[:60]!r}")
+        raise NotHere(
+            f"{found} is not ffmpeg: its -version prints {version[:60]!r}; name another with --ffmpeg"
+        )
     listing = await _output(found, "-hide_banner", "-encoders")
     encoders = frozenset(re.findall(r"^ [VAS][A-Z.]{5} (\w+)", listing, re.MULTILINE))
     digest = await asyncio.to_thread(lambda: hashlib.sha256(Path(found).read_bytes()).hexdigest())
     return Ffmpeg(found, match[1], digest, encoders)
+
+
+def _packaged_ffmpeg() -> str:
+    """Return the ffmpeg that imageio-ffmpeg carries. Raises: NotHere."""
+    try:
+        import imageio_ffmpeg  # noqa: PLC0415 - an optional extra
+
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except (ImportError, RuntimeError):
+        raise NotHere(
+            "no ffmpeg: install it (apt install ffmpeg), or the one of the extra: "
+            "pip install 'powerbench-agent[ffmpeg]'"
+        ) from None
 
 
 async def _output(*command: str) -> str:
@@ -73,31 +80,33 @@ async def _output(*command: str) -> str:
             stderr=asyncio.subprocess.DEVNULL,
         )
     except OSError as error:
-        raise NotHere(f"cannot run {command[0]}: {error.strerror}") from None
+        raise NotHere(
+            f"cannot run {command[0]}: {error.strerror}; name another ffmpeg with --ffmpeg"
+        ) from None
     output, _ = await process.communicate()
     return output.decode("utf-8", "replace")
 
 
 def check_encoder(ffmpeg: Ffmpeg, scenario: Scenario, sink: str) -> None:
-    """Raise NotHere where this ffmpeg cannot do what the scenario asks of it."""
+    """Check that this ffmpeg can do what the scenario asks of it. Raises: NotHere."""
     wanted = ENCODERS[scenario.encoder]
     if wanted not in ffmpeg.encoders:
-        has = (
-            ", ".join(name for name, codec in ENCODERS.items() if codec in ffmpeg.encoders) or "none of ours"
-        )
+        known = [name for name, codec in ENCODERS.items() if codec in ffmpeg.encoders]
         raise NotHere(
-            f"{ffmpeg.path} ({ffmpeg.version}) has no {wanted} for --encoder {scenario.encoder}; "
-            f"it has: {has}. Install a build that has it, or name another with --ffmpeg"
+            f"{ffmpeg.path} ({ffmpeg.version}) lacks {wanted}, needed for --encoder {scenario.encoder}; "
+            f"it has: {', '.join(known) or 'none of ours'}. "
+            "Install a build that has it, or name another with --ffmpeg"
         )
-    if scenario.encoder == "h265" and sink != "null" and (0, 0) < ffmpeg.number < (6, 1):
+    is_release = ffmpeg.number > (0, 0)
+    if scenario.encoder == "h265" and sink != "null" and is_release and ffmpeg.number < (6, 1):
         raise NotHere(
-            f"{ffmpeg.path} ({ffmpeg.version}) cannot send h265 over RTMP, which came with 6.1; "
-            "use --sink null, or a newer one with --ffmpeg"
+            f"{ffmpeg.path} ({ffmpeg.version}) cannot send h265 over RTMP, which needs ffmpeg 6.1; "
+            "use --sink null, or name a newer ffmpeg with --ffmpeg"
         )
 
 
 def check_sink(sink: str, procfs: Path = Path("/proc")) -> None:
-    """Raise NotHere where an RTMP sink on this machine has no listener.
+    """Check that an RTMP sink on this machine has a listener. Raises: NotHere.
 
     Looks at the kernel's tables, and never connects: a probe would be a listening ffmpeg's only client.
     """
@@ -108,6 +117,6 @@ def check_sink(sink: str, procfs: Path = Path("/proc")) -> None:
     listening = ports.listeners(procfs)
     if listening and port not in listening:
         raise NotHere(
-            f"nobody listens at {parts.hostname}:{port}: start an RTMP server there, "
-            "or leave --sink out for the embedded one"
+            f"nothing is listening on {parts.hostname}:{port}: start an RTMP server there, "
+            "or omit --sink to use the embedded one"
         )

@@ -1,6 +1,6 @@
 """A private nginx with its rtmp module, as the sink of a run: `--sink nginx`.
 
-Listens on a free loopback port, writes nothing but into a temporary directory, and ends with the run.
+It listens on a free loopback port, writes only to a temporary directory, and ends with the run.
 
 Source: https://github.com/arut/nginx-rtmp-module/wiki/Directives
 """
@@ -41,19 +41,19 @@ rtmp {{
 }}
 """
 _INSTALL = (
-    "install nginx and its rtmp module (Debian: libnginx-mod-rtmp), or leave --sink out for the embedded one"
+    "install nginx and its rtmp module (Debian: libnginx-mod-rtmp), or omit --sink to use the embedded one"
 )
 
 
 @contextlib.asynccontextmanager
 async def private_nginx() -> AsyncIterator[str]:
-    """Run an nginx for as long as the context lasts; give the URL that streams are published to.
+    """Run an nginx for as long as the context lasts; yield the URL that streams are published to.
 
-    Raises: NotHere without nginx or its rtmp module, or where it does not start.
+    Raises: NotHere without nginx or its rtmp module, or if it does not start.
     """
     binary = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if binary is None:
-        raise NotHere(f"--sink nginx: there is no nginx; {_INSTALL}")
+        raise NotHere(f"--sink nginx: nginx is not installed; {_INSTALL}")
     load = await asyncio.to_thread(rtmp_module, binary)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -78,14 +78,15 @@ async def private_nginx() -> AsyncIterator[str]:
 
 
 def rtmp_module(binary: str) -> str:
-    """Return the line that loads this nginx's rtmp module; "" where it is built in. Raises: NotHere."""
+    """Return the line that loads this nginx's rtmp module; "" if it is built in. Raises: NotHere."""
     version = subprocess.run([binary, "-V"], capture_output=True, text=True, check=False).stderr
-    if any("rtmp" in word and "dynamic" not in word for word in version.split() if "add-module" in word):
+    added = [word for word in version.split() if "add-module" in word]
+    if any("rtmp" in word and "dynamic" not in word for word in added):
         return ""
     for module in _MODULES:
         if Path(module).exists():
             return f"load_module {module};"
-    raise NotHere(f"--sink nginx: nginx has no rtmp module; {_INSTALL}")
+    raise NotHere(f"--sink nginx: nginx lacks its rtmp module; {_INSTALL}")
 
 
 async def _wait_for(process: asyncio.subprocess.Process, port: int, log: Path) -> None:
@@ -100,8 +101,9 @@ async def _wait_for(process: asyncio.subprocess.Process, port: int, log: Path) -
                     continue
                 writer.close()
                 return
-    said = await asyncio.to_thread(_last_line, log)
-    raise NotHere(f"--sink nginx: it did not start: {said or 'it said nothing'}")
+    reason = await asyncio.to_thread(_last_line, log)
+    what = f"nginx did not start: {reason or 'it printed nothing'}"
+    raise NotHere(f"--sink nginx: {what}; omit --sink to use the embedded one")
 
 
 def _last_line(log: Path) -> str:

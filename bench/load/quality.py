@@ -1,7 +1,7 @@
-"""How good the picture is, scored after the energy window: a short encode with the stream's own settings.
+"""Picture quality, scored after the energy window: a short encode with the stream's own settings.
 
-The source is generated, so the encoder gets the very frames that it had in the stream, and nothing is
-written while energy is measured. PSNR and SSIM are in every ffmpeg; VMAF where it was built with libvmaf.
+The source is generated, so the encoder gets exactly the frames that it had in the stream, and nothing is
+written while energy is measured. Every ffmpeg has PSNR and SSIM; VMAF needs a build with libvmaf.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from powerbench_agent.bench.load.encoder import StreamFailed, video_options
+from powerbench_agent.bench.load.child import StreamFailed
+from powerbench_agent.bench.load.encoder import video_options
 
 if TYPE_CHECKING:
     from powerbench_agent.bench.load.ffmpeg import Ffmpeg
     from powerbench_agent.bench.plan.scenario import Scenario
 
-SECONDS = 10
+_SECONDS = 10
+# The key in results: FFmpeg's filter, and where the score stands in its output.
 _PATTERNS = {
     "psnr_db": ("psnr", re.compile(r"PSNR .*average:([0-9.]+|inf)")),
     "ssim": ("ssim", re.compile(r"SSIM .*All:([0-9.]+)")),
@@ -27,27 +29,27 @@ _PATTERNS = {
 
 
 async def score(ffmpeg: Ffmpeg, scenario: Scenario) -> dict[str, float | str]:
-    """Return the scores of ten seconds of the stream, and which is missing why. Raises: StreamFailed."""
-    source = f"testsrc2=size={scenario.resolution}:rate={scenario.fps}:duration={SECONDS}"
+    """Return the scores of ten seconds of the stream, and why any is missing. Raises: StreamFailed."""
+    picture = f"testsrc2=size={scenario.resolution}:rate={scenario.fps}:duration={_SECONDS}"
+    source = ["-f", "lavfi", "-i", picture]
     quiet = [ffmpeg.path, "-hide_banner", "-nostdin", "-nostats"]
-    scores: dict[str, float | str] = {"of": f"{SECONDS} s encoded with the same settings, after the window"}
+    scores: dict[str, float | str] = {"of": f"{_SECONDS} s encoded with the same settings, after the window"}
     with tempfile.TemporaryDirectory(prefix="powerbench-") as directory:
         encoded = str(Path(directory) / "encoded.mkv")
-        made, text = await _run(*quiet, "-f", "lavfi", "-i", source, *video_options(scenario), "-y", encoded)
-        if made != 0:
+        code, text = await _run(*quiet, *source, *video_options(scenario), "-y", encoded)
+        if code != 0:
             raise StreamFailed(f"cannot encode for the score: {' | '.join(text.splitlines()[-2:])}")
         for name, (filter_name, pattern) in _PATTERNS.items():
-            # yuv420p as the encoder got it, or the score would be that of the conversion
+            # yuv420p, as the encoder got it: or the score would be that of the conversion.
             graph = f"[0:v]format=yuv420p[a];[1:v]format=yuv420p[b];[a][b]{filter_name}"
-            inputs = ("-i", encoded, "-f", "lavfi", "-i", source)
-            code, text = await _run(*quiet, *inputs, "-lavfi", graph, "-f", "null", "-")
+            code, text = await _run(*quiet, "-i", encoded, *source, "-lavfi", graph, "-f", "null", "-")
             found = pattern.search(text)
             if code == 0 and found:
                 scores[name] = float(found[1]) if found[1] != "inf" else "identical"
+            elif "No such filter" in text:
+                scores[f"{name}_missing"] = f"this ffmpeg has no {filter_name}"
             else:
-                scores[f"{name}_missing"] = (
-                    f"this ffmpeg has no {filter_name}" if "No such filter" in text else "failed"
-                )
+                scores[f"{name}_missing"] = "failed"
     return scores
 
 

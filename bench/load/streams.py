@@ -1,4 +1,4 @@
-"""Streams as a scenario has them: started one after the other, each with its sink, all ended together."""
+"""The streams of a scenario: started one after the other, each with its sink, all stopped together."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from powerbench_agent.bench.load.encoder import Encoder, Relay, Sink, StreamFailed
+from powerbench_agent.bench.load.child import StreamFailed
+from powerbench_agent.bench.load.encoder import Encoder
+from powerbench_agent.bench.load.sinks import Relay, Sink
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from powerbench_agent.bench.load.child import Child
     from powerbench_agent.bench.load.ffmpeg import Ffmpeg
     from powerbench_agent.bench.meter.client import AgentClient
     from powerbench_agent.bench.plan.scenario import Scenario
@@ -20,81 +23,88 @@ _CONNECT_SECONDS = 10.0  # for the embedded sink to come up
 _START_SECONDS = 20.0  # for an encoder to send its first frame
 
 
-class Stream(NamedTuple):
+class RunningStream(NamedTuple):
     """One stream that runs."""
 
     scenario: Scenario
     encoder: Encoder
-    receiver: Sink | None
+    sink: Sink | None
 
     def cpu_seconds(self) -> dict[str, float]:
         """Return the CPU time of its two ends."""
         used = {"encoder": self.encoder.cpu_seconds()}
-        if self.receiver is not None:
-            used["sink"] = self.receiver.cpu_seconds()
+        if self.sink is not None:
+            used["sink"] = self.sink.cpu_seconds()
         return used
 
 
 @contextlib.asynccontextmanager
 async def streaming(
     ffmpeg: Ffmpeg, scenario: Scenario, sink: str, client: AgentClient
-) -> AsyncIterator[Sequence[Stream]]:
+) -> AsyncIterator[Sequence[RunningStream]]:
     """Run a scenario's streams for as long as the context lasts; all of them run when it begins.
 
-    They start one after the other: at once, their first seconds would fight for the CPUs, and some would
-    begin behind real time. `client`: whom their progress goes to. Raises: StreamFailed.
+    They start one after the other: at once, their first seconds would compete for the CPUs, and some would
+    begin behind real time. `client`: the agent that gets their progress. Raises: StreamFailed.
     """
+    several = len(scenario.streams) > 1 and sink.startswith("rtmp")
     async with contextlib.AsyncExitStack() as stack:
-        streams: list[Stream] = []
+        streams: list[RunningStream] = []
         for number, one in enumerate(scenario.streams, 1):
             relay = Relay(client, one.name)
             stack.push_async_callback(relay.close)
-            several = len(scenario.streams) > 1 and sink.startswith("rtmp")
-            running = _one(ffmpeg, one, f"{sink}-{number}" if several else sink, relay.send)
-            streams.append(await stack.enter_async_context(running))
+            target = f"{sink}-{number}" if several else sink
+            streams.append(await stack.enter_async_context(_stream(ffmpeg, one, target, relay.send)))
             for earlier in streams:
                 earlier.encoder.check_alive()
         yield streams
 
 
 @contextlib.asynccontextmanager
-async def _one(
-    ffmpeg: Ffmpeg, scenario: Scenario, sink: str, on_data: Callable[[int, bytes], None]
-) -> AsyncIterator[Stream]:
-    receiver: Sink | None = None
-    encoder: Encoder | None = None
-    try:
-        if sink == "embedded":
-            receiver = Sink(ffmpeg, scenario.name)
-            await receiver.start()
-        patience = time.monotonic() + _CONNECT_SECONDS
+async def _stream(
+    ffmpeg: Ffmpeg, scenario: Scenario, target: str, on_data: Callable[[int, bytes], None]
+) -> AsyncIterator[RunningStream]:
+    """Run one stream for as long as the context lasts. Raises: StreamFailed."""
+    async with contextlib.AsyncExitStack() as stack:
+        sink: Sink | None = None
+        if target == "embedded":
+            sink = Sink(ffmpeg, scenario.name)
+            stack.push_async_callback(sink.stop)
+            await sink.start()
+        give_up = time.monotonic() + _CONNECT_SECONDS
         while True:
-            encoder = Encoder(ffmpeg, scenario, receiver.url if receiver else sink, on_data)
-            encoder.sink = receiver
-            await encoder.start()
-            started = time.monotonic()
-            while encoder.exit_code is None and not any((p.report.frames or 0) > 0 for p in encoder.points):
-                if time.monotonic() > started + _START_SECONDS:
-                    raise StreamFailed(f"{encoder.name} sent no frame within {_START_SECONDS:g} s to {sink}")
-                await asyncio.sleep(0.05)
-            if encoder.exit_code is None:
+            encoder = Encoder(ffmpeg, scenario, sink.url if sink else target, on_data, sink)
+            if await _started(encoder, target):
+                stack.push_async_callback(encoder.stop)
                 break
             # A listening ffmpeg takes one connection and must not be probed: so the encoder tries again.
-            await encoder.stop()
-            if receiver is None or receiver.exit_code is not None or time.monotonic() > patience:
-                who = receiver if receiver and receiver.exit_code is not None else encoder
-                raise StreamFailed(f"{who.name} did not start: {_explain(who, sink)}")
+            sink_ended = sink is not None and sink.exit_code is not None
+            if sink is None or sink_ended or time.monotonic() > give_up:
+                failed: Child = sink if sink is not None and sink_ended else encoder
+                raise StreamFailed(f"{failed.name} did not start: {_explain(failed, target)}")
             await asyncio.sleep(0.1)
-        yield Stream(scenario, encoder, receiver)
-    finally:
-        if encoder is not None:
-            await encoder.stop()
-        if receiver is not None:
-            await receiver.stop()
+        yield RunningStream(scenario, encoder, sink)
 
 
-def _explain(child: Encoder | Sink, sink: str) -> str:
+async def _started(encoder: Encoder, target: str) -> bool:
+    """Start an encoder; return whether it sends frames, or False once it has ended. Raises: StreamFailed."""
+    async with contextlib.AsyncExitStack() as unless_it_runs:
+        unless_it_runs.push_async_callback(encoder.stop)
+        await encoder.start()
+        give_up = time.monotonic() + _START_SECONDS
+        while encoder.exit_code is None and not encoder.has_sent_a_frame:
+            if time.monotonic() > give_up:
+                raise StreamFailed(f"{encoder.name} sent no frame within {_START_SECONDS:g} s to {target}")
+            await asyncio.sleep(0.05)
+        if encoder.exit_code is None:
+            unless_it_runs.pop_all()
+            return True
+    return False
+
+
+def _explain(child: Child, target: str) -> str:
     words = child.last_words()
-    if "Connection refused" in words and sink.startswith("rtmp"):
-        return f"nobody listens at {sink}; start an RTMP server there, or leave --sink out ({words})"
+    if "Connection refused" in words and target.startswith("rtmp"):
+        hint = "start an RTMP server there, or omit --sink to use the embedded one"
+        return f"nothing is listening at {target}; {hint} ({words})"
     return words

@@ -17,7 +17,7 @@ import aiohttp
 from powerbench_agent.bench.exits import BadFile
 from powerbench_agent.bench.load import ffmpeg as binaries
 from powerbench_agent.bench.load import quality
-from powerbench_agent.bench.load.encoder import StreamFailed
+from powerbench_agent.bench.load.child import StreamFailed
 from powerbench_agent.bench.load.ffmpeg import NotHere
 from powerbench_agent.bench.load.nginx import private_nginx
 from powerbench_agent.bench.load.streams import streaming

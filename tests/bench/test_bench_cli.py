@@ -49,8 +49,12 @@ def powerbench(*arguments: str, cwd: Path, **environ: str) -> subprocess.Complet
         (["run", "--token-file", "/dev/null", "single"], 78, ["--token-file", "holds no token"]),
         (["run", "--token-file", "", "single"], 2, ["--token-file", "must name a file"]),
         (["run", "--ffmpeg", "/nonexistent/ffmpeg", "single"], 69, ["/nonexistent/ffmpeg", "--ffmpeg"]),
-        (["run", "--ffmpeg", "/bin/true", "single"], 69, ["/bin/true", "no ffmpeg"]),
-        (["run", "--sink", "rtmp://127.0.0.1:1/live/x", "single"], 69, ["nobody listens", "127.0.0.1:1"]),
+        (["run", "--ffmpeg", "/bin/true", "single"], 69, ["/bin/true", "is not ffmpeg"]),
+        (
+            ["run", "--sink", "rtmp://127.0.0.1:1/live/x", "single"],
+            69,
+            ["nothing is listening", "127.0.0.1:1"],
+        ),
         (
             ["run", "--agent", "http://127.0.0.1:1", "single"],
             69,

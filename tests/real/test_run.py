@@ -212,7 +212,7 @@ def test_an_interrupted_run_ends_its_own_children_and_keeps_its_part(
 
 
 def test_a_sink_that_refuses_fails_the_scenario_with_ffmpegs_words(tmp_path: Path) -> None:
-    """An RTMP address of another loopback host where nobody listens: exit 1, and what to do."""
+    """An RTMP address of another loopback host where nothing listens: exit 1, and what to do."""
     done = subprocess.run(
         arguments(
             tmp_path, "--sink", "rtmp://127.0.0.2:1/live/x", single=("--duration", "2", "--name", "lost")
@@ -224,7 +224,7 @@ def test_a_sink_that_refuses_fails_the_scenario_with_ffmpegs_words(tmp_path: Pat
     )
     assert done.returncode == 1
     assert "lost failed" in done.stderr
-    assert "nobody listens" in done.stderr
+    assert "nothing is listening" in done.stderr
     assert "Traceback" not in done.stderr
 
 

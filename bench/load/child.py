@@ -1,0 +1,102 @@
+"""A child process of the load: one ffmpeg, started, watched and stopped.
+
+Children have a session of their own: Ctrl-C in a terminal reaches this process alone, which then stops the
+children it started and no others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from collections import deque
+from pathlib import Path
+
+_STOP_SECONDS = 5.0  # for an encoder to write its last packet after SIGINT
+_STDERR_LINES = 40
+_LAST_LINES = 3  # of those, in an error
+
+
+class StreamFailed(Exception):  # noqa: N818 - a verdict
+    """A stream did not start, or died; the text ends with ffmpeg's own last lines."""
+
+
+def _tied_to_us() -> list[str]:
+    """Return the prefix that ties a child's life to ours; empty without setpriv."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
+
+
+class Child:
+    """One ffmpeg that we started."""
+
+    def __init__(self, name: str, command: list[str], pass_fds: tuple[int, ...] = ()) -> None:
+        self.name = name
+        self.lines: deque[str] = deque(maxlen=_STDERR_LINES)
+        self._command = command
+        self._pass_fds = pass_fds
+        self._process: asyncio.subprocess.Process | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start it, and collect what it writes to standard error."""
+        self._process = await asyncio.create_subprocess_exec(
+            *_tied_to_us(),
+            *self._command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            pass_fds=self._pass_fds,
+            start_new_session=True,
+        )
+        assert self._process.stderr is not None  # noqa: S101 - asked for above
+        self._draining = asyncio.ensure_future(self._drain(self._process.stderr))
+
+    async def _drain(self, stderr: asyncio.StreamReader) -> None:
+        with contextlib.suppress(ValueError):  # a line too long to hold: the rest is dropped
+            async for line in stderr:
+                self.lines.append(line.decode("utf-8", "replace").rstrip())
+        while await stderr.read(65536):
+            pass
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self._process.returncode if self._process else None
+
+    def cpu_seconds(self, procfs: Path = Path("/proc")) -> float:
+        """Return the CPU time it has used; 0 once it has ended."""
+        if self._process is None:
+            return 0.0
+        try:
+            stat = (procfs / str(self._process.pid) / "stat").read_text()
+        except OSError:
+            return 0.0
+        fields = stat.rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    async def stop(self) -> None:
+        """Stop it: SIGINT, so that it closes its output, then SIGKILL if it does not end."""
+        process = self._process
+        if process is None:
+            return
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGINT)
+            try:
+                async with asyncio.timeout(_STOP_SECONDS):
+                    await process.wait()
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        if self._draining is not None:
+            self._draining.cancel()
+            await asyncio.wait([self._draining])
+
+    def last_words(self) -> str:
+        """Return its last lines on standard error, joined into one line."""
+        said = [line for line in self.lines if line.strip()]
+        return " | ".join(said[-_LAST_LINES:]) or "it printed nothing"

@@ -39,8 +39,8 @@ MAX_WATCHED, MAX_WATCH_SECONDS = 100, 10.0  # readings for one message, and how 
 _BAD_WATCH = b"a message is the number of readings and the seconds between them, like: 10 0.1"
 
 _FORBIDDEN = (
-    "allowed are only loopback peers (that use an address or name of this machine), networks in [agent.web] "
-    "trusted, and requests with the token or password; see token_file and trusted in agent.toml\n"
+    "only loopback peers (under an address or a name of this machine), networks in [agent.web] trusted, and "
+    "requests with the token or password may do this; see token_file and trusted in agent.toml\n"
 )
 _NO_PROGRESS = "no FFmpeg progress in this body; send the output of ffmpeg's -progress, or its stderr\n"
 # A body that ends early or is malformed: the sender was killed, and no one waits for an answer.

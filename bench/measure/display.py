@@ -8,7 +8,7 @@ import sys
 from powerbench_agent.agent import log
 
 
-class Display:
+class MeasureDisplay:
     """Progress and the report, on standard error."""
 
     def __init__(self, *, progress: bool | None) -> None:

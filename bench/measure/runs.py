@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from powerbench_agent.bench.measure.command import Signals, Used
-    from powerbench_agent.bench.measure.display import Display
+    from powerbench_agent.bench.measure.display import MeasureDisplay
     from powerbench_agent.bench.meter.client import Edge, Energy, Meters, Sources
 
 _INTERVAL_SECONDS = 2.5  # within which an agent has read all its collectors again
@@ -64,7 +64,7 @@ class CommandRunner:
         argv: Sequence[str],
         meters: Meters,
         signals: Signals,
-        display: Display,
+        display: MeasureDisplay,
         collected: Collected,
     ) -> None:
         self._argv = argv

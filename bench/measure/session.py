@@ -19,7 +19,7 @@ from powerbench_agent.bench.load.ffmpeg import NotHere
 from powerbench_agent.bench.measure import command, document
 from powerbench_agent.bench.measure.command import Signals
 from powerbench_agent.bench.measure.costs import Measured
-from powerbench_agent.bench.measure.display import Display
+from powerbench_agent.bench.measure.display import MeasureDisplay
 from powerbench_agent.bench.measure.report import report
 from powerbench_agent.bench.measure.runs import Collected, CommandRunner
 from powerbench_agent.bench.meter import choose, fingerprint
@@ -51,7 +51,7 @@ class MeasurePlan:
 def run(flags: argparse.Namespace) -> int:
     """Measure the command that the flags name; return its exit code, or that of what prevented it."""
     log.set_up("console", "error")
-    display = Display(progress=flags.progress)
+    display = MeasureDisplay(progress=flags.progress)
     signals = Signals()
     try:
         plan = make_plan(flags)
@@ -68,7 +68,7 @@ def run(flags: argparse.Namespace) -> int:
     return _finish(plan, collected, signals, display)
 
 
-def _finish(plan: MeasurePlan, collected: Collected, signals: Signals, display: Display) -> int:
+def _finish(plan: MeasurePlan, collected: Collected, signals: Signals, display: MeasureDisplay) -> int:
     """Print the report, write the file; return the exit code."""
     is_cut_short = len(collected.runs) < plan.repeat
     code = exit_code(collected, signals.received if is_cut_short else 0)
@@ -147,7 +147,7 @@ def _save(path: Path, measured: Measured, collected: Collected, code: int) -> No
     record.write_whole(path, record.encode(content))
 
 
-async def _measure(plan: MeasurePlan, signals: Signals, display: Display) -> Collected:
+async def _measure(plan: MeasurePlan, signals: Signals, display: MeasureDisplay) -> Collected:
     """Measure until done or a signal ends it. Raises: NotHere, AgentFailed before the first run."""
     signals.install()
     collected = Collected()

@@ -16,13 +16,12 @@ Source of the model numbers: Linux arch/x86/include/asm/intel-family.h, amd.c.
 
 from __future__ import annotations
 
-import os
-import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.core.counters import Rate
 from powerbench_agent.core.model import ESTIMATE, Absent, Meter, Metric, ReadFailed, Reading
 from powerbench_agent.core.options import CollectorOptions
+from powerbench_agent.core.procfs import HERTZ, read_machine_stat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -124,7 +123,6 @@ class Estimate:
 
     def __init__(self, options: Options, host: Host) -> None:
         self._host = host
-        self._hertz = os.sysconf("SC_CLK_TCK")
         self._microarchitecture = parse_microarchitecture(_read(host, "cpuinfo"))
         self._model = choose_model(options, self._microarchitecture)
         self._joules = 0.0
@@ -153,23 +151,28 @@ class Estimate:
     def _advance(self) -> float:
         now = self._host.clock.monotonic()
         try:
-            busy_ticks, self._cpus = parse_busy(_read(self._host, "stat"))
+            stat = read_machine_stat(self._host)
         except (OSError, ValueError) as error:
             self._last, self._owed = None, 0.0
             self._rate = Rate()
             raise ReadFailed(f"cannot use {self._host.procfs}/stat: {error}") from None
-        busy = busy_ticks / self._hertz
+        self._cpus = stat.cpus
         if self._last is not None:
-            seconds = now - self._last[0]
-            # Ticks come in lumps, so what they say beyond the time that there was is owed for a moment;
-            # beyond two ticks a CPU it is a guest's clocks being two, and dropped.
-            owed = self._owed + max(0.0, busy - self._last[1])
-            gained = min(owed, seconds * self._cpus)
-            self._owed = min(owed - gained, 2 * self._cpus / self._hertz)
-            watts = self._model.watts
-            self._joules += watts.idle * seconds * self._cpus + (watts.max - watts.idle) * gained
-        self._last = (now, busy)
+            then, busy_then = self._last
+            self._add(now - then, stat.busy - busy_then)
+        self._last = (now, stat.busy)
         return now
+
+    def _add(self, seconds: float, busy_seconds: float) -> None:
+        """Add the energy of some time, of which the CPUs say that they were busy for so many CPU seconds."""
+        # Ticks are counted in lumps, so the busy time of a short while can exceed what fits into it. The
+        # excess is carried over. Beyond two ticks a CPU it comes from a guest's two clocks, and is dropped.
+        owed = self._owed + max(0.0, busy_seconds)
+        gained = min(owed, seconds * self._cpus)
+        self._owed = min(owed - gained, 2 * self._cpus / HERTZ)
+        watts = self._model.watts
+        self._joules += watts.idle * seconds * self._cpus
+        self._joules += (watts.max - watts.idle) * gained
 
     def _reading(self, now: float) -> Reading:
         watts, microarchitecture, basis = self._model
@@ -198,19 +201,6 @@ def choose_model(options: Options, microarchitecture: str) -> Model:
     if watts_of := COEFFICIENTS.get(microarchitecture):
         return Model(watts_of, microarchitecture, "table")
     return Model(MEAN, microarchitecture or "unknown", "mean of the table")
-
-
-def parse_busy(stat: str) -> tuple[int, int]:
-    """Return (clock ticks that the CPUs were busy, how many CPUs) out of /proc/stat. Raises: ValueError.
-
-    Busy is user + nice + system + irq + softirq: guest time is within user, stolen time is others'.
-    """
-    first, *rest = stat.splitlines() or [""]
-    label, *fields = first.split()
-    if label != "cpu" or len(fields) < 7:
-        raise ValueError("its first line is no sum over the CPUs")
-    user, nice, system, _idle, _iowait, irq, softirq = map(int, fields[:7])
-    return user + nice + system + irq + softirq, sum(1 for line in rest if re.match(r"cpu\d", line))
 
 
 def parse_microarchitecture(cpuinfo: str) -> str:

@@ -11,13 +11,13 @@ https://docs.kernel.org/hwmon/sysfs-interface.html
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from powerbench_agent.core import sysfs
 from powerbench_agent.core.model import Metric, ReadFailed, Reading, Sample
 from powerbench_agent.core.options import CollectorOptions, Seconds
+from powerbench_agent.core.procfs import HERTZ, read_machine_stat
 from powerbench_agent.core.worker import Worker
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ MEMORY_TOTAL = Metric("host_memory_total_bytes", "gauge", "Memory that the kerne
 TEMPERATURE = Metric("host_temperature_celsius", "gauge", "Temperature by sensor.", ("chip", "sensor"))
 METRICS = (CPU_SECONDS, FREQUENCY, LOAD1, MEMORY_AVAILABLE, MEMORY_TOTAL, TEMPERATURE)
 
-_MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 _CELSIUS = (-100.0, 250.0)  # beyond it is a driver's sentinel
 
 
@@ -50,7 +49,6 @@ class HostCollector:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._worker = Worker("host")
-        self._hertz = os.sysconf("SC_CLK_TCK")
 
     async def read(self) -> Reading:
         """Return what the host is doing now. Raises: ReadFailed where /proc cannot be read."""
@@ -75,11 +73,8 @@ class HostCollector:
         return self._host.read(self._host.procfs / name).decode("utf-8", "replace")
 
     def _cpu(self) -> Iterator[Sample]:
-        label, *ticks = self._proc("stat").partition("\n")[0].split()
-        if label != "cpu":
-            raise ValueError("the first line of stat is no sum over the CPUs")
-        for mode, count in zip(_MODES, ticks, strict=False):
-            yield CPU_SECONDS.sample(int(count) / self._hertz, mode)
+        for mode, ticks in read_machine_stat(self._host).ticks.items():
+            yield CPU_SECONDS.sample(ticks / HERTZ, mode)
 
     def _memory(self) -> Iterator[Sample]:
         fields = dict(line.split(":", 1) for line in self._proc("meminfo").splitlines() if ":" in line)

@@ -31,6 +31,8 @@ from native_services import HERE, Service, lay_out, services
 
 from powerbench_agent.bench import exits
 from powerbench_agent.core import ports
+from powerbench_agent.core.host import Host
+from powerbench_agent.core.procfs import ProcessStat, read_process_stat
 from powerbench_agent.core.terminal import align
 
 if TYPE_CHECKING:
@@ -51,22 +53,19 @@ class Refused(Exception):  # noqa: N818 - a verdict
 # -- processes ---------------------------------------------------------------------------------------
 
 
-def _stat(pid: int) -> list[str] | None:
-    """Return the fields of /proc/PID/stat from the state on; None if there is no such live process."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return fields if fields[0] not in "ZX" else None
+def _stat(pid: int) -> ProcessStat | None:
+    """Return what /proc/PID/stat says of a live process; None if there is no such process."""
+    stat = read_process_stat(Host(), pid)
+    return None if stat is None or stat.state in "ZX" else stat
 
 
 def started_at(pid: int) -> str | None:
     """Return when a process started, in clock ticks since boot; None if it does not run.
 
-    Together with its id this identifies one process for good. Source: proc(5), /proc/PID/stat.
+    Together with its id this identifies one process for good.
     """
-    fields = _stat(pid)
-    return fields[19] if fields else None
+    stat = _stat(pid)
+    return None if stat is None else str(stat.start_ticks)
 
 
 def _noted(directory: Path) -> dict[str, tuple[int, str]]:
@@ -100,8 +99,8 @@ def groups(directory: Path) -> dict[str, int]:
     """
     members: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*"):
-        if fields := _stat(int(path.name)):
-            members.setdefault(int(fields[2]), []).append(int(path.name))
+        if stat := _stat(int(path.name)):
+            members.setdefault(stat.group, []).append(int(path.name))
     return {
         name: pid
         for name, (pid, start) in _noted(directory).items()

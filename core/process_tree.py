@@ -11,7 +11,8 @@ import math
 import os
 from typing import TYPE_CHECKING
 
-from powerbench_agent.core.processes import Unresolved, container_of, read_stat, uptime
+from powerbench_agent.core.processes import Unresolved, container_of, uptime
+from powerbench_agent.core.procfs import read_process_stat
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -30,7 +31,7 @@ class Tree:
 
     def __init__(self, host: Host, pid: int) -> None:
         """Look at the process. Raises: Unresolved where there is none."""
-        stat = read_stat(host, pid)
+        stat = read_process_stat(host, pid)
         if stat is None:
             raise Unresolved(f"no process {pid}")
         self._host = host
@@ -71,7 +72,7 @@ class Tree:
             self._new = begun - _SLACK
 
     def _figures(self, found: Iterable[int]) -> dict[_Who, float]:
-        stats = [(pid, stat) for pid in found if (stat := read_stat(self._host, pid)) is not None]
+        stats = [(pid, stat) for pid in found if (stat := read_process_stat(self._host, pid)) is not None]
         return {(pid, stat.start): stat.cpu_seconds for pid, stat in stats}
 
     def _advance(self, members: dict[_Who, float], apart: dict[_Who, float]) -> None:

@@ -14,7 +14,7 @@ import os
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from powerbench_agent.core.procfs import container_id, own_container
+from powerbench_agent.core.procfs import container_id, own_container, read_process_stat
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from powerbench_agent.core.host import Host
     from powerbench_agent.core.model import Sender
 
-_HERTZ = os.sysconf("SC_CLK_TCK")
 _SLACK = 0.1  # seconds, beside the grain of start times
 _ENCODER = "ffmpeg"  # within a process's name
 WRITES = 0o3  # of an fdinfo's flags: how the file was opened
@@ -38,36 +37,9 @@ class Unresolved(Exception):  # noqa: N818 - a verdict
         self.remedy = remedy
 
 
-class Stat(NamedTuple):
-    """What /proc/PID/stat says of a process."""
-
-    comm: str
-    parent: int
-    cpu_seconds: float  # its own and its threads', and its children's that have ended and were waited for
-    start: float  # seconds since boot; with the pid, who it is
-
-
 class _Connection(NamedTuple):
     inode: str
     uid: int
-
-
-def parse_stat(text: str) -> Stat:
-    """Return what /proc/PID/stat says. Raises: ValueError."""
-    head, parenthesis, tail = text.rpartition(")")  # a name may hold anything, parentheses too
-    fields = tail.split()
-    if not parenthesis or len(fields) < 20:
-        raise ValueError("no /proc/PID/stat")
-    ticks = sum(map(int, fields[11:15]))
-    return Stat(head.partition("(")[2], int(fields[1]), ticks / _HERTZ, int(fields[19]) / _HERTZ)
-
-
-def read_stat(host: Host, pid: int) -> Stat | None:
-    """Return a process's figures; None where it has ended."""
-    try:
-        return parse_stat(host.read(host.procfs / str(pid) / "stat").decode("utf-8", "replace"))
-    except (OSError, ValueError):
-        return None
 
 
 def container_of(host: Host, pid: int) -> str:
@@ -157,7 +129,7 @@ def find_sender(host: Host, sender: Sender, index: Index) -> int:
     own = own_pid(host)
     if pid == own:
         raise Unresolved("it comes from the agent's own process")
-    stat = read_stat(host, pid)
+    stat = read_process_stat(host, pid)
     if stat is not None and _ENCODER in stat.comm:
         return pid  # its input may well be a pipe, of whoever controls it or gives it its media
     # A forwarder is not who uses the energy: whoever writes into its input is.
@@ -200,7 +172,7 @@ def _home(host: Host, sender: Sender, pid: int, index: Index) -> str:
 
 
 def _agrees(host: Host, pid: int, sender: Sender) -> bool:
-    stat = read_stat(host, pid)
+    stat = read_process_stat(host, pid)
     connection = _find_connection(host.procfs / str(pid) / "net", sender)
     if stat is None or connection is None:
         return False
@@ -283,7 +255,7 @@ def _open_files(host: Host, pid: int) -> Iterator[tuple[str, str]]:
 
 def preferred(host: Host, candidates: Collection[int]) -> int | None:
     """Return which writer of a pipe is the encoder: ffmpeg, else the youngest (shells are older)."""
-    stats = [(pid, stat) for pid in candidates if (stat := read_stat(host, pid)) is not None]
+    stats = [(pid, stat) for pid in candidates if (stat := read_process_stat(host, pid)) is not None]
     if not stats:
         return None
     return max(stats, key=lambda found: (_ENCODER in found[1].comm, found[1].start))[0]

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 import signal
 from collections import deque
 from pathlib import Path
+
+from powerbench_agent.core.host import Host
+from powerbench_agent.core.procfs import read_process_stat
 
 _STOP_SECONDS = 5.0  # for an encoder to write its last packet after SIGINT
 _STDERR_LINES = 40
@@ -70,12 +72,8 @@ class Child:
         """Return the CPU time it has used; 0 once it has ended."""
         if self._process is None:
             return 0.0
-        try:
-            stat = (procfs / str(self._process.pid) / "stat").read_text()
-        except OSError:
-            return 0.0
-        fields = stat.rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        stat = read_process_stat(Host(procfs=procfs), self._process.pid)
+        return stat.own_seconds if stat is not None else 0.0
 
     async def stop(self) -> None:
         """Stop it: SIGINT, so that it closes its output, then SIGKILL if it does not end."""

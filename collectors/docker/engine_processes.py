@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from powerbench_agent.core import processes
+from powerbench_agent.core.procfs import read_process_stat
 
 if TYPE_CHECKING:
     from powerbench_agent.core.host import Host
@@ -40,7 +41,7 @@ class EngineProcesses:
         used: dict[tuple[int, float], float] = {}
         resident = 0
         for pid in self._pids:
-            if (found := processes.read_stat(self._host, pid)) is not None:
+            if (found := read_process_stat(self._host, pid)) is not None:
                 used[pid, found.start] = found.cpu_seconds
                 resident += self._resident(pid)
         if not used:

@@ -16,7 +16,8 @@ from powerbench_agent.core import process_tree, processes
 from powerbench_agent.core.host import Host
 from powerbench_agent.core.model import Sender
 from powerbench_agent.core.process_tree import Tree
-from powerbench_agent.core.processes import Index, Unresolved, find_sender, parse_stat
+from powerbench_agent.core.processes import Index, Unresolved, find_sender
+from powerbench_agent.core.procfs import ProcessStat, parse_process_stat, read_process_stat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,9 @@ def proc(tmp_path: Path) -> Processes:
 def test_a_name_may_hold_anything(proc: Processes, comm: str) -> None:
     """Parentheses and spaces in a process's name displace no figure."""
     proc.start(50, 7, comm, age=10.0, seconds=2.5)
-    assert processes.read_stat(proc.host, 50) == (comm, 7, 2.5, 990.0)
+    stat = read_process_stat(proc.host, 50)
+    assert stat is not None
+    assert (stat.comm, stat.parent, stat.cpu_seconds, stat.start) == (comm, 7, 2.5, 990.0)
 
 
 @given(st.text(max_size=300))
@@ -46,13 +49,13 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     for content in (text, f"1 (a) S {text}", "1 (a) S " + "1 " * 30 + text):
         found: object = None
         with suppress(ValueError):
-            found = parse_stat(content)
-        assert found is None or isinstance(found, processes.Stat)
+            found = parse_process_stat(content)
+        assert found is None or isinstance(found, ProcessStat)
 
 
 def test_a_process_that_ended_has_no_figures(proc: Processes) -> None:
     """Its files are gone, and nobody complains."""
-    assert processes.read_stat(proc.host, 50) is None
+    assert read_process_stat(proc.host, 50) is None
     assert processes.container_of(proc.host, 50) == ""
     with pytest.raises(Unresolved, match="no process 50"):
         Tree(proc.host, 50)

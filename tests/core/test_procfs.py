@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trees import Procfs
 
 from powerbench_agent.core.host import Host
-from powerbench_agent.core.procfs import container_id, own_container, parse_stat, read_cpu_time
+from powerbench_agent.core.procfs import MODES, container_id, own_container, parse_machine_stat, read_cpu_time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,12 +33,16 @@ REAL = (
 def test_the_sum_over_many_cpus() -> None:
     """Busy is user, nice, system, irq and softirq; idle, iowait, steal are capacity; guest is user's."""
     busy = 2255134 + 34290 + 962590 + 45131
-    assert parse_stat(REAL) == (busy / HERTZ, (busy + 16304561 + 98120 + 4410) / HERTZ)
+    stat = parse_machine_stat(REAL)
+    assert (stat.busy, stat.capacity) == (busy / HERTZ, (busy + 16304561 + 98120 + 4410) / HERTZ)
+    assert stat.cpus == 256
 
 
 def test_a_kernel_without_steal() -> None:
     """Seven fields are what every kernel since 2.6 has; the others are 0 where they are not there."""
-    assert parse_stat(b"cpu  1 2 3 4 5 6 7\n") == (19 / HERTZ, 28 / HERTZ)
+    stat = parse_machine_stat(b"cpu  1 2 3 4 5 6 7\n")
+    assert (stat.busy, stat.capacity) == (19 / HERTZ, 28 / HERTZ)
+    assert tuple(stat.ticks) == MODES[:-1]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +62,7 @@ def test_a_kernel_without_steal() -> None:
 def test_what_is_no_sum_is_refused(tmp_path: Path, content: bytes) -> None:
     """Garbage is a ValueError, which the agent takes for nobody knows."""
     with pytest.raises(ValueError, match=r"."):
-        parse_stat(content)
+        parse_machine_stat(content)
     (tmp_path / "stat").write_bytes(content)
     assert read_cpu_time(Host(procfs=tmp_path)) is None
 
@@ -67,11 +71,11 @@ def test_what_is_no_sum_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_any_bytes_are_read_or_refused(content: bytes) -> None:
     """No content at all raises anything but ValueError."""
     try:
-        busy, capacity = parse_stat(content)
+        stat = parse_machine_stat(content)
     except ValueError:
         return
-    assert isinstance(busy, float)
-    assert isinstance(capacity, float)
+    assert isinstance(stat.busy, float)
+    assert isinstance(stat.capacity, float)
 
 
 def test_without_procfs_nobody_knows(tmp_path: Path) -> None:

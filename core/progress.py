@@ -21,6 +21,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from powerbench_agent.core.lines import LineSplitter
+
 MAX_LINE = 4096  # bytes; a longer line is nothing of FFmpeg's progress and is skipped
 
 _KEYS = frozenset(
@@ -48,30 +50,20 @@ class ProgressParser:
     """Reads one run's, or one connection's, progress."""
 
     def __init__(self) -> None:
-        self._tail = b""
-        self._skipping = False  # the rest of a line that was too long
+        self._lines = LineSplitter(MAX_LINE)
         self._block: dict[bytes, bytes] = {}
         self._blocks = False
 
     def feed(self, data: bytes) -> list[Report]:
         """Take the next bytes; return the reports that they complete."""
-        *lines, self._tail = (self._tail + data.replace(b"\r", b"\n")).split(b"\n")
-        if lines and self._skipping:
-            del lines[0]
-            self._skipping = False
-        if len(self._tail) > MAX_LINE:
-            self._skipping = True
-        if self._skipping:
-            self._tail = b""
-        return [report for line in lines if line and (report := self._line(line)) is not None]
+        found = (self._line(line) for line in self._lines.feed(data))
+        return [report for report in found if report is not None]
 
     def close(self) -> list[Report]:
         """Take the end of the bytes; return the report in an unfinished last line, if there is one."""
         return self.feed(b"\n")
 
     def _line(self, line: bytes) -> Report | None:
-        if len(line) > MAX_LINE:
-            return None
         if _STATUS_START.match(line) and b" time=" in line:
             return None if self._blocks else _parse_status(line)
         key, equals, value = line.partition(b"=")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from powerbench_agent.core.lines import LineSplitter
 from powerbench_agent.core.progress import MAX_LINE
 
 MAX_BLOCK = 16 * 1024  # bytes; FFmpeg writes no longer block
@@ -21,35 +22,24 @@ class Cutter:
     """
 
     def __init__(self) -> None:
-        self._tail = b""
-        self._skipping = False  # within the rest of a line that was too long
+        self._lines = LineSplitter(MAX_LINE)
         self._block: list[bytes] = []
         self._size = 0  # of the block, including what was too long to keep
         self._has_blocks = False
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take the next bytes; return the reports that they complete."""
-        lines = (self._tail + data).splitlines(keepends=True)
-        self._tail = lines.pop() if lines and lines[-1][-1:] not in b"\r\n" else b""
-        if lines and self._skipping:
-            del lines[0]
-            self._skipping = False
-        if len(self._tail) > MAX_LINE:
-            self._skipping = True
-        if self._skipping:
-            self._tail = b""
-        return [report for line in lines if (report := self._line(line))]
+        reports = [self._line(line) for line in self._lines.feed(data)]
+        return [report for report in reports if report]
 
     def close(self) -> list[bytes]:
         """Take the end of the bytes; return the last block if it lacks only its last line end."""
-        return self.feed(b"\n") if self._tail.startswith(b"progress=") else []
+        return self.feed(b"\n") if self._lines.tail.startswith(b"progress=") else []
 
     def _line(self, line: bytes) -> bytes:
         """Return the report that a line completes; empty if it completes none."""
         # The line feed may come later, in a piece of its own: it is not waited for.
         line = line[:-1] if line.endswith(b"\r\n") else line
-        if len(line) > MAX_LINE + 1:
-            return b""
         if b" time=" in line and _STATUS.match(line):
             return b"" if self._has_blocks else line
         if not _PAIR.match(line):

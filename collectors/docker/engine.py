@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from powerbench_agent.collectors.docker.cgroup import Figures, Memory
+from powerbench_agent.core.labels import shorten
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -183,14 +184,8 @@ class Engine:
             if out is container:
                 return
             del self.containers[out.id]
-        container.name = self._short(container.name, container.id)
+        container.name = shorten(container.name, self.max_name_length, container.id)
         self.containers[container.id] = container
-
-    def _short(self, name: str, identity: str) -> str:
-        """Return a name of bounded length that is still no other container's."""
-        if len(name) <= self.max_name_length:
-            return name
-        return f"{name[: max(0, self.max_name_length - 9)]}~{identity[:8]}"
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Take one event of the engine."""
@@ -206,7 +201,8 @@ class Engine:
             return
         container = self.containers.get(identity)
         if action == "rename" and container is not None:
-            container.name = self._short(str(labels.get("name", container.name)), identity)
+            name = str(labels.get("name", container.name))
+            container.name = shorten(name, self.max_name_length, identity)
             return
         state = _STATES.get(action)
         if state is None:

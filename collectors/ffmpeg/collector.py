@@ -17,12 +17,12 @@ Source: FFmpeg's `-progress` (https://ffmpeg.org/ffmpeg.html#Main-options).
 
 from __future__ import annotations
 
-import zlib
 from collections import deque
 from itertools import dropwhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.collectors.ffmpeg.encoders import ENERGY, Encoders
+from powerbench_agent.core.labels import shorten
 from powerbench_agent.core.model import IngestRejected, Metric, Reading, Sample
 from powerbench_agent.core.options import CollectorOptions, Seconds
 from powerbench_agent.core.progress import ProgressParser, Report
@@ -253,7 +253,7 @@ class FFmpeg:
 
     def open_feed(self, stream: str, sender: Sender | None = None, run: str = "") -> _Feed:
         """Return where one connection's bytes go. Raises: IngestRejected at the cap of names."""
-        name = shown_name(stream, self._options.max_name_length)
+        name = shorten(stream, self._options.max_name_length)
         if not self._has_room(name):
             self.count_rejected("stream_limit")
             what = f"{self._options.max_streams} streams are known already"
@@ -340,15 +340,6 @@ class FFmpeg:
             for metric, rate in zip((FPS, SPEED, BITRATE), stream.rates(), strict=True):
                 if rate is not None:
                     yield metric.sample(rate, name)
-
-
-def shown_name(stream: str, longest: int) -> str:
-    """Return a stream's name as a label can hold it: printable, bounded, and no other long name's."""
-    name = stream.encode("utf-8", "replace").decode()
-    name = "".join(char if char.isprintable() else "\ufffd" for char in name)
-    if len(name) <= longest:
-        return name
-    return f"{name[: max(0, longest - 9)]}~{zlib.crc32(stream.encode('utf-8', 'replace')):08x}"
 
 
 async def open_collector(options: Options, host: Host) -> FFmpeg:

@@ -20,12 +20,13 @@ Source: https://github.com/arut/nginx-rtmp-module, ngx_rtmp_stat_module.c and ng
 from __future__ import annotations
 
 import re
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser, ParseError
+
+from powerbench_agent.core.labels import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -300,11 +301,3 @@ def _whole(texts: Mapping[str, str], name: str) -> int | None:
 
 def _sum(one: int | None, other: int | None) -> int | None:
     return other if one is None else one + (other or 0)
-
-
-def shorten(text: str, longest: int) -> str:
-    """Return a name of bounded length that is still no other's, in characters that can be shown."""
-    plain = text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
-    if len(plain) <= longest:
-        return plain
-    return f"{plain[: max(0, longest - 9)]}~{zlib.crc32(text.encode()):08x}"

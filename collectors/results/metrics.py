@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from powerbench_agent.collectors.results.window_query import Window
+from powerbench_agent.core.labels import shorten
 from powerbench_agent.core.model import Metric, Sample
 from powerbench_agent.core.results import baseline_of, groups
 
@@ -221,7 +222,7 @@ def _settings(window: Scenario) -> tuple[str, str, str, str, str, str]:
 
 def label(text: str) -> str:
     """Return a label that every page can hold; "" for one without a value."""
-    return "" if text == "N/A" else text[:MAX_NAME].encode("utf-8", "replace").decode()
+    return "" if text == "N/A" else shorten(text, MAX_NAME)
 
 
 def _number(value: object) -> float | None:

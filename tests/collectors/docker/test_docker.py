@@ -216,7 +216,7 @@ async def test_the_cap(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", [TEXT, OPENMETRICS])
 async def test_names_of_any_kind_are_a_sound_page(driven: Driven, form: Any) -> None:
-    """Long names are cut; quotes, newlines and Unicode are escaped, and promtool takes the page."""
+    """Long names are cut, control characters replaced, quotes escaped, and promtool takes the page."""
     names = ['"quoted" \\ {name="x"}', "two\nlines\ttab", "контейнер-容器-🐳", "x" * 300]
     for number, name in enumerate(names):
         event = {
@@ -227,13 +227,16 @@ async def test_names_of_any_kind_are_a_sound_page(driven: Driven, form: Any) -> 
         driven.collector._engine.take(event)
     reading = await driven.beat()
     assert {name for (name,) in values(reading, docker.CPU_SECONDS)} == {
-        *names[:3],
+        names[0],
+        "two\ufffdlines\ufffdtab",
+        names[2],
         f"{'x' * 191}~{identity(3)[:8]}",
     }
     state = State(reading, 1.8e9, 1000.0, 0.0, 0, 1.8e9)
     page = Pages(list).page(Snapshot(1.8e9, {"docker": state}), ["docker"], form)
     assert b'container="\\"quoted\\" \\\\ {name=\\"x\\"}"' in page
-    assert b'container="two\\nlines\ttab"' in page
+    assert 'container="two\ufffdlines\ufffdtab"'.encode() in page
+    assert b'image="a\\"\\nb"' in page
     assert "контейнер-容器-🐳".encode() in page
     assert b"x" * 201 not in page
     if form is TEXT and (promtool := shutil.which("promtool")):

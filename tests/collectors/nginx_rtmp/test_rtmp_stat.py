@@ -20,7 +20,6 @@ from powerbench_agent.collectors.nginx_rtmp.stat import (
     Page,
     Stream,
     parse_stat,
-    shorten,
 )
 
 LIVE = (CAPTURES / "nginx_stat_live.xml").read_bytes()
@@ -168,16 +167,6 @@ def test_long_names_are_cut_and_stay_apart() -> None:
     found = parse(page(live(stream("x" * 255 + "a"), stream("x" * 255 + "b"))), Limits(10, 20))
     assert len(found.streams) == 2
     assert {len(name) for _, name in found.streams} == {20}
-
-
-@given(st.text(max_size=60), st.integers(1, 40))
-def test_a_short_name_can_be_shown(text: str, longest: int) -> None:
-    """A name is as long as it may be at most (a checksum's nine characters at least), and printable."""
-    short = shorten(text, longest)
-    assert len(short) <= max(longest, 9)
-    assert short.isprintable()
-    if text.isprintable() and len(text) <= longest:
-        assert short == text
 
 
 BILLION = '<!DOCTYPE r [<!ENTITY a "a"><!ENTITY b "&a;&a;">]><rtmp><uptime>&b;</uptime></rtmp>'

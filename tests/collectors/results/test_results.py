@@ -19,6 +19,7 @@ from powerbench_agent.collectors.results import metrics
 from powerbench_agent.collectors.results.collector import BEGAN, SCENARIOS, SKIPPED
 from powerbench_agent.collectors.results.metrics import LABELS
 from powerbench_agent.core.host import Host
+from powerbench_agent.core.labels import shorten
 from powerbench_agent.core.model import Absent, Metric, Reading
 from powerbench_agent.core.results import BadResults, Rates, parse_results
 
@@ -297,13 +298,17 @@ async def test_energy_that_cannot_be(directory: Directory, energy: dict[str, Any
 
 
 async def test_names_are_cut(directory: Directory) -> None:
-    """A label is at most 200 characters of valid text, and two names that are one then are one series."""
+    """A label is at most 200 characters of valid text, and two long names stay two series."""
     long = "x" * 300
-    scenarios = [window(f"{long}1"), window(f"{long}2"), window("\ud800")]
+    names = [f"{long}1", f"{long}2", "\ud800"]
+    scenarios = [window(name) for name in names]
     directory.write("test_results_20260101_000000.json", json.dumps({"scenarios": scenarios}))
     reading = await directory.read()
-    assert figures(reading, "x" * 200)["mean_power_watts"] == 45
-    assert figures(reading, "?")["mean_power_watts"] == 45
+    shown = [shorten(name, 200) for name in names]
+    assert [len(name) for name in shown] == [200, 200, 1]
+    assert len(set(shown)) == 3
+    for name in shown:
+        assert figures(reading, name)["mean_power_watts"] == 45
 
 
 # -- which files -------------------------------------------------------------------------------------

@@ -4,33 +4,31 @@ Reads nothing by itself: `open_feed` takes each connection's bytes, `read` looks
 Units: frames, bytes and seconds of media as FFmpeg counts them; rates over the last reports, by the time
 they arrived. Privileges: none.
 
-Rules:
-
-1. One connection is one run, unless it says that it goes on with another's (`run=`: a forwarder that has
-   reconnected). A new connection, a report after `progress=end`, or a frame or size that
-   goes back is another run: the `_total` counters go on, the run's own figures start again.
-2. The newest connection of a name has it; the older one is read on and ignored.
-3. A rate needs reports at least 0.1 s apart on average: a file sent afterwards has totals alone.
+streams.py says what a run is, which connection a stream belongs to, and when there is a rate.
 
 Source: FFmpeg's `-progress` (https://ffmpeg.org/ffmpeg.html#Main-options).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from itertools import dropwhile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from powerbench_agent.collectors.ffmpeg.encoders import ENERGY, Encoders
+from powerbench_agent.collectors.ffmpeg.streams import (
+    IngestConnection,
+    StreamLimits,
+    StreamState,
+    StreamTable,
+)
 from powerbench_agent.core.labels import shorten
 from powerbench_agent.core.model import IngestRejected, Metric, Reading, Sample
 from powerbench_agent.core.options import CollectorOptions, Seconds
 from powerbench_agent.core.progress import ProgressParser, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from powerbench_agent.core.host import Host
+    from powerbench_agent.core.host import Clock, Host
     from powerbench_agent.core.model import Sender
 
 _STREAM = ("stream",)
@@ -85,10 +83,6 @@ METRICS = (
     REJECTED,
 )
 SHARES = (ENERGY,)  # what the node calls the shares of our claims
-REASONS = ("forbidden", "no_progress", "stream_limit", "superseded")
-
-_SIZE_ROUNDING = 1024  # bytes; a status line's kB may be rounded up
-_MIN_SPACING = 0.1  # seconds between reports below which they were not written live
 
 
 class Options(CollectorOptions, frozen=True, kw_only=True):
@@ -109,132 +103,38 @@ class Options(CollectorOptions, frozen=True, kw_only=True):
             if not 1 <= getattr(self, key) <= 86400:
                 yield key, "must be between 1s and 24h"
 
-
-class _Figures(NamedTuple):
-    """What counts up over a run."""
-
-    frames: int = 0
-    dropped: int = 0
-    duplicated: int = 0
-    size: int = 0
-    media: float = 0.0
+    def limits(self) -> StreamLimits:
+        """Return what the streams' state needs of these options."""
+        return StreamLimits(self.max_streams, self.window, self.expire)
 
 
-class _Point(NamedTuple):
-    at: float  # monotonic seconds
-    report: Report
-    reports: int  # that this point stands for
+class ProgressFeed:
+    """One connection's bytes; it has its stream from its first report on, until a newer one's first."""
 
-
-class _Stream:
-    """What is known of one name."""
-
-    def __init__(self) -> None:
-        self.feed: _Feed | None = None  # the connection that has the name
-        self.before = _Figures()  # of all runs but the current one
-        self.run = _Figures()
-        self.said: set[str] = set()  # figures that FFmpeg gives for this stream; audio has no frames
-        self.runs = 0
-        self.run_id = ""
-        self.sender: Sender | None = None  # whose process is known, or looked for
-        self.new_run = True
-        self.run_ended = True
-        self.last_report = 0.0  # monotonic seconds
-        self.last_advance = 0.0
-        self.last_update = 0.0  # Unix seconds
-        self.points: deque[_Point] = deque()
-
-    def take(self, report: Report, now: float, unix: float, window: float) -> None:
-        went_back = (report.frames is not None and report.frames < self.run.frames) or (
-            report.size is not None and report.size + _SIZE_ROUNDING < self.run.size
-        )
-        # What goes on with a run may send its last report again, after its end too: that is no other run.
-        if self.new_run or went_back or (self.run_ended and not self.run_id):
-            self.new_run = False
-            self.before = self.totals
-            self.run = _Figures()
-            self.runs += 1
-            self.points.clear()
-            self.last_advance = now
-        run = _Figures(
-            frames=max(self.run.frames, report.frames or 0),
-            dropped=max(self.run.dropped, report.dropped or 0),
-            duplicated=max(self.run.duplicated, report.duplicated or 0),
-            size=max(self.run.size, report.size or 0),
-            media=max(self.run.media, report.media or 0.0),
-        )
-        if (run.frames, run.size, run.media) != (self.run.frames, self.run.size, self.run.media):
-            self.last_advance = now
-        self.run = run
-        self.said.update(field for field in _Figures._fields if getattr(report, field) is not None)
-        self.run_ended = report.ended
-        self.last_report, self.last_update = now, unix
-        self._remember(report, now, window)
-
-    def _remember(self, report: Report, now: float, window: float) -> None:
-        points = self.points
-        if points and now - points[-1].at < _MIN_SPACING:
-            # What piled up somewhere comes at once: its last report says where the run is now.
-            points[-1] = _Point(now, report, points[-1].reports + 1)
-        else:
-            points.append(_Point(now, report, 1))
-        self.forget(now - window)
-
-    def forget(self, before: float) -> None:
-        while self.points and self.points[0].at < before:
-            self.points.popleft()
-
-    @property
-    def totals(self) -> _Figures:
-        """Over all runs."""
-        return _Figures._make(a + b for a, b in zip(self.before, self.run, strict=True))
-
-    def rates(self) -> tuple[float | None, float | None, float | None]:
-        """Return (frames a second, seconds of media a second, kilobits a second) over the points."""
-        # A pile is older than its arrival, nobody knows by how much: no window begins with one.
-        points = list(dropwhile(lambda point: point.reports > 1, self.points))
-        if len(points) < 2:
-            return None, None, None
-        first, last = points[0], points[-1]
-        seconds = last.at - first.at
-        reports = sum(point.reports for point in points) - first.reports
-        if seconds / reports < _MIN_SPACING:
-            return None, None, None
-        old, new = first.report, last.report
-        fps = None if old.frames is None or new.frames is None else (new.frames - old.frames) / seconds
-        speed = None if old.media is None or new.media is None else max(0.0, new.media - old.media) / seconds
-        kbps = None if old.size is None or new.size is None else max(0, new.size - old.size) * 8e-3 / seconds
-        return fps, speed, kbps
-
-
-class _Feed:
-    """One connection; it has its stream from its first report on, until a newer one's first."""
-
-    def __init__(self, collector: FFmpeg, name: str, sender: Sender | None, run: str) -> None:
-        self.sender = sender
-        self.run = run
-        self._collector = collector
-        self.name = name
-        self._stream: _Stream | None = None
+    def __init__(self, connection: IngestConnection, streams: StreamTable, clock: Clock) -> None:
+        self._connection = connection
+        self._streams = streams
+        self._clock = clock
         self._parser = ProgressParser()
         self._reports = 0
 
     def feed(self, data: bytes) -> None:
+        """Take the next bytes, cut anywhere."""
         self._take(self._parser.feed(data))
 
     def close(self) -> int:
+        """Take the end of the connection; return how many reports it held."""
         self._take(self._parser.close())
-        if self._stream is not None and self._stream.feed is self:
-            self._stream.feed = None
+        self._streams.release(self._connection)
         return self._reports
 
     def _take(self, reports: list[Report]) -> None:
         for report in reports:
+            now = self._clock.monotonic()
             if self._reports == 0:
-                self._stream = self._collector.hand_over(self.name, self)
+                self._streams.hand_over(self._connection, now)
             self._reports += 1
-            if self._stream is not None and self._stream.feed is self:
-                self._collector.take(self._stream, self, report)
+            self._streams.take(self._connection, report, now, self._clock.time())
 
 
 class FFmpeg:
@@ -244,102 +144,71 @@ class FFmpeg:
         self._options = options
         self._clock = host.clock
         self._encoders = Encoders(host, options.interval)
-        self._streams: dict[str, _Stream] = {}
-        self._rejected = dict.fromkeys(REASONS, 0)
+        self._streams = StreamTable(options.limits())
 
     def configure(self, options: Options) -> None:
         """Take a reload's limits; the streams stay."""
         self._options = options
+        self._streams.limits = options.limits()
 
-    def open_feed(self, stream: str, sender: Sender | None = None, run: str = "") -> _Feed:
-        """Return where one connection's bytes go. Raises: IngestRejected at the cap of names."""
+    def open_feed(self, stream: str, sender: Sender | None = None, run: str = "") -> ProgressFeed:
+        """Return where one connection's bytes go. Raises: IngestRejected at the limit of names."""
         name = shorten(stream, self._options.max_name_length)
-        if not self._has_room(name):
+        if not self._streams.has_room(name, self._clock.monotonic()):
             self.count_rejected("stream_limit")
             what = f"{self._options.max_streams} streams are known already"
             raise IngestRejected("stream_limit", f"{what}; raise [collectors.ffmpeg] max_streams")
-        return _Feed(self, name, sender, run)
-
-    def hand_over(self, name: str, feed: _Feed) -> _Stream | None:
-        """Give the name to the connection whose first report came last; None where there is no room."""
-        if not self._has_room(name):
-            self.count_rejected("stream_limit")
-            return None
-        stream = self._streams.setdefault(name, _Stream())
-        if not feed.run or feed.run != stream.run_id:
-            if stream.feed is not None:
-                self.count_rejected("superseded")
-            stream.new_run = stream.run_ended = True
-        stream.feed, stream.run_id = feed, feed.run
-        return stream
-
-    def _has_room(self, name: str) -> bool:
-        if name not in self._streams and len(self._streams) >= self._options.max_streams:
-            self._expire(self._clock.monotonic())
-        return name in self._streams or len(self._streams) < self._options.max_streams
+        return ProgressFeed(IngestConnection(name, sender, run), self._streams, self._clock)
 
     def count_rejected(self, reason: str) -> None:
-        """Count a connection that is read and not taken in."""
-        self._rejected[reason] += 1
-
-    def take(self, stream: _Stream, feed: _Feed, report: Report) -> None:
-        """Take one report of the connection that has the stream."""
-        now = self._clock.monotonic()
-        if feed.sender is not None and (stream.sender is not feed.sender or self._has_left(stream, now)):
-            stream.sender = feed.sender
-            self._encoders.meet(feed.name, feed.sender)
-        stream.take(report, now, self._clock.time(), self._options.window)
+        """Count a connection that is read but not taken in."""
+        self._streams.rejected[reason] += 1
 
     async def read(self) -> Reading:
         """Return every stream's figures as of now."""
         now = self._clock.monotonic()
-        self._expire(now)
-        samples = [REJECTED.sample(count, reason) for reason, count in self._rejected.items()]
+        self._streams.expire(now)
+        for name in self._streams.take_departed():
+            self._encoders.part(name)
+        samples = [REJECTED.sample(count, reason) for reason, count in self._streams.rejected.items()]
         for name, stream in self._streams.items():
-            if self._has_left(stream, now):
+            sender, stream.new_sender = stream.new_sender, None
+            if self._streams.has_left(stream, now):
                 self._encoders.part(name)
-            else:
-                samples.extend(self._samples(name, stream, now))
+                continue
+            if sender is not None:
+                self._encoders.meet(name, sender)
+            samples.extend(_samples(name, stream, now, self._options.window))
         return Reading(samples, taken=now, claims=await self._encoders.claims())
 
     async def aclose(self) -> None:
-        """Let the thread go that looks for processes."""
+        """Stop the threads that look for and at processes."""
         self._encoders.close()
 
-    def _has_left(self, stream: _Stream, now: float) -> bool:
-        silent = now - stream.last_report > self._options.expire
-        return silent and (stream.run_ended or stream.feed is None)
 
-    def _expire(self, now: float) -> None:
-        for name in [n for n, s in self._streams.items() if s.feed is None and self._has_left(s, now)]:
-            del self._streams[name]
-            self._encoders.part(name)
-
-    def _samples(self, name: str, stream: _Stream, now: float) -> Iterable[Sample]:
-        window = self._options.window
-        active = not stream.run_ended and now - stream.last_report <= window
-        stalled = not stream.run_ended and now - stream.last_advance > window
-        yield ACTIVE.sample(active, name)
-        yield STALLED.sample(stalled, name)
-        totals = stream.totals
-        for field, metric, value in (
-            ("frames", RUN_FRAMES, stream.run.frames),
-            ("dropped", RUN_DROPPED, stream.run.dropped),
-            ("frames", FRAMES, totals.frames),
-            ("dropped", DROPPED, totals.dropped),
-            ("duplicated", DUPLICATED, totals.duplicated),
-            ("size", BYTES, totals.size),
-            ("media", MEDIA, totals.media),
-        ):
-            if field in stream.said:
-                yield metric.sample(value, name)
-        yield RESTARTS.sample(stream.runs - 1, name)
-        yield LAST_UPDATE.sample(stream.last_update, name)
-        if active:
-            stream.forget(now - window)
-            for metric, rate in zip((FPS, SPEED, BITRATE), stream.rates(), strict=True):
-                if rate is not None:
-                    yield metric.sample(rate, name)
+def _samples(name: str, stream: StreamState, now: float, window: float) -> Iterator[Sample]:
+    active = stream.active(now, window)
+    yield ACTIVE.sample(active, name)
+    yield STALLED.sample(stream.stalled(now, window), name)
+    totals = stream.totals
+    for field, metric, value in (
+        ("frames", RUN_FRAMES, stream.run.frames),
+        ("dropped", RUN_DROPPED, stream.run.dropped),
+        ("frames", FRAMES, totals.frames),
+        ("dropped", DROPPED, totals.dropped),
+        ("duplicated", DUPLICATED, totals.duplicated),
+        ("size", BYTES, totals.size),
+        ("media", MEDIA, totals.media),
+    ):
+        if field in stream.said:
+            yield metric.sample(value, name)
+    yield RESTARTS.sample(stream.runs - 1, name)
+    yield LAST_UPDATE.sample(stream.last_update, name)
+    if active:
+        rates = stream.rates(now, window)
+        for metric, rate in ((FPS, rates.fps), (SPEED, rates.speed), (BITRATE, rates.kbps)):
+            if rate is not None:
+                yield metric.sample(rate, name)
 
 
 async def open_collector(options: Options, host: Host) -> FFmpeg:

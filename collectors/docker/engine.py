@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     import aiodocker
+    import aiohttp
 
 log = structlog.get_logger("docker")
 
 MIN_API = (1, 24)
 RELIST_SECONDS = 60.0  # events are followed; this is for those that were lost
 _BACKOFF_SECONDS = (0.5, 5.0)
-_TIMEOUT_SECONDS = 5.0
+_TIMEOUT_SECONDS = 5.0  # of one answer
+MAX_ANSWER_BYTES = 64 * 2**20  # of one answer: tens of thousands of containers
 _PATIENCE_SECONDS = 1.0  # a stream of events that ends sooner is a refusal
 _ONE_SHOT_API = (1, 41)
 # What an event makes of a container's state; Docker's words and Podman's.
@@ -163,7 +165,7 @@ class Engine:
             self.take(event)
 
     async def _list(self, docker: aiodocker.Docker, *, first: bool) -> None:
-        found = await _get(docker, "containers/json", {"all": "1"})
+        found = await get_json(docker, "containers/json", {"all": "1"})
         before = self.containers
         self.containers = {}
         self._left_out.intersection_update(str(entry["Id"]) for entry in found)
@@ -252,15 +254,47 @@ class Engine:
         if self._docker is None:
             return {}
         try:
-            content = await _get(self._docker, path, params)
+            content = await get_json(self._docker, path, params)
         except (aiodocker.DockerError, aiohttp.ClientError, OSError, RuntimeError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
 
 
-async def _get(docker: aiodocker.Docker, path: str, params: Mapping[str, str] | None = None) -> Any:
-    # aiodocker's own calls make an object of each container, and know no one-shot.
-    return await docker._query_json(path, params=params)  # noqa: SLF001
+async def get_json(docker: aiodocker.Docker, path: str, params: Mapping[str, str] | None = None) -> Any:
+    """Return the engine's answer to a GET, within the session's timeout.
+
+    aiodocker's own calls make an object of each container, and have no one-shot statistics; so the request is
+    made here, on its session.
+
+    Raises: aiodocker.DockerError, aiohttp.ClientError, OSError, ValueError, TimeoutError.
+    """
+    import aiodocker  # noqa: PLC0415 - it is loaded by now
+
+    url = f"{docker.docker_host}/{docker.api_version}/{path}"
+    async with docker.session.get(url, params=params) as answer:
+        body = await _read_bounded(answer)
+        if answer.status >= 400:
+            raise aiodocker.DockerError(answer.status, _message_of(body))
+    return json.loads(body)
+
+
+async def _read_bounded(answer: aiohttp.ClientResponse) -> bytes:
+    """Return an answer's body. Raises: ValueError if it is too long."""
+    body = bytearray()
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            answer.close()
+            raise ValueError(f"its answer is longer than {MAX_ANSWER_BYTES} bytes")
+    return bytes(body)
+
+
+def _message_of(body: bytes) -> str:
+    """Return what the engine says in an answer that is an error."""
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode("utf-8", "replace")
 
 
 def parse_api(text: str) -> tuple[int, ...]:

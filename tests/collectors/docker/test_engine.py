@@ -6,19 +6,30 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import aiodocker
 import pytest
+from aiohttp import web
 from cgroup_trees import Machine, identity
 from hypothesis import given
 from hypothesis import strategies as st
 from places import CAPTURES
 
+from powerbench_agent.collectors.docker import engine as engine_module
 from powerbench_agent.collectors.docker.cgroup import Figures, Memory
 from powerbench_agent.collectors.docker.collector import parse_one_shot
-from powerbench_agent.collectors.docker.engine import LIVE, STATES, Container, Engine, parse_api, parse_listed
+from powerbench_agent.collectors.docker.engine import (
+    LIVE,
+    STATES,
+    Container,
+    Engine,
+    get_json,
+    parse_api,
+    parse_listed,
+)
 from powerbench_agent.collectors.docker.engine_processes import SEARCH_SECONDS, SPAN_SECONDS, EngineProcesses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 KEY = identity(7)
@@ -315,6 +326,57 @@ def test_one_shot_of_version_2() -> None:
 def test_one_shot_of_nothing(shot: dict[str, Any]) -> None:
     """A container that has ended is answered with empty tables: all of it unknown, none of it 0."""
     assert parse_one_shot(shot) == (Figures(None, None, None, None), None)
+
+
+# -- answers -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def answering(tmp_path: Path) -> AsyncIterator[aiodocker.Docker]:
+    """Yield a client of a socket that answers in the engine's forms."""
+
+    async def answer(request: web.Request) -> web.Response:
+        kind = request.match_info["kind"]
+        if kind == "echo":
+            return web.json_response({"path": request.path, "query": dict(request.query)})
+        if kind == "missing":
+            return web.json_response({"message": "no such container"}, status=404)
+        if kind == "proxy":
+            return web.Response(text="<html>" + "x" * 1000, status=502)
+        return web.Response(body=b" " * (engine_module.MAX_ANSWER_BYTES + 1))
+
+    application = web.Application()
+    application.router.add_get("/v1.41/containers/{kind}", answer)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.UnixSite(runner, str(tmp_path / "engine.sock")).start()
+    async with aiodocker.Docker(url=f"unix://{tmp_path}/engine.sock", api_version="v1.41") as docker:
+        yield docker
+    await runner.cleanup()
+
+
+async def test_an_answer_is_json_of_the_negotiated_version(answering: aiodocker.Docker) -> None:
+    """A question goes to the negotiated API version, with its parameters."""
+    found = await get_json(answering, "containers/echo", {"all": "1"})
+    assert found == {"path": "/v1.41/containers/echo", "query": {"all": "1"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("missing", "[404] no such container"), ("proxy", "[502] <html>")]
+)
+async def test_a_refusal_says_what_the_engine_said(answering: aiodocker.Docker, kind: str, said: str) -> None:
+    """An error's message comes through, whoever wrote it, and not at any length."""
+    with pytest.raises(aiodocker.DockerError) as refused:
+        await get_json(answering, f"containers/{kind}")
+    assert str(refused.value).startswith(said)
+    assert len(str(refused.value)) <= 250
+
+
+async def test_an_answer_is_bounded(answering: aiodocker.Docker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that is too long is an error, and not held."""
+    monkeypatch.setattr(engine_module, "MAX_ANSWER_BYTES", 10_000)
+    with pytest.raises(ValueError, match="longer than 10000 bytes"):
+        await get_json(answering, "containers/flood")
 
 
 # -- its processes -----------------------------------------------------------------------------------

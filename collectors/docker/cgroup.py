@@ -47,6 +47,13 @@ class Figures(NamedTuple):
     written_bytes: int | None
 
 
+class Traffic(NamedTuple):
+    """Bytes over all network interfaces but the loopback."""
+
+    received: int
+    transmitted: int
+
+
 class Cgroup:
     """One container's cgroup: a directory on version 2, one a controller on version 1."""
 
@@ -88,18 +95,18 @@ class Cgroup:
             return None
 
     def _memory_bytes(self) -> Memory | None:
-        names = (
-            ("memory.current", "inactive_file", "memory.max")
-            if self._unified
-            else ("memory.usage_in_bytes", "total_inactive_file", "memory.limit_in_bytes")
-        )
-        used = self._count(self._memory / names[0])
+        if self._unified:
+            used_file, limit_file, inactive_key = "memory.current", "memory.max", "inactive_file"
+        else:
+            used_file, limit_file = "memory.usage_in_bytes", "memory.limit_in_bytes"
+            inactive_key = "total_inactive_file"
+        used = self._count(self._memory / used_file)
         if used is None:
             return None
-        limit = self._count(self._memory / names[2])  # "max" is no number, and no limit
-        return Memory(
-            max(0, used - self._inactive(names[1])), None if limit is None or limit >= _UNLIMITED else limit
-        )
+        limit = self._count(self._memory / limit_file)  # None for "max", which is not a number
+        if limit is not None and limit >= _UNLIMITED:
+            limit = None
+        return Memory(max(0, used - self._inactive(inactive_key)), limit)
 
     def _inactive(self, key: str) -> int:
         try:
@@ -147,8 +154,8 @@ def parse_io_v1(text: str) -> tuple[int, int]:
     return read, written
 
 
-def parse_net_dev(text: str) -> tuple[int, int]:
-    """Return the bytes (received, transmitted) over all interfaces but the loopback. Source: proc(5)."""
+def parse_net_dev(text: str) -> Traffic:
+    """Return the traffic in the text of /proc/PID/net/dev. Source: proc(5)."""
     received = transmitted = 0
     for line in text.splitlines()[2:]:
         name, _, rest = line.partition(":")
@@ -156,7 +163,7 @@ def parse_net_dev(text: str) -> tuple[int, int]:
         if name.strip() != "lo" and len(words) >= 9:
             received += int(words[0])
             transmitted += int(words[8])
-    return received, transmitted
+    return Traffic(received, transmitted)
 
 
 class Layout:
@@ -173,9 +180,11 @@ class Layout:
             self._roots = [self._first("cpuacct", "cpu,cpuacct", "cpuacct,cpu"), *others]
 
     def _first(self, *names: str) -> Path:
-        return next(
-            (self._root / name for name in names if (self._root / name).exists()), self._root / names[0]
-        )
+        """Return the first of these directories that exists; if none does, the first."""
+        for name in names:
+            if (self._root / name).exists():
+                return self._root / name
+        return self._root / names[0]
 
     def find(self, container: str, pid: int | None = None) -> Cgroup | None:
         """Return a container's cgroup; `pid`: one of its processes, for a layout that nobody knows."""
@@ -193,18 +202,22 @@ class Layout:
                 self._last = layout
                 yield layout.format(container)
         if pid is not None:
-            try:
-                text = self._host.read(self._host.procfs / str(pid) / "cgroup").decode("utf-8", "replace")
-            except OSError:
-                return
-            for line in text.splitlines():
-                _, controllers, path = [*line.split(":", 2), "", ""][:3]
-                if container in path and (
-                    controllers == "" if self.unified else "cpuacct" in controllers.split(",")
-                ):
-                    # From within a cgroup namespace, a way up to the root comes first; what the container has
-                    # made below its own cgroup (systemd, an engine within) comes last.
-                    above, _, below = _WAY_UP.sub("", path).partition(container)
-                    own = above + container + below.partition("/")[0]
-                    yield f"{own}/container"
-                    yield own
+            yield from self._places_of_process(container, pid)
+
+    def _places_of_process(self, container: str, pid: int) -> Iterator[str]:
+        try:
+            text = self._host.read(self._host.procfs / str(pid) / "cgroup").decode("utf-8", "replace")
+        except OSError:
+            return
+        for line in text.splitlines():
+            _, _, line_rest = line.partition(":")  # "0::/path", or "4:cpu,cpuacct:/path"
+            controllers, _, path = line_rest.partition(":")
+            has_cpu = controllers == "" if self.unified else "cpuacct" in controllers.split(",")
+            if not has_cpu or container not in path:
+                continue
+            # From within a cgroup namespace, a way up to the root comes first; what the container has
+            # made below its own cgroup (systemd, an engine within) comes last.
+            above, _, below = _WAY_UP.sub("", path).partition(container)
+            own = above + container + below.partition("/")[0]
+            yield f"{own}/container"
+            yield own

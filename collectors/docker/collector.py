@@ -19,13 +19,14 @@ import os
 import re
 import stat
 from collections import Counter as Tally
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import structlog
 
-from powerbench_agent.collectors.docker.cgroup import Cgroup, Layout, parse_net_dev
+from powerbench_agent.collectors.docker.cgroup import Cgroup, Layout, Memory, Traffic, parse_net_dev
 from powerbench_agent.collectors.docker.engine import LIVE, STATES, Container, Engine, parse_one_shot
 from powerbench_agent.collectors.docker.engine_processes import EngineProcesses
 from powerbench_agent.core.model import (
@@ -98,6 +99,8 @@ ENERGY = Metric(
 )
 SHARES = (ENERGY,)  # what the node calls the shares of our claims
 
+_UNIX = "unix://"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _URL = re.compile(r"unix:///.+|(tcp|http)://[^/:]+:[0-9]{1,5}/?")
 _SOCKETS = ("/var/run/docker.sock", "/run/docker.sock", "/run/podman/podman.sock")
 SLICES = 5  # beats over which the slower figures of all containers are read
@@ -126,63 +129,56 @@ class Options(CollectorOptions, frozen=True, kw_only=True):
             yield "url", "must be like unix:///var/run/docker.sock or tcp://127.0.0.1:2375"
 
 
+@dataclass(slots=True, eq=False)
 class _Watched:
     """What is known of one live container's figures."""
 
-    __slots__ = (
-        "before",
-        "cgroup",
-        "claimed",
-        "container",
-        "cpu_seconds",
-        "last",
-        "named",
-        "percent",
-        "pid",
-        "shot",
-        "shown",
-        "slice",
-        "slow",
-    )
+    container: Container
+    slice: int  # the beats at which its slower figures are read
+    cgroup: Cgroup | None = None
+    pid: int | None = None
+    percent: float | None = None  # CPU over the last beat
+    claimed: float = 0.0  # CPU seconds
+    shot: Mapping[str, Any] | None = None  # the engine's own figures, if there is no cgroup
+    slow: list[Sample] = field(default_factory=list)
+    slow_name: str = ""  # the container's name in `slow`
+    _cpu_seconds: float = 0.0  # used since it was first seen
+    _before: float | None = None  # the cgroup's CPU seconds when last read
+    _last: tuple[float, float] | None = None  # monotonic second and CPU seconds of the last beat
+    _last_shot: Mapping[str, Any] | None = None  # the engine's figures at the last beat
 
-    def __init__(self, container: Container, slice_: int) -> None:
-        self.container = container
-        self.slice = slice_  # the beats at which its slower figures are read
-        self.named = ""  # under which its samples are
-        self.cgroup: Cgroup | None = None
-        self.pid: int | None = None
-        self.cpu_seconds = 0.0  # that fall into our time
-        self.before: float | None = (
-            None if not container.started_here else 0.0
-        )  # the cgroup's, when last read
-        self.last: tuple[float, float] | None = None  # monotonic second and CPU seconds of the last beat
-        self.percent: float | None = None  # at that beat
-        self.claimed = 0.0  # of its CPU seconds
-        self.shot: Mapping[str, Any] | None = None  # the engine's own figures, where there is no cgroup
-        self.shown: Mapping[str, Any] | None = None  # those of the last beat
-        self.slow: list[Sample] = []
-
-    def advance(self, used: float) -> None:
-        if self.before is not None:
-            # Less than before is another cgroup: it was started again.
-            self.cpu_seconds += used - self.before if used >= self.before else used
-        self.before = used
+    def __post_init__(self) -> None:
+        if self.container.started_here:
+            self._before = 0.0
 
     def beat(self, used: float, now: float) -> None:
-        """Take what it has used by now; the engine's own figures come more rarely than beats."""
-        if self.cgroup is not None or self.shot is not self.shown or self.last is None:
-            self.shown = self.shot
-            self.advance(used)
+        """Take the CPU seconds that it has used; the engine's own figures come less often than beats."""
+        is_new = self.cgroup is not None or self.shot is not self._last_shot
+        if is_new or self._last is None:
+            self._last_shot = self.shot
+            self._advance(used)
             self.percent = None
-            if self.last is not None and now > self.last[0] and used >= self.last[1]:
-                self.percent = (used - self.last[1]) / (now - self.last[0]) * 100
-            self.last = (now, used)
-        ahead = min(now - self.last[0], SLICES) * (self.percent or 0.0) / 100
-        self.claimed = max(self.claimed, self.cpu_seconds + ahead)
+            if self._last is not None:
+                then, used_then = self._last
+                if now > then and used >= used_then:
+                    self.percent = (used - used_then) / (now - then) * 100
+            self._last = (now, used)
+        since = min(now - self._last[0], SLICES)
+        ahead = since * (self.percent or 0.0) / 100
+        self.claimed = max(self.claimed, self._cpu_seconds + ahead)
 
-    def start_anew(self) -> None:
-        """Forget what has been claimed: whoever comes back begins at 0."""
-        self.cpu_seconds = self.claimed = 0.0
+    def _advance(self, used: float) -> None:
+        if self._before is not None:
+            # Less than before means a new cgroup: the container was started again.
+            restarted = used < self._before
+            self._cpu_seconds += used if restarted else used - self._before
+        self._before = used
+
+    def lose(self) -> None:
+        """Take that its CPU time cannot be read: if it comes back, its claim begins at 0."""
+        self._cpu_seconds = self.claimed = 0.0
+        self._last = None
+        self.percent = None
 
 
 class Docker:
@@ -190,8 +186,8 @@ class Docker:
 
     def __init__(self, options: Options, host: Host, url: str) -> None:
         self._host = host
-        self._socket = Path(url.removeprefix("unix://")) if url.startswith("unix://") else None
-        self._here = self._socket is not None or urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+        self._socket = Path(url.removeprefix(_UNIX)) if url.startswith(_UNIX) else None
+        self._here = self._socket is not None or urlsplit(url).hostname in _LOOPBACK
         self._engine = Engine(url, options.max_containers, options.max_name_length)
         self._following: asyncio.Task[None] | None = None
         self._patience = min(_CONNECT_SECONDS, 0.8 * options.interval)
@@ -224,26 +220,27 @@ class Docker:
         self._slice = (self._slice + 1) % SLICES
         samples: list[Sample] = []
         claims: list[Claim] = []
-        total_percent = 0.0
         for watched in self._watched.values():
-            percent = self._read_cpu(watched, now, samples, claims)
-            total_percent += percent or 0.0
-            if watched.slice == self._slice or not watched.slow or watched.named != watched.container.name:
-                watched.slow = list(self._slow(watched))
-                watched.named = watched.container.name
-            samples.extend(watched.slow)
-        samples.append(TOTAL_CPU.sample(total_percent))
-        states = Tally(container.state for container in engine.containers.values())
-        samples.extend(
-            CONTAINERS.sample(states[state], state) for state in (*STATES, *(states.keys() - STATES))
-        )
+            if (used := self._used(watched)) is None:
+                watched.lose()
+            else:
+                watched.beat(used, now)
+                samples.extend(_cpu_samples(watched, used))
+                if self._here:  # another machine's containers have no part in this machine's joules
+                    claims.append(_claim(watched))
+            samples.extend(self._slow_samples(watched))
+        percents = (watched.percent or 0.0 for watched in self._watched.values())
+        samples.append(TOTAL_CPU.sample(sum(percents, 0.0)))
+        samples.extend(self._state_samples())
         samples.append(IGNORED.sample(engine.ignored))
         samples.extend(self._engine_samples(now))
         return Reading(samples, taken=now, claims=claims)
 
     async def aclose(self) -> None:
         """Leave the engine."""
-        tasks = [*self._asked, *([self._following] if self._following else [])]
+        tasks = list(self._asked)
+        if self._following is not None:
+            tasks.append(self._following)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -252,27 +249,33 @@ class Docker:
         engine = self._engine
         if engine.denied:
             raise Absent(_DENIED.format(engine.url))
-        self._lost_at = now if self._lost_at is None else self._lost_at
-        if self._socket is not None and not self._socket.exists() and now - self._lost_at > ABSENT_SECONDS:
+        if self._lost_at is None:
+            self._lost_at = now
+        lost_for_long = now - self._lost_at > ABSENT_SECONDS
+        if lost_for_long and self._socket is not None and not self._socket.exists():
             raise Absent(f"no container engine: {self._socket} has gone")
-        what = engine.error or "it has not answered yet"
-        what = f"no answer from the container engine at {engine.url}: {what}"
-        raise ReadFailed(what, "" if engine.too_old else "see systemctl status docker")
+        why = engine.error or "it has not answered yet"
+        remedy = "" if engine.too_old else "see systemctl status docker"
+        raise ReadFailed(f"no answer from the container engine at {engine.url}: {why}", remedy)
 
     def _meet(self) -> None:
         """Begin to watch what has started, and leave what has ended."""
-        live = {key: c for key, c in self._engine.containers.items() if c.state in LIVE}
+        containers = self._engine.containers
+        live = {key: container for key, container in containers.items() if container.state in LIVE}
         for key in self._watched.keys() - live.keys():
             del self._watched[key]
         for key, container in live.items():
-            watched = self._watched.get(key)
-            if watched is None:
-                self._met += 1
-                watched = self._watched[key] = _Watched(container, self._met % SLICES)
-                watched.cgroup = self._layout.find(key)
-                if watched.cgroup is None or container.started_here or not self._numbers_fit:
-                    self._ask(self._look_closer(watched))
-            watched.container = container
+            if key not in self._watched:
+                self._watched[key] = self._watch(container)
+            self._watched[key].container = container
+
+    def _watch(self, container: Container) -> _Watched:
+        self._met += 1
+        watched = _Watched(container, self._met % SLICES)
+        watched.cgroup = self._layout.find(container.id)
+        if watched.cgroup is None or container.started_here or not self._numbers_fit:
+            self._ask(self._look_closer(watched))
+        return watched
 
     def _ask(self, question: Any) -> None:
         task = asyncio.ensure_future(question)
@@ -290,50 +293,36 @@ class Docker:
 
     # -- one container ---------------------------------------------------------------------------
 
-    def _read_cpu(
-        self, watched: _Watched, now: float, samples: list[Sample], claims: list[Claim]
-    ) -> float | None:
-        """Add the CPU samples and the claim; return the percentage since the last beat."""
-        name = watched.container.name
-        used = self._used(watched)
-        if used is None:
-            watched.start_anew()
-        if used is None:
-            watched.last = None
-            return None
-        watched.beat(used, now)
-        if watched.percent is not None:
-            samples.append(CPU.sample(watched.percent, name))
-        samples.append(CPU_SECONDS.sample(used, name))
-        if self._here:  # another machine's containers have no part in this one's joules
-            claims.append(Claim("container", name, ENERGY, watched.claimed, watched.container.id))
-        return watched.percent
-
     def _used(self, watched: _Watched) -> float | None:
         if watched.cgroup is not None:
             try:
                 return watched.cgroup.cpu_seconds()
             except (OSError, ValueError, IndexError):
                 return None  # it has ended, and its event is on the way
-        total = ((watched.shot or {}).get("cpu_stats") or {}).get("cpu_usage") or {}
-        return total["total_usage"] / 1e9 if "total_usage" in total else None
+        shot = watched.shot or {}
+        usage = (shot.get("cpu_stats") or {}).get("cpu_usage") or {}
+        return usage["total_usage"] / 1e9 if "total_usage" in usage else None
 
-    def _slow(self, watched: _Watched) -> Iterator[Sample]:
+    def _slow_samples(self, watched: _Watched) -> list[Sample]:
+        """Return the samples that are read in every fifth beat; those read last, in the others."""
+        name = watched.container.name
+        if watched.slice == self._slice or not watched.slow or watched.slow_name != name:
+            watched.slow = list(self._read_slow(watched))
+            watched.slow_name = name
+        return watched.slow
+
+    def _read_slow(self, watched: _Watched) -> Iterator[Sample]:
         container = watched.container
         name = container.name
         yield INFO.sample(1, name, container.id, container.image, container.project, container.service)
         if watched.cgroup is not None:
             figures = watched.cgroup.figures()
-            network = self._network(watched)
+            traffic = self._traffic(watched, watched.cgroup)
         else:
             self._ask(self._look_from_outside(watched))
-            figures, network = parse_one_shot(watched.shot or {})
+            figures, traffic = parse_one_shot(watched.shot or {})
         if figures.memory is not None:
-            yield MEMORY.sample(figures.memory.used, name)
-            limit = figures.memory.limit or self._machine()
-            if limit:
-                yield MEMORY_LIMIT.sample(limit, name)
-                yield MEMORY_PERCENT.sample(figures.memory.used / limit * 100, name)
+            yield from self._memory_samples(name, figures.memory)
         for metric, value in (
             (PIDS, figures.pids),
             (READ, figures.read_bytes),
@@ -341,18 +330,29 @@ class Docker:
         ):
             if value is not None:
                 yield metric.sample(value, name)
-        if network is not None:
-            for metric, value in zip((RX_OLD, TX_OLD, RX, TX), network * 2, strict=True):
-                yield metric.sample(value, name)
+        if traffic is not None:
+            yield RX_OLD.sample(traffic.received, name)
+            yield TX_OLD.sample(traffic.transmitted, name)
+            yield RX.sample(traffic.received, name)
+            yield TX.sample(traffic.transmitted, name)
 
-    def _network(self, watched: _Watched) -> tuple[int, int] | None:
-        """Return the bytes (received, transmitted); None for a container on the host's own network."""
-        if watched.container.host_network or watched.cgroup is None:
+    def _memory_samples(self, name: str, memory: Memory) -> Iterator[Sample]:
+        yield MEMORY.sample(memory.used, name)
+        limit = memory.limit or self._machine()
+        if limit:
+            yield MEMORY_LIMIT.sample(limit, name)
+            yield MEMORY_PERCENT.sample(memory.used / limit * 100, name)
+
+    def _traffic(self, watched: _Watched, cgroup: Cgroup) -> Traffic | None:
+        """Return the bytes sent and received; None for a container on the host's own network."""
+        if watched.container.host_network:
             return None
-        pid = (watched.cgroup.first_process() if self._numbers_fit else None) or watched.pid
+        pid = watched.pid
+        if self._numbers_fit:
+            pid = cgroup.first_process() or pid
+        elif pid is None:
+            self._ask(self._look_closer(watched))
         if pid is None:
-            if not self._numbers_fit:
-                self._ask(self._look_closer(watched))
             return None
         try:
             text = self._host.read(self._host.procfs / str(pid) / "net/dev").decode("ascii", "replace")
@@ -360,6 +360,14 @@ class Docker:
         except (OSError, ValueError):
             watched.pid = None  # it may have been started again
             return None
+
+    # -- the engine and the machine --------------------------------------------------------------
+
+    def _state_samples(self) -> Iterator[Sample]:
+        counts = Tally(container.state for container in self._engine.containers.values())
+        unknown_states = counts.keys() - STATES
+        for state in (*STATES, *unknown_states):
+            yield CONTAINERS.sample(counts[state], state)
 
     def _machine(self) -> int | None:
         """Return the machine's memory in bytes."""
@@ -386,21 +394,40 @@ _warned: set[str] = set()  # sockets that may not be used: said once
 
 async def open_collector(options: Options, host: Host) -> Docker:
     """Return the collector. Raises: Absent where there is no engine, or none that may be asked."""
-    url = options.url
-    if not url:
+    if not options.url:
         found = [path for path in _SOCKETS if _is_socket(path)]
         if not found:
             raise Absent(f"no container engine: none of {', '.join(_SOCKETS)} is there")
-        url = f"unix://{found[0]}"
-    elif url.startswith("unix://") and not _is_socket(url.removeprefix("unix://")):
-        raise Absent(f"no container engine: {url.removeprefix('unix://')} is not there")
-    if url.startswith("unix://") and not os.access(path := url.removeprefix("unix://"), os.R_OK | os.W_OK):
-        why = _DENIED.format(path)
-        if path not in _warned:
-            _warned.add(path)
-            log.warning("containers are not shown", reason=why)
-        raise Absent(why)
-    return Docker(options, host, url)
+        _check_permission(found[0])
+        return Docker(options, host, f"{_UNIX}{found[0]}")
+    if options.url.startswith(_UNIX):
+        path = options.url.removeprefix(_UNIX)
+        if not _is_socket(path):
+            raise Absent(f"no container engine: {path} is not there")
+        _check_permission(path)
+    return Docker(options, host, options.url)
+
+
+def _check_permission(path: str) -> None:
+    """Raise Absent if this process may not use the socket, and warn of it once."""
+    if os.access(path, os.R_OK | os.W_OK):
+        return
+    why = _DENIED.format(path)
+    if path not in _warned:
+        _warned.add(path)
+        log.warning("containers are not shown", reason=why)
+    raise Absent(why)
+
+
+def _cpu_samples(watched: _Watched, used: float) -> Iterator[Sample]:
+    if watched.percent is not None:
+        yield CPU.sample(watched.percent, watched.container.name)
+    yield CPU_SECONDS.sample(used, watched.container.name)
+
+
+def _claim(watched: _Watched) -> Claim:
+    container = watched.container
+    return Claim("container", container.name, ENERGY, watched.claimed, container.id)
 
 
 def _is_socket(path: str) -> bool:

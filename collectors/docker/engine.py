@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from powerbench_agent.collectors.docker.cgroup import Figures, Memory
+from powerbench_agent.collectors.docker.cgroup import Figures, Memory, Traffic
 from powerbench_agent.core.labels import shorten
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
     import aiodocker
     import aiohttp
@@ -47,6 +47,8 @@ _STATES = {
     "died": "exited",
 }
 _GONE = ("destroy", "remove")
+_PROJECT_LABEL = "com.docker.compose.project"
+_SERVICE_LABEL = "com.docker.compose.service"
 STATES = ("created", "running", "paused", "restarting", "exited", "dead", "removing")
 LIVE = ("running", "paused")  # those with a cgroup
 
@@ -105,17 +107,14 @@ class Engine:
             wait = min(_BACKOFF_SECONDS[1], 2 * wait)
 
     def _fail(self, error: BaseException) -> None:
-        cause: BaseException | None = error
-        self.denied = refused = False
-        while cause is not None:
-            refused |= isinstance(cause, ConnectionRefusedError)
-            self.denied |= isinstance(cause, PermissionError)
-            cause = cause.__cause__ or cause.__context__
-        self.error = str(error) or type(error).__name__
+        causes = list(_causes(error))
+        self.denied = any(isinstance(cause, PermissionError) for cause in causes)
         if isinstance(error, TimeoutError):
             self.error = f"no answer within {_TIMEOUT_SECONDS:g} s"
-        elif refused:
+        elif any(isinstance(cause, ConnectionRefusedError) for cause in causes):
             self.error = "connection refused"
+        else:
+            self.error = str(error) or type(error).__name__
 
     @contextlib.asynccontextmanager
     async def _open(self) -> AsyncIterator[aiodocker.Docker]:
@@ -134,12 +133,7 @@ class Engine:
                 await docker.session.close()
 
     async def _follow(self, docker: aiodocker.Docker) -> None:
-        version = await docker.version()  # the first call negotiates
-        self._api = parse_api(str(version.get("ApiVersion", "")))
-        self.too_old = self._api < MIN_API
-        if self.too_old:
-            text = ".".join(map(str, self._api))
-            raise ValueError(f"its API {text} is older than 1.24; update the engine")
+        await self._check_version(docker)
         first = not self.connected.is_set()
         since = time.time()
         await self._list(docker, first=first)
@@ -164,6 +158,15 @@ class Engine:
                 return
             self.take(event)
 
+    async def _check_version(self, docker: aiodocker.Docker) -> None:
+        """Negotiate the API's version. Raises: ValueError if it is too old."""
+        version = await docker.version()  # aiodocker negotiates at its first call
+        self._api = parse_api(str(version.get("ApiVersion", "")))
+        self.too_old = self._api < MIN_API
+        if self.too_old:
+            text = ".".join(map(str, self._api))
+            raise ValueError(f"its API {text} is older than 1.24; update the engine")
+
     async def _list(self, docker: aiodocker.Docker, *, first: bool) -> None:
         found = await get_json(docker, "containers/json", {"all": "1"})
         before = self.containers
@@ -171,7 +174,8 @@ class Engine:
         self._left_out.intersection_update(str(entry["Id"]) for entry in found)
         for entry in found:
             container = parse_listed(entry)
-            if (known := before.get(container.id)) is not None:
+            known = before.get(container.id)
+            if known is not None:
                 container.started_here = known.started_here
             elif not first:
                 container.started_here = container.state in LIVE
@@ -179,15 +183,23 @@ class Engine:
 
     def _keep(self, container: Container) -> None:
         if container.id not in self.containers and len(self.containers) >= self.max_containers:
-            ended = (other for other in self.containers.values() if other.state not in LIVE)
-            out = next(ended, container) if container.state in LIVE else container
-            self.ignored += out.id not in self._left_out
-            self._left_out.add(out.id)
-            if out is container:
+            left_out = self._choose_left_out(container)
+            if left_out.id not in self._left_out:
+                self.ignored += 1
+                self._left_out.add(left_out.id)
+            if left_out is container:
                 return
-            del self.containers[out.id]
+            del self.containers[left_out.id]
         container.name = shorten(container.name, self.max_name_length, container.id)
         self.containers[container.id] = container
+
+    def _choose_left_out(self, newcomer: Container) -> Container:
+        """Return which container is not kept at the limit: an ended one before a live one, else the newcomer."""
+        if newcomer.state in LIVE:
+            for other in self.containers.values():
+                if other.state not in LIVE:
+                    return other
+        return newcomer
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Take one event of the engine."""
@@ -211,12 +223,12 @@ class Engine:
             return
         if container is None:
             container = Container(
-                identity,
-                str(labels.get("name", identity[:12])),
-                str(labels.get("image", "")),
-                state,
-                str(labels.get("com.docker.compose.project", "")),
-                str(labels.get("com.docker.compose.service", "")),
+                id=identity,
+                name=str(labels.get("name", identity[:12])),
+                image=str(labels.get("image", "")),
+                state=state,
+                project=str(labels.get(_PROJECT_LABEL, "")),
+                service=str(labels.get(_SERVICE_LABEL, "")),
                 host_network=True,  # until the engine is asked
             )
             self._keep(container)
@@ -258,6 +270,14 @@ class Engine:
         except (aiodocker.DockerError, aiohttp.ClientError, OSError, RuntimeError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and everything that led to it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 async def get_json(docker: aiodocker.Docker, path: str, params: Mapping[str, str] | None = None) -> Any:
@@ -311,32 +331,52 @@ def parse_listed(entry: Mapping[str, Any]) -> Container:
     labels = entry.get("Labels") or {}
     # A container that others link to has their names for it too; its own has one slash.
     own = [name for name in names if name.count("/") <= 1]
+    identity = str(entry["Id"])
+    name = (own or names or [identity[:12]])[0]
+    config = entry.get("HostConfig") or {}
     return Container(
-        str(entry["Id"]),
-        (own or names or [str(entry["Id"])[:12]])[0].removeprefix("/"),
-        str(entry.get("Image", "")),
-        str(entry.get("State", "")).lower(),
-        str(labels.get("com.docker.compose.project", "")),
-        str(labels.get("com.docker.compose.service", "")),
-        (entry.get("HostConfig") or {}).get("NetworkMode") == "host",
+        id=identity,
+        name=name.removeprefix("/"),
+        image=str(entry.get("Image", "")),
+        state=str(entry.get("State", "")).lower(),
+        project=str(labels.get(_PROJECT_LABEL, "")),
+        service=str(labels.get(_SERVICE_LABEL, "")),
+        host_network=config.get("NetworkMode") == "host",
     )
 
 
-def parse_one_shot(shot: Mapping[str, Any]) -> tuple[Figures, tuple[int, int] | None]:
-    """Return the engine's own figures of a container, and the bytes (received, transmitted)."""
+def parse_one_shot(shot: Mapping[str, Any]) -> tuple[Figures, Traffic | None]:
+    """Return the engine's own figures of a container, and its traffic if it has networks."""
+    read, written = _block_bytes(shot)
+    pids = (shot.get("pids_stats") or {}).get("current")
+    return Figures(_memory(shot), pids, read, written), _traffic(shot)
+
+
+def _memory(shot: Mapping[str, Any]) -> Memory | None:
     memory = shot.get("memory_stats") or {}
-    inactive = (memory.get("stats") or {}).get("total_inactive_file") or (memory.get("stats") or {}).get(
-        "inactive_file", 0
-    )
-    used = Memory(max(0, memory["usage"] - inactive), memory.get("limit")) if "usage" in memory else None
-    entries = (shot.get("blkio_stats") or {}).get("io_service_bytes_recursive") or ()
-    io = Tally[str]()
+    if "usage" not in memory:
+        return None
+    stats = memory.get("stats") or {}
+    inactive = stats.get("total_inactive_file") or stats.get("inactive_file", 0)  # cgroup version 1, or 2
+    return Memory(max(0, memory["usage"] - inactive), memory.get("limit"))
+
+
+def _block_bytes(shot: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return the bytes (read, written) over all devices."""
+    entries = (shot.get("blkio_stats") or {}).get("io_service_bytes_recursive")
+    if not entries:
+        return None, None
+    bytes_of = Tally[str]()
     for entry in entries:
-        io[str(entry.get("op", "")).lower()] += entry.get("value", 0)
+        operation = str(entry.get("op", "")).lower()
+        bytes_of[operation] += entry.get("value", 0)
+    return bytes_of["read"], bytes_of["write"]
+
+
+def _traffic(shot: Mapping[str, Any]) -> Traffic | None:
     networks = shot.get("networks")
-    traffic = None
-    if networks:
-        traffic = tuple(sum(n.get(key, 0) for n in networks.values()) for key in ("rx_bytes", "tx_bytes"))
-    read, written = (io["read"], io["write"]) if entries else (None, None)
-    figures = Figures(used, (shot.get("pids_stats") or {}).get("current"), read, written)
-    return figures, (traffic[0], traffic[1]) if traffic else None
+    if not networks:
+        return None
+    received = sum(network.get("rx_bytes", 0) for network in networks.values())
+    transmitted = sum(network.get("tx_bytes", 0) for network in networks.values())
+    return Traffic(received, transmitted)

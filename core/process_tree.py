@@ -23,10 +23,10 @@ _MAX_TREE = 1000  # processes of one tree that are followed
 _JUST_STARTED = 3.0  # seconds; all that so young a process has used falls into the time that is looked at
 _SLACK = 0.1  # seconds, beside the grain of start times
 
-_Who = tuple[int, float]  # pid and start
+_Who = tuple[int, float]  # pid and start: a number may be used again
 
 
-class Tree:
+class ProcessTree:
     """A process and its descendants: what they have used since it was first looked at."""
 
     def __init__(self, host: Host, pid: int) -> None:
@@ -72,16 +72,28 @@ class Tree:
             self._new = begun - _SLACK
 
     def _figures(self, found: Iterable[int]) -> dict[_Who, float]:
-        stats = [(pid, stat) for pid in found if (stat := read_process_stat(self._host, pid)) is not None]
-        return {(pid, stat.start): stat.cpu_seconds for pid, stat in stats}
+        figures: dict[_Who, float] = {}
+        for pid in found:
+            stat = read_process_stat(self._host, pid)
+            if stat is not None:
+                figures[pid, stat.start] = stat.cpu_seconds
+        return figures
 
     def _advance(self, members: dict[_Who, float], apart: dict[_Who, float]) -> None:
         known = self._apart | self._members
-        gained = sum(used - known.get(who, self._first(who, used)) for who, used in members.items())
-        # What has ended is by now part of its parent's figure, others' too, and was counted before. The
-        # parent may have been read just before it took that over, or never take it: owed for one look.
-        gone = [who for who in known if who not in members and who not in apart]
-        gained -= sum(known[who] for who in gone if who not in self._figures([who[0]]))
+        gained = 0.0
+        for who, used in members.items():
+            before = known.get(who, self._first(who, used))
+            gained += used - before
+        # The time of a process that has ended is part of its parent's figure by now, and was counted before.
+        # The parent may have been read just before it took that over, or never take it: owed for one look.
+        for who, used in known.items():
+            if who in members or who in apart:
+                continue
+            pid, _ = who
+            has_ended = who not in self._figures([pid])
+            if has_ended:
+                gained -= used
         self.cpu_seconds += max(0.0, gained - self._owed)
         self._owed = max(0.0, -gained)
         self._members, self._apart = members, apart

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from powerbench_agent.core.host import Host
     from powerbench_agent.core.model import Sender
 
+_PID = re.compile(r"[0-9]{1,10}")
 _SLACK = 0.1  # seconds, beside the grain of start times
+_IPV4_MAPPED = b"\0" * 10 + b"\xff\xff"  # what precedes an IPv4 address in an IPv6 socket
 _ENCODER = "ffmpeg"  # within a process's name
 WRITES = 0o3  # of an fdinfo's flags: how the file was opened
 _SAY_PID = "give it with the stream: /ingest?stream=NAME&pid=PID, or use powerbench pipe"
@@ -87,26 +90,30 @@ class Index:
         if self._inner is None:
             self._inner = {}
             for pid in self._pids:
-                for inner in _namespace_pids(self._host, pid)[-1:]:
-                    self._inner.setdefault(inner, []).append(pid)
+                numbers = _namespace_pids(self._host, pid)
+                if numbers:
+                    self._inner.setdefault(numbers[-1], []).append(pid)
         return self._inner.get(number, [])
 
     def having(self, target: str, *, writable: bool = False) -> list[int]:
         """Return the processes that have a file open ("socket:[1234]"), as far as this process may look."""
         if self._files is None:
-            self._files = {}
-            for pid in self._pids:
-                for descriptor, link in _open_files(self._host, pid):
-                    if link.startswith(("socket:", "pipe:")):
-                        self._files.setdefault(link, []).append((pid, descriptor))
-        found = self._files.get(target, [])
-        return list(
-            dict.fromkeys(
-                pid
-                for pid, descriptor in found
-                if not writable or _writes(self._host, self._host.procfs / str(pid) / "fdinfo" / descriptor)
-            )
-        )
+            self._files = self._list_files()
+        found: list[int] = []
+        for pid, descriptor in self._files.get(target, []):
+            fdinfo = self._host.procfs / str(pid) / "fdinfo" / descriptor
+            if pid not in found and (not writable or _writes(self._host, fdinfo)):
+                found.append(pid)
+        return found
+
+    def _list_files(self) -> dict[str, list[tuple[int, str]]]:
+        """Return (pid, descriptor) of every open socket and pipe, by what the descriptor leads to."""
+        files: dict[str, list[tuple[int, str]]] = {}
+        for pid in self._pids:
+            for descriptor, link in _open_files(self._host, pid):
+                if link.startswith(("socket:", "pipe:")):
+                    files.setdefault(link, []).append((pid, descriptor))
+        return files
 
 
 def find_sender(host: Host, sender: Sender, index: Index) -> int:
@@ -118,8 +125,9 @@ def find_sender(host: Host, sender: Sender, index: Index) -> int:
     if sender.pid:
         return _find_given(host, sender, index)
     # In a network namespace of its own it serves sockets that it was given: the machine's has the other end.
-    places = (host.procfs / "net", host.procfs / "1/net")
-    connection = next((found for net in places if (found := _find_connection(net, sender))), None)
+    connection = _find_connection(host.procfs / "net", sender)
+    if connection is None:
+        connection = _find_connection(host.procfs / "1/net", sender)
     if connection is None:
         raise Unresolved("its connection is not in this network namespace, nor in the machine's")
     owner = index.having(f"socket:[{connection.inode}]")
@@ -132,25 +140,21 @@ def find_sender(host: Host, sender: Sender, index: Index) -> int:
     stat = read_process_stat(host, pid)
     if stat is not None and _ENCODER in stat.comm:
         return pid  # its input may well be a pipe, of whoever controls it or gives it its media
-    # A forwarder is not who uses the energy: whoever writes into its input is.
-    if (pipe := _link(host.procfs / str(pid) / "fd/0")).startswith("pipe:"):
-        writers = [writer for writer in index.having(pipe, writable=True) if writer not in (pid, own)]
-        return preferred(host, writers) or pid
-    return pid
+    # A forwarder is not what uses the energy: the process that writes into its input is.
+    pipe = _link(host.procfs / str(pid) / "fd/0")
+    if not pipe.startswith("pipe:"):
+        return pid
+    writers = [writer for writer in index.having(pipe, writable=True) if writer not in (pid, own)]
+    return preferred(host, writers) or pid
 
 
 def _find_given(host: Host, sender: Sender, index: Index) -> int:
-    # Its length first: int() refuses thousands of digits with an error of its own.
-    given = sender.pid if len(sender.pid) <= 10 and sender.pid.isascii() and sender.pid.isdigit() else "0"
-    if not 0 < int(given) < 2**31:
-        raise Unresolved(f"pid={sender.pid[:20]!r} is no process's number")
-    number = int(given)
+    if not _PID.fullmatch(sender.pid) or not 0 < int(sender.pid) < 2**31:
+        raise Unresolved(f"pid={sender.pid[:20]!r} is not a process id")
+    number = int(sender.pid)
     # In a container it is another number outside; and the same number may be another process's here.
-    found = [
-        pid
-        for pid in index.numbered(number)
-        if _agrees(host, pid, sender) and container_of(host, pid) == _home(host, sender, pid, index)
-    ]
+    agreeing = [pid for pid in index.numbered(number) if _agrees(host, pid, sender)]
+    found = [pid for pid in agreeing if container_of(host, pid) == _home(host, sender, pid, index)]
     if len(found) > 1:
         raise Unresolved(f"pid={number} could be any of the processes {', '.join(map(str, found))}")
     if not found:
@@ -177,10 +181,12 @@ def _agrees(host: Host, pid: int, sender: Sender) -> bool:
     if stat is None or connection is None:
         return False
     try:
-        age, connected = uptime(host) - stat.start, host.clock.monotonic() - sender.connected
+        process_age = uptime(host) - stat.start
     except (OSError, ValueError):
         return False
-    return age + _SLACK >= connected and connection.uid in (0, _uid(host, pid))
+    connection_age = host.clock.monotonic() - sender.connected
+    is_older = process_age + _SLACK >= connection_age
+    return is_older and connection.uid in (0, _uid(host, pid))
 
 
 def _status(host: Host, pid: int, key: str) -> list[str]:
@@ -231,13 +237,15 @@ def _row(end: tuple[str, int], version: int) -> str:
         address = ipaddress.ip_address(end[0].partition("%")[0])
     except ValueError:
         return ""
-    mapped = getattr(address, "ipv4_mapped", None) or address
     if version == 4:
-        if mapped.version != 4:
+        address = getattr(address, "ipv4_mapped", None) or address
+        if address.version != 4:
             return ""
-        packed = mapped.packed
+        packed = address.packed
+    elif address.version == 6:
+        packed = address.packed
     else:
-        packed = address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
+        packed = _IPV4_MAPPED + address.packed
     words = struct.unpack(f"={len(packed) // 4}I", packed)
     return "".join(f"{word:08X}" for word in words) + f":{end[1]:04X}"
 
@@ -255,17 +263,20 @@ def _open_files(host: Host, pid: int) -> Iterator[tuple[str, str]]:
 
 def preferred(host: Host, candidates: Collection[int]) -> int | None:
     """Return which writer of a pipe is the encoder: ffmpeg, else the youngest (shells are older)."""
-    stats = [(pid, stat) for pid in candidates if (stat := read_process_stat(host, pid)) is not None]
-    if not stats:
-        return None
-    return max(stats, key=lambda found: (_ENCODER in found[1].comm, found[1].start))[0]
+    ranks: dict[int, tuple[bool, float]] = {}
+    for pid in candidates:
+        stat = read_process_stat(host, pid)
+        if stat is not None:
+            ranks[pid] = (_ENCODER in stat.comm, stat.start)
+    return max(ranks, key=ranks.__getitem__, default=None)
 
 
 def _writes(host: Host, fdinfo: Path) -> bool:
     try:
-        flags = host.read(fdinfo).decode("ascii", "replace").partition("flags:")[2].split()[:1]
-        return bool(flags) and int(flags[0], 8) & WRITES != 0
-    except (OSError, ValueError):
+        text = host.read(fdinfo).decode("ascii", "replace")
+        flags = text.partition("flags:")[2].split()[0]
+        return int(flags, 8) & WRITES != 0
+    except (OSError, ValueError, IndexError):
         return False
 
 

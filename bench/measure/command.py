@@ -17,7 +17,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.core.host import Host
-from powerbench_agent.core.process_tree import Tree
+from powerbench_agent.core.process_tree import ProcessTree
 from powerbench_agent.core.processes import Unresolved
 from powerbench_agent.core.progress import ProgressParser
 
@@ -220,9 +220,9 @@ def _ended(pid: int) -> float:
 async def _watch(pid: int, look: Callable[[Collection[int]], Awaitable[None]]) -> float:
     """Watch the tree until cancelled; return the CPU seconds that it was seen to use."""
     pids = {pid}
-    tree: Tree | None = None
+    tree: ProcessTree | None = None
     with contextlib.suppress(asyncio.CancelledError, Unresolved):
-        tree = Tree(Host(), pid)
+        tree = ProcessTree(Host(), pid)
         while True:
             tree.look()
             pids.update(tree.pids)

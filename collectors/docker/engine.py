@@ -194,7 +194,7 @@ class Engine:
         self.containers[container.id] = container
 
     def _choose_left_out(self, newcomer: Container) -> Container:
-        """Return which container is not kept at the limit: an ended one before a live one, else the newcomer."""
+        """Return which container is not kept: for a live newcomer an ended one, else the newcomer."""
         if newcomer.state in LIVE:
             for other in self.containers.values():
                 if other.state not in LIVE:

@@ -18,7 +18,7 @@ import structlog
 
 from powerbench_agent.core import processes
 from powerbench_agent.core.model import SHARE_HELP, SHARE_LABELS, Claim, Metric
-from powerbench_agent.core.process_tree import Tree
+from powerbench_agent.core.process_tree import ProcessTree
 from powerbench_agent.core.processes import Unresolved
 from powerbench_agent.core.worker import Worker
 
@@ -43,13 +43,19 @@ class _Encoder:
     """What is known of one stream's process."""
 
     def __init__(self) -> None:
-        self.tree: Tree | None = None
+        self.tree: ProcessTree | None = None
         self.container = ""  # of its latest process
         self.cpu_seconds = 0.0  # over all its processes so far
 
     @property
     def pids(self) -> tuple[int, ...]:
         return () if self.tree is None else self.tree.pids
+
+    def take(self, cpu_seconds: float) -> None:
+        """Add what its processes have used; forget them if they have ended."""
+        self.cpu_seconds += cpu_seconds
+        if self.tree is not None and not self.tree.alive:
+            self.tree = None
 
 
 class Encoders:
@@ -63,11 +69,11 @@ class Encoders:
         self._looker = Worker("encoders")
         self._encoders: dict[str, _Encoder] = {}  # those whose process was known once
         self._unknown: dict[str, Sender] = {}  # those to be found
-        self._search: asyncio.Task[dict[str, Tree | Unresolved]] | None = None
+        self._search: asyncio.Task[dict[str, ProcessTree | Unresolved]] | None = None
         self._searched: set[str] = set()  # those that the search is for
         self._said: dict[str, str] = {}  # why a stream has no process, as it was logged
         self._beat = 0
-        self._looked: set[Tree] = set()  # those that have been looked through once
+        self._looked: set[ProcessTree] = set()  # those that have been looked through once
 
     def meet(self, stream: str, sender: Sender) -> None:
         """Note that a stream has connected: its process is looked for by the next beat."""
@@ -83,34 +89,33 @@ class Encoders:
     async def claims(self) -> list[Claim]:
         """Return what every stream with a known process has used by now."""
         await self._find()
-        sharers: dict[int, list[_Encoder]] = {}
-        trees: dict[int, Tree] = {}
+        sharers: dict[ProcessTree, list[_Encoder]] = {}
         for encoder in self._encoders.values():
             if encoder.tree is not None:
-                trees[id(encoder.tree)] = encoder.tree
-                sharers.setdefault(id(encoder.tree), []).append(encoder)
-        if trees:
-            before = {key: tree.cpu_seconds for key, tree in trees.items()}
-            await self._looker.call(functools.partial(self._look, list(trees.values())))
-            for key, tree in trees.items():
-                for encoder in sharers[key]:
-                    encoder.cpu_seconds += (tree.cpu_seconds - before[key]) / len(sharers[key])
-                    if not tree.alive:
-                        encoder.tree = None
+                sharers.setdefault(encoder.tree, []).append(encoder)
+        if sharers:
+            before = {tree: tree.cpu_seconds for tree in sharers}
+            await self._looker.call(functools.partial(self._look, list(sharers)))
+            for tree, encoders in sharers.items():
+                share = (tree.cpu_seconds - before[tree]) / len(encoders)
+                for encoder in encoders:
+                    encoder.take(share)
         return [
             Claim("stream", name, ENERGY, encoder.cpu_seconds, encoder.container, encoder.pids)
             for name, encoder in self._encoders.items()
         ]
 
-    def _look(self, trees: list[Tree]) -> None:
+    def _look(self, trees: list[ProcessTree]) -> None:
         """Read what the trees have used; new descendants are looked for in a fifth of them at a time."""
         roots = {tree.pid for tree in trees}
-        if (own := processes.own_pid(self._host)) is not None:
+        own = processes.own_pid(self._host)
+        if own is not None:
             roots.add(own)
         self._beat += 1
         for tree in trees:
-            new = tree not in self._looked
-            tree.look(roots - {tree.pid}, children=new or (tree.pid + self._beat) % CHILDREN_BEATS == 0)
+            is_new = tree not in self._looked
+            is_due = (tree.pid + self._beat) % CHILDREN_BEATS == 0
+            tree.look(roots - {tree.pid}, children=is_new or is_due)
         self._looked = set(trees)
 
     def close(self) -> None:
@@ -134,19 +139,27 @@ class Encoders:
             return
         done, self._search = self._search, None
         found = done.result()
-        trees = {(e.tree.pid, e.tree.start): e.tree for e in self._encoders.values() if e.tree is not None}
-        for stream, tree in found.items():
+        trees = self._trees()
+        for stream, result in found.items():
             if stream not in self._searched:
                 continue  # it has left meanwhile
-            if isinstance(tree, Unresolved):
-                self._explain(stream, tree)
+            if isinstance(result, Unresolved):
+                self._explain(stream, result)
                 if stream in self._encoders:
                     self._encoders[stream].tree = None  # the stream has gone elsewhere
                 continue
             self._said.pop(stream, None)
             encoder = self._encoders.setdefault(stream, _Encoder())
-            encoder.tree = trees.setdefault((tree.pid, tree.start), tree)
-            encoder.container = tree.container
+            encoder.tree = trees.setdefault((result.pid, result.start), result)
+            encoder.container = result.container
+
+    def _trees(self) -> dict[tuple[int, float], ProcessTree]:
+        """Return the known trees by pid and start of their process."""
+        trees: dict[tuple[int, float], ProcessTree] = {}
+        for encoder in self._encoders.values():
+            if encoder.tree is not None:
+                trees[encoder.tree.pid, encoder.tree.start] = encoder.tree
+        return trees
 
     def _explain(self, stream: str, why: Unresolved) -> None:
         if self._said.get(stream) != str(why):
@@ -159,13 +172,13 @@ class Encoders:
         self._said[stream] = str(why)
 
 
-def _search(host: Host, senders: dict[str, Sender]) -> dict[str, Tree | Unresolved]:
+def _search(host: Host, senders: dict[str, Sender]) -> dict[str, ProcessTree | Unresolved]:
     """Return the process tree of every sender, or why there is none."""
     index = processes.Index(host)
-    found: dict[str, Tree | Unresolved] = {}
+    found: dict[str, ProcessTree | Unresolved] = {}
     for stream, sender in senders.items():
         try:
-            found[stream] = Tree(host, processes.find_sender(host, sender, index))
+            found[stream] = ProcessTree(host, processes.find_sender(host, sender, index))
         except Unresolved as why:
             found[stream] = why
     return found

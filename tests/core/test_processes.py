@@ -15,7 +15,7 @@ from trees import FakeClock
 from powerbench_agent.core import process_tree, processes
 from powerbench_agent.core.host import Host
 from powerbench_agent.core.model import Sender
-from powerbench_agent.core.process_tree import Tree
+from powerbench_agent.core.process_tree import ProcessTree
 from powerbench_agent.core.processes import Index, Unresolved, find_sender
 from powerbench_agent.core.procfs import ProcessStat, parse_process_stat, read_process_stat
 
@@ -58,7 +58,7 @@ def test_a_process_that_ended_has_no_figures(proc: Processes) -> None:
     assert read_process_stat(proc.host, 50) is None
     assert processes.container_of(proc.host, 50) == ""
     with pytest.raises(Unresolved, match="no process 50"):
-        Tree(proc.host, 50)
+        ProcessTree(proc.host, 50)
 
 
 # -- a tree's use ------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def test_a_process_that_ended_has_no_figures(proc: Processes) -> None:
 def test_a_tree_is_the_sum_of_its_processes(proc: Processes) -> None:
     """Children, theirs, and those of other threads than the first count with it; strangers do not."""
     proc.start(50, container=ID)
-    tree = Tree(proc.host, 50)
+    tree = ProcessTree(proc.host, 50)
     proc.start(51, 50, age=0.0)
     proc.start(52, 51, age=0.0)
     proc.start(53, 1, age=0.0)
@@ -85,7 +85,7 @@ def test_an_old_process_starts_at_its_present_figure(proc: Processes) -> None:
     """What it and its descendants used long before anybody looked is no use of the stream's."""
     proc.start(50, age=3600.0, seconds=500.0)
     proc.start(51, 50, age=3000.0, seconds=9000.0)
-    tree = Tree(proc.host, 50)
+    tree = ProcessTree(proc.host, 50)
     tree.look()
     assert tree.cpu_seconds == 0
     proc.work(51, 1.5)
@@ -97,7 +97,7 @@ def test_a_young_process_starts_at_zero(proc: Processes) -> None:
     """What a process used in the moment between its start and its connection is the stream's."""
     proc.start(50, age=1.0, seconds=0.5)
     proc.start(51, 50, age=0.5, seconds=0.25)
-    tree = Tree(proc.host, 50)
+    tree = ProcessTree(proc.host, 50)
     tree.look()
     assert tree.cpu_seconds == pytest.approx(0.75)
 
@@ -106,7 +106,7 @@ def test_a_young_process_starts_at_zero(proc: Processes) -> None:
 def test_a_child_that_ends_takes_nothing_along(proc: Processes, *, children: bool) -> None:
     """A child's seconds become its parent's when it is waited for: the sum is the same."""
     proc.start(50)
-    tree = Tree(proc.host, 50)
+    tree = ProcessTree(proc.host, 50)
     proc.start(51, 50, age=0.0)
     proc.work(51, 5.0)
     tree.look()
@@ -120,7 +120,7 @@ def test_a_child_that_ends_takes_nothing_along(proc: Processes, *, children: boo
 def test_a_child_that_nobody_waits_for_stops_nothing(proc: Processes) -> None:
     """Where a parent ignores how its children end their seconds are lost, and the tree's go on."""
     proc.start(50)
-    tree = Tree(proc.host, 50)
+    tree = ProcessTree(proc.host, 50)
     proc.start(51, 50, age=0.0)
     proc.work(51, 100.0)
     tree.look()
@@ -134,7 +134,7 @@ def test_a_child_that_nobody_waits_for_stops_nothing(proc: Processes) -> None:
 def test_a_child_that_ends_between_two_reads_counts_once(proc: Processes) -> None:
     """The parent is read, then the child ends: it is nowhere in that look, in the parent in the next."""
     proc.start(50)
-    tree = Tree(proc.host, 50)
+    tree = ProcessTree(proc.host, 50)
     proc.start(51, 50, age=0.0)
     proc.work(51, 5.0)
     tree.look()
@@ -151,7 +151,7 @@ def test_a_child_that_ends_between_two_reads_counts_once(proc: Processes) -> Non
 def test_others_subtrees_are_left_out(proc: Processes) -> None:
     """A child that is another stream's, and what is below it, is not this one's; nor when it has ended."""
     proc.start(50)
-    tree = Tree(proc.host, 50)
+    tree = ProcessTree(proc.host, 50)
     proc.start(51, 50, age=0.0)
     proc.start(52, 51, age=0.0)
     proc.work(51, 7.0)
@@ -170,7 +170,7 @@ def test_others_subtrees_are_left_out(proc: Processes) -> None:
 def test_a_child_that_gets_a_stream_of_its_own_goes_over(proc: Processes, *, children: bool) -> None:
     """Seconds counted so far stay, later ones are the other's; the tree's own go on at once."""
     proc.start(50)
-    tree = Tree(proc.host, 50)
+    tree = ProcessTree(proc.host, 50)
     proc.start(51, 50, age=0.0)
     proc.start(52, 51, age=0.0)
     proc.work(51, 50.0)
@@ -194,7 +194,7 @@ def test_a_child_that_gets_a_stream_of_its_own_goes_over(proc: Processes, *, chi
 def test_a_number_used_again_ends_the_tree(proc: Processes) -> None:
     """Another process under the same number, told by its start time, is not the stream's."""
     proc.start(50, age=100.0)
-    tree = Tree(proc.host, 50)
+    tree = ProcessTree(proc.host, 50)
     proc.work(50, 1.0)
     tree.look()
     proc.end(50)
@@ -209,7 +209,7 @@ def test_at_most_the_cap_is_followed(proc: Processes, monkeypatch: pytest.Monkey
     proc.start(50)
     for child in range(60, 70):
         proc.start(child, 50)
-    tree = Tree(proc.host, 50)
+    tree = ProcessTree(proc.host, 50)
     tree.look()
     assert len(tree.pids) == 5
 
@@ -243,10 +243,10 @@ def test_a_given_pid_in_the_agents_namespace(proc: Processes) -> None:
     ],
 )
 def test_what_is_no_pid_is_said(proc: Processes, text: str) -> None:
-    """A text that is no process's number is one clear line, whatever its length."""
+    """A text that is not a process id is one clear line, whatever its length."""
     proc.start(50)
     proc.connections(proc.procfs / "50/net", Connection())
-    with pytest.raises(Unresolved, match=r"^pid='.{0,60}' is no process's number$") as refused:
+    with pytest.raises(Unresolved, match=r"^pid='.{0,60}' is not a process id$") as refused:
         find_sender(proc.host, Connection().sender(text), Index(proc.host))
     assert "&pid=PID" in refused.value.remedy
 
@@ -395,7 +395,7 @@ def test_a_real_childs_connection(family: str, address: str) -> None:
     """A child's pid is taken for its connection, and what it and its own child used is in its tree."""
     with connected(family, address) as (child, sender, connection):
         assert find_sender(Host(), sender._replace(pid=str(child.pid)), Index(Host())) == child.pid
-        tree = Tree(Host(), child.pid)
+        tree = ProcessTree(Host(), child.pid)
         assert connection.recv(4) == b"done"
         tree.look()
         assert tree.cpu_seconds >= 0.25

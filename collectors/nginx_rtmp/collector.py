@@ -1,14 +1,15 @@
 """Streams of an nginx with the rtmp module: bytes, clients, drops, codecs, from its stat page.
 
-Reads the page of `rtmp_stat` over HTTP (stat.py says what stands in it). Bytes and seconds out.
-Privileges: reaching that page.
+Reads the page of `rtmp_stat` over HTTP (stat.py says what is on it). Bytes and seconds out.
+Privileges: access to that page.
 
-Byte counters are the server's own and pass through: a stream that starts anew starts its counters anew.
-What a client has dropped goes with the client, so that is added up here, from reading to reading: what it
-drops after the last reading before it leaves is not seen. Bit rates are left out: they are 0 for a stream's
-first ten seconds, and `rate()` of the bytes says the same.
+Byte counters are the server's own and pass through: they restart at 0 when the stream does. The count of what
+a client has dropped disappears with the client, so it is added up here at each reading; what a client drops
+between the last reading and its leaving is not seen. Bit rates are left out: they are 0 in a stream's first
+ten seconds, and `rate()` of the bytes says the same.
 
-A page is one worker's. Where several answer in turn the reading fails: their counters would make nonsense.
+A page comes from one worker of nginx. If several workers answer in turn, the reading fails, as their counters
+do not belong together.
 
 Source: https://github.com/arut/nginx-rtmp-module/wiki/Directives#statistics
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import structlog
@@ -32,30 +33,35 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from powerbench_agent.collectors.nginx_rtmp.stat import Key, Page, Stream
+    from powerbench_agent.collectors.nginx_rtmp.stat import Page, RtmpStream, StreamKey
     from powerbench_agent.core.host import Host
 
 log = structlog.get_logger("nginx_rtmp")
 
 _STREAM = ("application", "stream")
 INFO = Metric(
-    "nginx_rtmp_info", "gauge", "1; versions of nginx and of its module.", ("version", "rtmp_version")
+    "nginx_rtmp_info",
+    "gauge",
+    "Always 1; the labels are the versions of nginx and its RTMP module.",
+    ("version", "rtmp_version"),
 )
-UPTIME = Metric("nginx_rtmp_uptime_seconds", "gauge", "Since nginx read its configuration.")
+UPTIME = Metric("nginx_rtmp_uptime_seconds", "gauge", "Seconds since nginx read its configuration.")
 ACCEPTED = Metric("nginx_rtmp_connections_accepted_total", "counter", "RTMP connections accepted.")
-SERVER_IN = Metric("nginx_rtmp_bytes_in_total", "counter", "Bytes received over RTMP, by the whole server.")
-SERVER_OUT = Metric("nginx_rtmp_bytes_out_total", "counter", "Bytes sent over RTMP, by the whole server.")
+SERVER_IN = Metric("nginx_rtmp_bytes_in_total", "counter", "Bytes received over RTMP by the whole server.")
+SERVER_OUT = Metric("nginx_rtmp_bytes_out_total", "counter", "Bytes sent over RTMP by the whole server.")
 STREAMS = Metric(
     "nginx_rtmp_streams",
     "gauge",
-    "Streams, published or waited for; one of two server blocks counts twice.",
+    "Streams that are published or waited for; a stream in two server blocks counts twice.",
     ("application",),
 )
-IGNORED = Metric("nginx_rtmp_streams_ignored", "gauge", "Streams beyond max_streams, which are not shown.")
+IGNORED = Metric(
+    "nginx_rtmp_streams_ignored", "gauge", "Streams beyond max_streams, which have no series of their own."
+)
 BYTES_IN = Metric(
     "nginx_rtmp_stream_bytes_in_total",
     "counter",
-    "Bytes of audio and video that were published, since the stream began.",
+    "Bytes of audio and video received from the publisher since the stream began.",
     _STREAM,
 )
 BYTES_OUT = Metric(
@@ -64,26 +70,32 @@ BYTES_OUT = Metric(
     "Bytes of audio and video sent to all players, since the stream began.",
     _STREAM,
 )
-CLIENTS = Metric("nginx_rtmp_stream_clients", "gauge", "Publishers and players.", _STREAM)
-PUBLISHERS = Metric("nginx_rtmp_stream_publishers", "gauge", "Clients that publish it.", _STREAM)
-PLAYERS = Metric("nginx_rtmp_stream_players", "gauge", "Clients that play it, relays among them.", _STREAM)
-PUBLISHING = Metric("nginx_rtmp_stream_publishing", "gauge", "Whether a publisher is connected.", _STREAM)
+CLIENTS = Metric(
+    "nginx_rtmp_stream_clients", "gauge", "Clients of the stream: publishers and players.", _STREAM
+)
+PUBLISHERS = Metric("nginx_rtmp_stream_publishers", "gauge", "Clients that publish the stream.", _STREAM)
+PLAYERS = Metric(
+    "nginx_rtmp_stream_players", "gauge", "Clients that play the stream, including relays.", _STREAM
+)
+PUBLISHING = Metric(
+    "nginx_rtmp_stream_publishing", "gauge", "1 if a publisher is connected, else 0.", _STREAM
+)
 ACTIVE = Metric(
-    "nginx_rtmp_stream_active", "gauge", "Whether its publisher has sent audio or video.", _STREAM
+    "nginx_rtmp_stream_active", "gauge", "1 if the publisher has sent audio or video, else 0.", _STREAM
 )
 STREAM_UPTIME = Metric(
-    "nginx_rtmp_stream_uptime_seconds", "gauge", "Since the stream's first client came.", _STREAM
+    "nginx_rtmp_stream_uptime_seconds", "gauge", "Seconds since the stream's first client connected.", _STREAM
 )
 DROPPED = Metric(
     "nginx_rtmp_stream_messages_dropped_total",
     "counter",
-    "Audio and video messages that were not sent to players too slow for them, as far as the agent has seen.",
+    "Audio and video messages dropped because a player was too slow, as far as the agent has seen.",
     _STREAM,
 )
 STREAM_INFO = Metric(
     "nginx_rtmp_stream_info",
     "gauge",
-    "1; what is published, as the publisher says.",
+    "Always 1; the labels say what is published, according to the publisher.",
     (
         *_STREAM,
         *("video_codec", "video_profile", "video_level", "resolution", "fps"),
@@ -91,25 +103,28 @@ STREAM_INFO = Metric(
     ),
 )
 METRICS = (
-    *(
-        INFO,
-        UPTIME,
-        ACCEPTED,
-        SERVER_IN,
-        SERVER_OUT,
-        STREAMS,
-        IGNORED,
-        BYTES_IN,
-        BYTES_OUT,
-        CLIENTS,
-        PUBLISHERS,
-    ),
-    *(PLAYERS, PUBLISHING, ACTIVE, STREAM_UPTIME, DROPPED, STREAM_INFO),
+    INFO,
+    UPTIME,
+    ACCEPTED,
+    SERVER_IN,
+    SERVER_OUT,
+    STREAMS,
+    IGNORED,
+    BYTES_IN,
+    BYTES_OUT,
+    CLIENTS,
+    PUBLISHERS,
+    PLAYERS,
+    PUBLISHING,
+    ACTIVE,
+    STREAM_UPTIME,
+    DROPPED,
+    STREAM_INFO,
 )
 
 _MAX_DEADLINE_SECONDS = 5.0  # the scheduler's
-_PATIENCE = 0.8  # of the scheduler's deadline: its own remedy is another
-_SAME_START_SECONDS = 3.0  # workers of one configuration say the same within this
+_PATIENCE = 0.8  # of the scheduler's deadline, so that this collector's own message is given
+_SAME_START_SECONDS = 3.0  # within which workers of one configuration agree on its start
 _KEY = "[collectors.nginx_rtmp]"
 _WRONG_PAGE = f"set {_KEY} url to the location of nginx that has rtmp_stat"
 
@@ -118,7 +133,7 @@ class Options(CollectorOptions, frozen=True, kw_only=True):
     """`[collectors.nginx_rtmp]`."""
 
     interval: Seconds = Seconds(5.0)
-    url: str = ""  # of the stat page; without one there is no such source
+    url: str = ""  # of the stat page; the collector is absent without one
     max_streams: int = 1000
     max_name_length: int = 200
     max_body_bytes: int = 8_388_608  # of the page: about 30,000 clients
@@ -143,6 +158,22 @@ def _is_page(url: str) -> bool:
     return plain and parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
 
 
+class _Drops(NamedTuple):
+    """Messages of a stream that its clients have dropped."""
+
+    total: int  # as far as was seen
+    by_client: dict[int, int]  # at the last reading
+
+    def advanced(self, by_client: dict[int, int]) -> _Drops:
+        """Return the drops after another reading."""
+        total = self.total
+        for client, count in by_client.items():
+            known = self.by_client.get(client, 0)
+            is_another = count < known  # another client, whose number was used before
+            total += count if is_another else count - known
+        return _Drops(total, by_client)
+
+
 class NginxRtmp:
     """One stat page."""
 
@@ -150,13 +181,13 @@ class NginxRtmp:
         self._options = options
         self._clock = host.clock
         self._session = session
-        self._where = urlsplit(options.url).hostname or ""  # what is said: the URL may hold a password
+        self._where = urlsplit(options.url).hostname or ""  # for messages: the URL may hold a password
         self._patience = _PATIENCE * min(options.interval, _MAX_DEADLINE_SECONDS)
         self._worker = Worker("nginx_rtmp")
         self._tls: ssl.SSLContext | None = None
         self._one_worker = _OneWorker()
-        self._shown: frozenset[Key] = frozenset()
-        self._drops: dict[Key, tuple[int, dict[int, int]]] = {}  # so far; by client, at the last reading
+        self._shown: frozenset[StreamKey] = frozenset()
+        self._drops: dict[StreamKey, _Drops] = {}
         self._full = False
 
     async def read(self) -> Reading:
@@ -168,10 +199,10 @@ class NginxRtmp:
                 return await self._worker.call(functools.partial(self._take, body))
         except TimeoutError:
             what = f"no stat page from {self._where} within {self._patience:g} s"
-            raise ReadFailed(what, "look whether nginx still answers") from None
+            raise ReadFailed(what, "check whether nginx still answers") from None
 
     async def aclose(self) -> None:
-        """Let go of the connection and the thread."""
+        """Close the connection and stop the thread."""
         self._worker.close()
         await self._session.close()
 
@@ -202,14 +233,14 @@ class NginxRtmp:
             if len(body) > self._options.max_body_bytes:
                 answer.close()
                 what = f"{self._where} answers with more than {self._options.max_body_bytes} bytes"
-                remedy = f"raise {_KEY} max_body_bytes, or write rtmp_stat global live: without clients"
+                remedy = f"raise {_KEY} max_body_bytes, or leave out clients: rtmp_stat global live"
                 raise ReadFailed(what, remedy)
         return bytes(body)
 
     def _refused(self, status: int) -> ReadFailed:
         remedy = _WRONG_PAGE
         if status in (401, 403):
-            remedy = f"allow this machine in that location of nginx, or write USER:PASSWORD@ into {_KEY} url"
+            remedy = f"allow this machine in that location of nginx, or put USER:PASSWORD@ into {_KEY} url"
         return ReadFailed(f"{self._where} answers {status}", remedy)
 
     def _take(self, body: bytes) -> Reading:
@@ -239,32 +270,22 @@ class NginxRtmp:
         for application, count in page.counts.items():
             yield STREAMS.sample(count, application)
         yield IGNORED.sample(page.ignored)
-        self._drops = {
-            key: self._add_drops(key, stream.dropped)
-            for key, stream in page.streams.items()
-            if stream.dropped is not None
-        }
+        before, self._drops = self._drops, {}
         for key, stream in page.streams.items():
             yield from _describe(key, stream)
-            if key in self._drops:
-                yield DROPPED.sample(self._drops[key][0], *key)
-
-    def _add_drops(self, key: Key, now: dict[int, int]) -> tuple[int, dict[int, int]]:
-        total, before = self._drops.get(key, (0, {}))
-        for client, count in now.items():
-            known = before.get(client, 0)
-            # Less than before is another client, under a number that is used again.
-            total += count - known if count >= known else count
-        return total, now
+            if stream.dropped is not None:
+                drops = before.get(key, _Drops(0, {})).advanced(stream.dropped)
+                self._drops[key] = drops
+                yield DROPPED.sample(drops.total, *key)
 
     def _say_full(self, ignored: int) -> None:
         if ignored and not self._full:
             remedy = f"raise {_KEY} max_streams"
-            log.warning("more streams than are shown", shown=self._options.max_streams, remedy=remedy)
+            log.warning("not all streams are shown", shown=self._options.max_streams, remedy=remedy)
         self._full = bool(ignored)
 
 
-def _describe(key: Key, stream: Stream) -> Iterator[Sample]:
+def _describe(key: StreamKey, stream: RtmpStream) -> Iterator[Sample]:
     yield CLIENTS.sample(stream.clients, *key)
     yield PUBLISHERS.sample(stream.publishers, *key)
     yield PLAYERS.sample(max(0, stream.clients - stream.publishers), *key)
@@ -282,20 +303,20 @@ def _describe(key: Key, stream: Stream) -> Iterator[Sample]:
 
 
 class _OneWorker:
-    """Sees to it that all pages are of one worker.
+    """Checks that all pages come from one worker of nginx.
 
-    A worker that comes back, after another one of the same configuration has answered, is one of several. One
-    that has died does not come back, and a reload is another configuration.
+    If a worker answers again after another one with the same configuration has, there are several. A worker
+    that has died does not answer again, and after a reload the configuration is another one.
     """
 
     def __init__(self) -> None:
         self._began: float | None = None  # monotonic second at which the configuration was read
         self._pid: int | None = None
-        self._before: set[int | None] = set()  # those that another one has answered after
+        self._before: set[int | None] = set()  # earlier workers of this configuration
         self._several = False
 
     def check(self, page: Page, now: float) -> None:
-        """Take a page's word for who has answered. Raises: ReadFailed where it is one of several."""
+        """Take which worker a page came from. Raises: ReadFailed if there are several."""
         if page.uptime is None:
             return
         began = now - page.uptime
@@ -310,13 +331,13 @@ class _OneWorker:
             self._pid = page.pid
         if self._several:
             raise ReadFailed(
-                "several workers of nginx answer in turn, each with its own streams alone",
-                "write worker_processes 1 in nginx.conf",
+                "several workers of nginx answer in turn, each with only its own streams",
+                "set worker_processes 1 in nginx.conf",
             )
 
 
 def _why(error: Exception) -> str:
-    """Return what has gone wrong: without the URL, in words that stay the same meanwhile."""
+    """Return what went wrong: without the URL, and in the same words each time."""
     import aiohttp  # noqa: PLC0415 - it is loaded by now
 
     if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionRefusedError):
@@ -324,27 +345,29 @@ def _why(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the answer breaks off"
     if isinstance(error, aiohttp.ClientResponseError):
-        return f"no HTTP: {error.message}".partition("\n")[0].rstrip(" :")
+        return f"the answer is not HTTP: {error.message}".partition("\n")[0].rstrip(" :")
     if isinstance(error, aiohttp.InvalidURL):
-        return "the URL cannot be asked"
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        return "the URL is not valid"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
 
 
 async def open_collector(options: Options, host: Host) -> NginxRtmp:
     """Return the collector. Raises: Absent without a URL."""
     if not options.url:
         raise Absent(f"no url: set {_KEY} url, like http://127.0.0.1:8080/stat")
-    import aiohttp  # noqa: PLC0415 - for those who have an nginx
+    import aiohttp  # noqa: PLC0415 - only needed with an nginx
 
-    # Here, and not in the thread: its XML parser swaps modules of the standard library when it is imported.
+    # Imported here and not in the thread: its XML parser swaps modules of the standard library when imported.
     from powerbench_agent.collectors.nginx_rtmp import stat  # noqa: F401, PLC0415 - likewise
 
     session = aiohttp.ClientSession(
-        # A connection a reading: one that stays would hide that several workers answer.
+        # A new connection for each reading: a kept one would hide that several workers answer.
         connector=aiohttp.TCPConnector(force_close=True, limit=1),
         timeout=aiohttp.ClientTimeout(total=None),
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"Accept-Encoding": "identity"},  # the body is bounded as it comes, so it is not to swell
+        headers={"Accept-Encoding": "identity"},  # the bound is on the bytes as they arrive
         auto_decompress=False,
     )
     return NginxRtmp(options, host, session)

@@ -1,18 +1,19 @@
-"""The page of nginx-rtmp's `rtmp_stat`: XML in, figures out. Pure, and bounded whatever comes.
+"""The page of nginx-rtmp's `rtmp_stat`: XML in, figures out. Pure, and bounded for any input.
 
-Bytes and seconds out; the page has milliseconds for streams. No tree is built, a document type is refused,
-and with it every entity.
+Bytes and seconds out; the page gives a stream's time in milliseconds. The XML is never held as a tree, and a
+document type is refused, and with it every entity.
 
-What the module's source says of the page:
+What the module's source says about the page:
 
-1. A live stream belongs to one application of one `server` block, and has one publisher: a second one is
-   refused. Its bytes are its own, of audio and video messages, and no client's. So a name that stands twice
-   is two streams, of two `server` blocks with the same application: bytes and clients are added.
-2. `play` lists files on demand: names and clients, no bytes. Its clients are added.
-3. HLS and DASH are fetched over HTTP, and are on no page.
-4. `dropped` is a client's count, of messages that did not fit into its queue; it goes with the client.
-5. What of a name is outside ASCII comes as blanks.
-6. `uptime` begins when the configuration was read, in every worker of it alike; all else is one worker's.
+1. A live stream belongs to one application of one `server` block and has one publisher: a second one is
+   refused. Its bytes are those of the stream's audio and video messages, not of a client. A name that appears
+   twice means two streams, in two `server` blocks with the same application: bytes and clients are added.
+2. `play` lists files on demand: names and clients, without bytes. Its clients are added.
+3. HLS and DASH are fetched over HTTP and do not appear on the page.
+4. `dropped` belongs to a client: the messages that did not fit into its queue. It disappears with the client.
+5. Characters of a name that are not ASCII appear as blanks.
+6. `uptime` counts from when the configuration was read and is the same in all workers; everything else is one
+   worker's own.
 
 Source: https://github.com/arut/nginx-rtmp-module, ngx_rtmp_stat_module.c and ngx_rtmp_live_module.c
 """
@@ -31,7 +32,7 @@ from powerbench_agent.core.labels import shorten
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-Key = tuple[str, str]  # (application, stream), as the labels have them
+StreamKey = tuple[str, str]  # (application, stream), as the labels have them
 
 MAX_DEPTH = 16  # the module's own is 8
 MAX_TEXT = 4096  # characters of one figure or name; the module's names have 255
@@ -43,27 +44,24 @@ _SERVER = "/rtmp"
 _APPLICATION = "/rtmp/server/application"
 _STREAMS = (f"{_APPLICATION}/live/stream", f"{_APPLICATION}/play/stream")
 _CLIENT = f"{_STREAMS[0]}/client"  # those of files have no drops
-_KEPT = frozenset(
-    f"{parent}/{tag}"
-    for parent, tags in {
-        _SERVER: "nginx_version nginx_rtmp_version pid uptime naccepted bytes_in bytes_out",
-        _APPLICATION: "name",
-        _STREAMS[0]: "name time bytes_in bytes_out nclients publishing active",
-        _STREAMS[1]: "name nclients active",
-        _CLIENT: "id dropped",
-        f"{_STREAMS[0]}/meta/video": "width height frame_rate codec profile level",
-        f"{_STREAMS[0]}/meta/audio": "codec profile channels sample_rate",
-    }.items()
-    for tag in tags.split()
-)
+_TAGS = {
+    _SERVER: "nginx_version nginx_rtmp_version pid uptime naccepted bytes_in bytes_out",
+    _APPLICATION: "name",
+    _STREAMS[0]: "name time bytes_in bytes_out nclients publishing active",
+    _STREAMS[1]: "name nclients active",
+    _CLIENT: "id dropped",
+    f"{_STREAMS[0]}/meta/video": "width height frame_rate codec profile level",
+    f"{_STREAMS[0]}/meta/audio": "codec profile channels sample_rate",
+}
+_KEPT = frozenset(f"{parent}/{tag}" for parent, tags in _TAGS.items() for tag in tags.split())
 
 
 class BadPage(Exception):  # noqa: N818 - a verdict
-    """It is no stat page; the text says why, and goes on after the page's name."""
+    """This is not a stat page; the text says why, as the second half of "the page of HOST ..."."""
 
 
 class Codec(NamedTuple):
-    """What a stream is encoded as; "" for what nobody has said."""
+    """How a stream is encoded; "" for what the publisher has not said."""
 
     video: str = ""
     video_profile: str = ""
@@ -80,8 +78,8 @@ UNTOLD = Codec()
 
 
 @dataclass(slots=True)
-class Stream:
-    """One name of one application; None for what the page does not tell."""
+class RtmpStream:
+    """One name of one application; None for what the page does not say."""
 
     clients: int = 0  # publishers among them
     publishers: int = 0
@@ -89,36 +87,38 @@ class Stream:
     bytes_in: int | None = None
     bytes_out: int | None = None
     seconds: float | None = None  # since its first client came
-    dropped: dict[int, int] | None = None  # by client's number, those alone that have dropped something
+    dropped: dict[int, int] | None = None  # by client number, only of clients that dropped something
     codec: Codec = UNTOLD
 
-    def add(self, other: Stream) -> None:
+    def add(self, other: RtmpStream) -> None:
         """Take in another stream of the same name."""
         self.clients += other.clients
         self.publishers += other.publishers
         self.active |= other.active
         self.bytes_in = _sum(self.bytes_in, other.bytes_in)
         self.bytes_out = _sum(self.bytes_out, other.bytes_out)
-        self.seconds = max((s for s in (self.seconds, other.seconds) if s is not None), default=None)
+        if self.seconds is None or (other.seconds is not None and other.seconds > self.seconds):
+            self.seconds = other.seconds
         if other.dropped is not None:
             self.dropped = {**(self.dropped or {}), **other.dropped}
-        self.codec = self.codec if any(self.codec) else other.codec
+        if not any(self.codec):
+            self.codec = other.codec
 
 
 @dataclass(slots=True)
 class Page:
-    """What a page says: None and "" for what it does not."""
+    """What a page says; None or "" for what it does not say."""
 
     version: str
     rtmp_version: str
-    pid: int | None  # of the worker that has answered
+    pid: int | None  # of the worker that answered
     uptime: int | None  # seconds
     accepted: int | None
     bytes_in: int | None
     bytes_out: int | None
-    streams: Mapping[Key, Stream]
+    streams: Mapping[StreamKey, RtmpStream]
     counts: Mapping[str, int]  # streams by application, as they stand on the page
-    ignored: int  # streams that found no room
+    ignored: int  # streams beyond the limit
 
 
 class Limits(NamedTuple):
@@ -128,10 +128,10 @@ class Limits(NamedTuple):
     max_name_length: int
 
 
-def parse_stat(body: bytes, limits: Limits, known: Collection[Key] = ()) -> Page:
+def parse_stat(body: bytes, limits: Limits, known: Collection[StreamKey] = ()) -> Page:
     """Return what a page says. Raises: BadPage.
 
-    `known`: the streams of the page before, which have their place before newcomers.
+    `known`: the streams of the last page, which keep their place before new ones.
     """
     target = _Target(limits, known)
     parser = DefusedXMLParser(target=target, forbid_dtd=True)
@@ -139,40 +139,41 @@ def parse_stat(body: bytes, limits: Limits, known: Collection[Key] = ()) -> Page
         parser.feed(body)
         parser.close()
     except DefusedXmlException:
-        raise BadPage("is HTML, or has a document type: no stat page") from None
+        raise BadPage("is HTML, or has a document type, so it is not a stat page") from None
     except ParseError as error:
-        # Without the line and column: they change from one reading to the next, and the verdict has not.
-        raise BadPage(f"is no whole XML: {str(error).partition(': line')[0]}") from None
+        # Without line and column, which change from one reading to the next: the message is logged once.
+        reason = str(error).partition(": line")[0]
+        raise BadPage(f"is not complete XML: {reason}") from None
     except (LookupError, ValueError):
-        raise BadPage("is in an encoding that is not known") from None
+        raise BadPage("is in an unknown encoding") from None
     return target.page()
 
 
 class _Target:
-    """What the XML parser calls, element by element."""
+    """Takes the elements as the XML parser meets them."""
 
-    def __init__(self, limits: Limits, known: Collection[Key]) -> None:
+    def __init__(self, limits: Limits, known: Collection[StreamKey]) -> None:
         self._limits = limits
         self._known = known
         self._room = limits.max_streams - len(known)  # for newcomers
         self._paths = [""]
-        self._text: list[str] | None = None  # None while it is nothing that is kept
+        self._text: list[str] | None = None  # of the element, if it is one that is kept
         self._length = 0
         self._server: dict[str, str] = {}
         self._application = ""
         self._stream: dict[str, str] = {}
         self._client: dict[str, str] = {}
         self._dropped: dict[int, int] | None = None
-        self._streams: dict[Key, Stream] = {}
+        self._streams: dict[StreamKey, RtmpStream] = {}
         self._counts: dict[str, int] = {}
         self._ignored = 0
 
     def start(self, tag: str, _attributes: Mapping[str, str]) -> None:
         path = f"{self._paths[-1]}/{tag}"
         if len(self._paths) == 1 and path != _SERVER:
-            raise BadPage(f"is <{tag[:40]}>, not <rtmp>: no stat page")
+            raise BadPage(f"is <{tag[:40]}>, not <rtmp>, so it is not a stat page")
         if len(self._paths) > MAX_DEPTH:
-            raise BadPage(f"is nested more than {MAX_DEPTH} deep: no stat page")
+            raise BadPage(f"is nested more than {MAX_DEPTH} deep, so it is not a stat page")
         self._paths.append(path)
         self._text = [] if path in _KEPT else None
         self._length = 0
@@ -190,7 +191,7 @@ class _Target:
         self._text.append(text)
         self._length += len(text)
         if self._length > MAX_TEXT:
-            raise BadPage(f"has more than {MAX_TEXT} characters in one element: no stat page")
+            raise BadPage(f"has more than {MAX_TEXT} characters in one element, so it is not a stat page")
 
     def end(self, tag: str) -> None:
         path = self._paths.pop()
@@ -212,7 +213,7 @@ class _Target:
             self._application = shorten(text, self._limits.max_name_length)
             self._counts.setdefault(self._application, 0)
             if len(self._counts) > MAX_APPLICATIONS:
-                raise BadPage(f"has more than {MAX_APPLICATIONS} applications: no stat page")
+                raise BadPage(f"has more than {MAX_APPLICATIONS} applications, so it is not a stat page")
         elif parent == _CLIENT:
             self._client[tag] = text
         elif parent in _STREAMS:
@@ -230,7 +231,7 @@ class _Target:
     def _end_stream(self) -> None:
         texts = self._stream
         milliseconds = _whole(texts, "time")
-        stream = Stream(
+        stream = RtmpStream(
             clients=_whole(texts, "nclients") or 0,
             publishers=int("publishing" in texts),
             active="active" in texts,
@@ -244,15 +245,17 @@ class _Target:
         key = (self._application, shorten(texts.get("name", ""), self._limits.max_name_length))
         if key in self._streams:
             self._streams[key].add(stream)
-        elif key in self._known or self._room > 0:
-            self._room -= key not in self._known
+        elif key in self._known:
+            self._streams[key] = stream
+        elif self._room > 0:
+            self._room -= 1
             self._streams[key] = stream
         else:
             self._ignored += 1
 
     def page(self) -> Page:
         if "uptime" not in self._server:
-            raise BadPage("has no <uptime>: no stat page")
+            raise BadPage("has no <uptime>, so it is not a stat page")
         return Page(
             version=shorten(self._server.get("nginx_version", ""), _MAX_CODEC_WORD),
             rtmp_version=shorten(self._server.get("nginx_rtmp_version", ""), _MAX_CODEC_WORD),
@@ -289,13 +292,13 @@ def _codec(texts: Mapping[str, str]) -> Codec:
 
 
 def _whole(texts: Mapping[str, str], name: str) -> int | None:
-    """Return a count; None where there is none, or one below 0: a clock was set back. Raises: BadPage."""
+    """Return a count; None if it is missing, or negative because a clock was set back. Raises: BadPage."""
     text = texts.get(name)
     if text is None:
         return None
     text = text.strip()
     if not _WHOLE.fullmatch(text):
-        raise BadPage(f"says {text[:40]!r} for {name}, which is no number: no stat page")
+        raise BadPage(f"says {text[:40]!r} for {name}, which is not a number, so it is not a stat page")
     return None if text.startswith("-") else int(text)
 
 

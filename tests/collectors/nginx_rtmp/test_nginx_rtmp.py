@@ -277,12 +277,12 @@ PAGES = {
     "not found": (404, b"<html>", "answers 404", "rtmp_stat"),
     "broken": (502, LIVE, "answers 502", "rtmp_stat"),
     "html": (200, b"<!DOCTYPE html><html></html>", "is HTML", "rtmp_stat"),
-    "status": (200, b"Active connections: 1 \n", "is no whole XML", "rtmp_stat"),
-    "truncated": (200, LIVE[:1000], "is no whole XML", "rtmp_stat"),
-    "empty": (200, b"", "is no whole XML", "rtmp_stat"),
-    "encoding": (200, LIVE.replace(b"cam1", b"\xff"), "is no whole XML", "rtmp_stat"),
+    "status": (200, b"Active connections: 1 \n", "is not complete XML", "rtmp_stat"),
+    "truncated": (200, LIVE[:1000], "is not complete XML", "rtmp_stat"),
+    "empty": (200, b"", "is not complete XML", "rtmp_stat"),
+    "encoding": (200, LIVE.replace(b"cam1", b"\xff"), "is not complete XML", "rtmp_stat"),
     "bomb": (200, BOMB, "has a document type", "rtmp_stat"),
-    "compressed": (200, gzip.compress(LIVE), "is no whole XML", "rtmp_stat"),
+    "compressed": (200, gzip.compress(LIVE), "is not complete XML", "rtmp_stat"),
     "large": (200, LIVE + b" " * 8_388_608, "more than 8388608 bytes", "max_body_bytes"),
 }
 

@@ -18,7 +18,7 @@ from powerbench_agent.collectors.nginx_rtmp.stat import (
     Codec,
     Limits,
     Page,
-    Stream,
+    RtmpStream,
     parse_stat,
 )
 
@@ -64,8 +64,8 @@ def test_a_live_page() -> None:
     assert (found.accepted, found.bytes_in, found.bytes_out) == (3, 6607228, 2801581)
     assert (found.counts, found.ignored) == ({"live": 2}, 0)
     assert found.streams == {
-        ("live", "cam1"): Stream(1, 1, True, 3293831, 2793025, 12.873, {}, H264_AAC),  # noqa: FBT003 - active
-        ("live", "cam2"): Stream(1, 1, True, 3295616, 0, 12.861, {}, H264_AAC),  # noqa: FBT003 - likewise
+        ("live", "cam1"): RtmpStream(1, 1, True, 3293831, 2793025, 12.873, {}, H264_AAC),  # noqa: FBT003 - active
+        ("live", "cam2"): RtmpStream(1, 1, True, 3295616, 0, 12.861, {}, H264_AAC),  # noqa: FBT003 - likewise
     }
 
 
@@ -89,7 +89,7 @@ def test_what_is_not_said_is_not_known() -> None:
     """A field that the page does not have is None or "", never 0; sizes of 0 are not known either."""
     meta = "<meta><video><width>0</width><height>0</height><frame_rate>0</frame_rate></video></meta>"
     found = parse(page(live(f"<stream><name>cam</name>{meta}<nclients>1</nclients></stream>")))
-    assert found.streams == {("live", "cam"): Stream(clients=1)}
+    assert found.streams == {("live", "cam"): RtmpStream(clients=1)}
     assert (found.version, found.pid, found.accepted, found.bytes_in) == ("", None, None, None)
 
 
@@ -104,7 +104,7 @@ def test_one_name_in_two_server_blocks_is_added_up() -> None:
     other = stream("cam", "<publishing/><active/>" + client(8, 5), clients=3).replace("1500", "2500")
     found = parse(page(live(stream("cam", client(7, 2))), live(other)))
     assert found.streams == {
-        ("live", "cam"): Stream(4, 1, True, 140, 60, 2.5, {7: 2, 8: 5}),  # noqa: FBT003 - active
+        ("live", "cam"): RtmpStream(4, 1, True, 140, 60, 2.5, {7: 2, 8: 5}),  # noqa: FBT003 - active
     }
     assert found.counts == {"live": 2}
 
@@ -113,7 +113,7 @@ def test_files_on_demand_have_clients_and_no_bytes() -> None:
     """A `play` section's stream has clients alone; one that stands twice in it has all of them."""
     file = "<stream><name>a.mp4</name><client><id>1</id></client><active/><nclients>2</nclients></stream>"
     section = f"<application><name>vod</name><play>{file * 2}<nclients>4</nclients></play></application>"
-    assert parse(page(section)).streams == {("vod", "a.mp4"): Stream(clients=4, active=True)}
+    assert parse(page(section)).streams == {("vod", "a.mp4"): RtmpStream(clients=4, active=True)}
 
 
 def test_clients_that_are_not_listed_leave_drops_unknown() -> None:
@@ -173,7 +173,7 @@ BILLION = '<!DOCTYPE r [<!ENTITY a "a"><!ENTITY b "&a;&a;">]><rtmp><uptime>&b;</
 EXTERNAL = '<!DOCTYPE r [<!ENTITY x SYSTEM "file:///etc/passwd">]><rtmp><uptime>&x;</uptime></rtmp>'
 BAD = {
     "empty": (b"", "no element found"),
-    "text": (b"Active connections: 1", "no whole XML"),
+    "text": (b"Active connections: 1", "not complete XML"),
     "html": (b"<!DOCTYPE html><html><body><p>Welcome</body></html>", "HTML"),
     "html without a type": (b"<html><head><title>404 Not Found</title></head></html>", "is <html>"),
     "another's page": (b"<rss version='2.0'><channel/></rss>", "is <rss>"),
@@ -183,18 +183,18 @@ BAD = {
     "an external entity": (EXTERNAL.encode(), "document type"),
     "an external type": (b"<!DOCTYPE rtmp SYSTEM 'http://127.0.0.1/x.dtd'><rtmp/>", "document type"),
     "an unknown entity": (b"<rtmp><uptime>&a;</uptime></rtmp>", "undefined entity"),
-    "two pages": (LIVE.rstrip() + LIVE[LIVE.index(b"<rtmp>") :], "no whole XML"),
+    "two pages": (LIVE.rstrip() + LIVE[LIVE.index(b"<rtmp>") :], "not complete XML"),
     "no UTF-8": (b"<rtmp><uptime>\xff\xfe</uptime></rtmp>", "not well-formed"),
-    "an unknown encoding": (b"<?xml version='1.0' encoding='klingon'?><rtmp/>", "encoding that is not known"),
+    "an unknown encoding": (b"<?xml version='1.0' encoding='klingon'?><rtmp/>", "unknown encoding"),
     "an encoding of many bytes": (
         b"<?xml version='1.0' encoding='euc-jp'?><rtmp/>",
-        "encoding that is not known",
+        "unknown encoding",
     ),
-    "compressed": (b"\x1f\x8b\x08\x00" + bytes(40), "no whole XML"),
+    "compressed": (b"\x1f\x8b\x08\x00" + bytes(40), "not complete XML"),
     "a word for a number": (page(head="<uptime>9</uptime><pid>me</pid>"), "'me' for pid"),
     "a long number": (page(head=f"<uptime>{'9' * 5000}</uptime>"), "characters in one element"),
-    "a number of 21 digits": (page(head=f"<uptime>{'9' * 21}</uptime>"), "is no number"),
-    "other digits": (page(head="<uptime>٣</uptime>"), "is no number"),
+    "a number of 21 digits": (page(head=f"<uptime>{'9' * 21}</uptime>"), "is not a number"),
+    "other digits": (page(head="<uptime>٣</uptime>"), "is not a number"),
     "depth": (b"<rtmp>" + b"<a>" * 100_000, f"more than {MAX_DEPTH} deep"),
     "a long name": (page(live(stream("x" * (MAX_TEXT + 1)))), f"{MAX_TEXT} characters"),
     "applications": (

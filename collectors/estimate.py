@@ -1,21 +1,22 @@
-"""An estimate of the CPU's energy where nothing measures it: most virtual machines.
+"""An estimate of the CPU's energy for machines where nothing measures it: most virtual machines.
 
-Reads `/proc/stat` (busy time) and `/proc/cpuinfo` (which CPU). Clock ticks in, joules out, by a linear
-model a logical CPU at a time:
+Reads `/proc/stat` (busy time) and `/proc/cpuinfo` (which CPU). Clock ticks in, joules out, by a model that is
+linear in each logical CPU's busy time:
 
     joules = idle W x seconds x CPUs + (max W - idle W) x busy seconds
 
-so the figure depends on time and busy time alone, whenever it is looked at. Every sample and meter of it
+so the figure depends only on time and busy time, not on how often it is read. Every sample and meter of it
 says `estimate`; the node counts it only while nothing measures the CPU. Privileges: none.
 
 Source of the watts: Cloud Carbon Footprint, ccf-coefficients, coefficients-aws-use.csv fitted to SPECpower
 of 2026-03-09 (https://github.com/cloud-carbon-footprint/ccf-coefficients). Their EPYC 5th Gen row is left
-out: at 3.7 to 9.0 W a thread it is four times its neighbours'.
+out, because 3.7 to 9.0 W per thread is four times that of its neighbours.
 Source of the model numbers: Linux arch/x86/include/asm/intel-family.h, amd.c.
 """
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.core.counters import Rate
@@ -31,19 +32,19 @@ if TYPE_CHECKING:
 ENERGY = Metric(
     "estimate_energy_joules_total",
     "counter",
-    "Estimated energy since the agent started; a linear model of CPU time, not a measurement.",
+    "Estimated energy since the agent started: a linear model of CPU time, not a measurement.",
     ("component",),
 )
 POWER = Metric(
     "estimate_power_watts",
     "gauge",
-    "Estimated mean power over the last interval; a linear model of CPU time, not a measurement.",
+    "Estimated mean power over the last interval: a linear model of CPU time, not a measurement.",
     ("component",),
 )
 MODEL = Metric(
     "estimate_model_info",
     "gauge",
-    "The model behind the estimate: watts a logical CPU, idle and busy, and where they come from.",
+    "Always 1; the labels are the estimate's model: watts per logical CPU, idle and busy, and their origin.",
     ("microarchitecture", "idle_watts_per_cpu", "max_watts_per_cpu", "cpus", "basis"),
 )
 METRICS = (ENERGY, POWER, MODEL)
@@ -56,7 +57,7 @@ class Watts(NamedTuple):
     max: float
 
 
-# Watts a logical CPU by microarchitecture; see the module's docstring.
+# Watts per logical CPU by microarchitecture; the module's docstring names the source.
 COEFFICIENTS = {
     "Sandy Bridge": Watts(2.2122, 8.6309),
     "Ivy Bridge": Watts(1.7074, 5.5569),
@@ -75,7 +76,8 @@ COEFFICIENTS = {
     "EPYC 4th Gen": Watts(0.7391, 2.2822),
 }
 MEAN = Watts(
-    *(round(sum(column) / len(COEFFICIENTS), 4) for column in zip(*COEFFICIENTS.values(), strict=True))
+    idle=round(fmean(watts.idle for watts in COEFFICIENTS.values()), 4),
+    max=round(fmean(watts.max for watts in COEFFICIENTS.values()), 4),
 )
 
 _INTEL_MODELS = {
@@ -94,7 +96,7 @@ _CASCADE_LAKE_STEPPINGS = range(5, 8)  # of model 0x55, which Skylake-SP shares
 
 
 class Options(CollectorOptions, frozen=True, kw_only=True):
-    """`[collectors.estimate]`; watts a logical CPU, 0 for what is known of the microarchitecture."""
+    """`[collectors.estimate]`: watts per logical CPU; 0 for those of the microarchitecture."""
 
     idle_watts_per_cpu: float = 0.0
     max_watts_per_cpu: float = 0.0
@@ -111,7 +113,7 @@ class Options(CollectorOptions, frozen=True, kw_only=True):
 
 
 class Model(NamedTuple):
-    """The watts that are used, and why."""
+    """The watts that are used, and where they come from."""
 
     watts: Watts
     microarchitecture: str
@@ -119,7 +121,7 @@ class Model(NamedTuple):
 
 
 class Estimate:
-    """The model, fed with busy time."""
+    """Applies the model to the CPUs' busy time."""
 
     def __init__(self, options: Options, host: Host) -> None:
         self._host = host
@@ -127,12 +129,12 @@ class Estimate:
         self._model = choose_model(options, self._microarchitecture)
         self._joules = 0.0
         self._last: tuple[float, float] | None = None  # monotonic seconds, busy seconds
-        self._owed = 0.0  # busy seconds that have not had their time yet
+        self._owed = 0.0  # busy seconds that did not fit into the time they were read in
         self._cpus = 0
         self._rate = Rate()
 
     def configure(self, options: Options) -> None:
-        """Take a reload's watts; what was estimated until now stays."""
+        """Take the watts of a reload; the energy estimated so far stays."""
         self._model = choose_model(options, self._microarchitecture)
 
     async def read(self) -> Reading:
@@ -146,7 +148,7 @@ class Estimate:
         return self._reading(self._advance())
 
     async def aclose(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: nothing is held open."""
 
     def _advance(self) -> float:
         now = self._host.clock.monotonic()
@@ -204,7 +206,7 @@ def choose_model(options: Options, microarchitecture: str) -> Model:
 
 
 def parse_microarchitecture(cpuinfo: str) -> str:
-    """Return the microarchitecture's name in the table, the CPU's own words, or "" where it says nothing."""
+    """Return the microarchitecture's name in the table, else the CPU's model name, else ""."""
     fields: dict[str, str] = {}
     for line in cpuinfo.splitlines():
         key, colon, value = line.partition(":")
@@ -212,7 +214,9 @@ def parse_microarchitecture(cpuinfo: str) -> str:
             fields.setdefault(key.strip(), value.strip())
     vendor = fields.get("vendor_id", "")
     try:
-        family, model, stepping = (int(fields.get(key, "-1")) for key in ("cpu family", "model", "stepping"))
+        family = int(fields.get("cpu family", "-1"))
+        model = int(fields.get("model", "-1"))
+        stepping = int(fields.get("stepping", "-1"))
     except ValueError:
         return fields.get("model name", "")
     found = None
@@ -229,7 +233,8 @@ def _amd(family: int, model: int) -> str | None:
     if family == 0x17:
         return "EPYC 1st Gen" if model < 0x30 else "EPYC 2nd Gen"
     if family == 0x19:
-        return "EPYC 4th Gen" if 0x10 <= model <= 0x1F or 0x60 <= model <= 0xAF else "EPYC 3rd Gen"
+        is_zen4 = 0x10 <= model <= 0x1F or 0x60 <= model <= 0xAF
+        return "EPYC 4th Gen" if is_zen4 else "EPYC 3rd Gen"
     return None
 
 

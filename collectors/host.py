@@ -1,9 +1,9 @@
-"""What the host is doing beside the energy: CPU time, frequency, load, memory, temperatures.
+"""The host: CPU time, frequency, load, memory, temperatures.
 
 Reads `/proc/{stat,loadavg,meminfo}`, `/sys/devices/system/cpu/cpu*/cpufreq/scaling_cur_freq` (kHz) and
 `/sys/class/hwmon/hwmon*/temp*_input` (m°C); seconds, hertz, bytes and °C out. Privileges: none.
 
-Sensors can be slow (an NVMe's, a disk's), so everything is read in a thread of its own.
+Some sensors are slow (those of NVMe drives and disks), so everything is read in a thread of its own.
 
 Source: https://docs.kernel.org/filesystems/proc.html, https://docs.kernel.org/admin-guide/pm/cpufreq.html,
 https://docs.kernel.org/hwmon/sysfs-interface.html
@@ -26,15 +26,22 @@ if TYPE_CHECKING:
 
     from powerbench_agent.core.host import Host
 
-CPU_SECONDS = Metric("host_cpu_seconds_total", "counter", "CPU time of all CPUs since boot.", ("mode",))
-FREQUENCY = Metric("host_cpu_frequency_hertz", "gauge", "Current frequency over the CPUs.", ("stat",))
-LOAD1 = Metric("host_load1", "gauge", "Load average over one minute.")
-MEMORY_AVAILABLE = Metric("host_memory_available_bytes", "gauge", "Memory that programs can still get.")
-MEMORY_TOTAL = Metric("host_memory_total_bytes", "gauge", "Memory that the kernel manages.")
+CPU_SECONDS = Metric(
+    "host_cpu_seconds_total", "counter", "CPU time of all CPUs since boot, by mode.", ("mode",)
+)
+FREQUENCY = Metric(
+    "host_cpu_frequency_hertz",
+    "gauge",
+    "Current frequency of the CPUs: minimum, mean and maximum.",
+    ("stat",),
+)
+LOAD1 = Metric("host_load1", "gauge", "Load average of the last minute.")
+MEMORY_AVAILABLE = Metric("host_memory_available_bytes", "gauge", "Memory available to programs.")
+MEMORY_TOTAL = Metric("host_memory_total_bytes", "gauge", "Total memory.")
 TEMPERATURE = Metric("host_temperature_celsius", "gauge", "Temperature by sensor.", ("chip", "sensor"))
 METRICS = (CPU_SECONDS, FREQUENCY, LOAD1, MEMORY_AVAILABLE, MEMORY_TOTAL, TEMPERATURE)
 
-_CELSIUS = (-100.0, 250.0)  # beyond it is a driver's sentinel
+_COLDEST, _HOTTEST = -100.0, 250.0  # °C; beyond them the value is a driver's sentinel
 
 
 class Options(CollectorOptions, frozen=True, kw_only=True):
@@ -51,11 +58,11 @@ class HostCollector:
         self._worker = Worker("host")
 
     async def read(self) -> Reading:
-        """Return what the host is doing now. Raises: ReadFailed where /proc cannot be read."""
+        """Return the host's figures as of now. Raises: ReadFailed if /proc cannot be read."""
         return await self._worker.call(self._read)
 
     async def aclose(self) -> None:
-        """Let the thread go."""
+        """Stop the thread."""
         self._worker.close()
 
     def _read(self) -> Reading:
@@ -77,7 +84,10 @@ class HostCollector:
             yield CPU_SECONDS.sample(ticks / HERTZ, mode)
 
     def _memory(self) -> Iterator[Sample]:
-        fields = dict(line.split(":", 1) for line in self._proc("meminfo").splitlines() if ":" in line)
+        fields: dict[str, str] = {}
+        for line in self._proc("meminfo").splitlines():
+            key, _, value = line.partition(":")
+            fields[key] = value
         yield MEMORY_TOTAL.sample(int(fields["MemTotal"].split()[0]) * 1024)
         yield MEMORY_AVAILABLE.sample(int(fields["MemAvailable"].split()[0]) * 1024)
 
@@ -87,7 +97,7 @@ class HostCollector:
             try:
                 hertz.append(sysfs.integer(self._host, path) * 1000)
             except (OSError, ValueError):
-                continue  # an offline CPU has none
+                continue  # the CPU is offline
         if hertz:
             yield FREQUENCY.sample(min(hertz), "min")
             yield FREQUENCY.sample(sum(hertz) / len(hertz), "mean")
@@ -100,16 +110,17 @@ class HostCollector:
             labels = [self._label(path) for path in inputs]
             times = Counter(labels)
             for path, label in zip(inputs, labels, strict=True):
-                sensor = label if times[label] == 1 else f"{label} ({path.name.removesuffix('_input')})"
+                is_unique = times[label] == 1
+                sensor = label if is_unique else f"{label} ({path.name.removesuffix('_input')})"
                 try:
                     celsius = sysfs.integer(self._host, path) / 1000
                 except (OSError, ValueError):
-                    continue  # a sensor that does not answer now
-                if _CELSIUS[0] < celsius < _CELSIUS[1]:
+                    continue  # the sensor does not answer now
+                if _COLDEST < celsius < _HOTTEST:
                     yield TEMPERATURE.sample(celsius, chip, sensor)
 
     def _chip(self, hwmon: Path) -> str:
-        """Return the device's path below /sys/devices: it tells two chips of one name apart."""
+        """Return the device's path below /sys/devices, which differs between chips of one name."""
         device = hwmon / "device"
         path = (device if device.exists() else hwmon).resolve()
         try:

@@ -2,8 +2,8 @@
 
 Reads `/sys/fs/cgroup/…` and `/proc/PID/net/dev`. µs, ns, bytes in; seconds and bytes out. Privileges: none.
 
-Where a container's cgroup lies depends on the engine, its cgroup driver and parent; known layouts are tried,
-and where none fits the path that the kernel gives for one of its processes.
+Where a container's cgroup is depends on the engine, its cgroup driver and parent. The known layouts are
+tried; if none fits, the path that the kernel gives for one of the container's processes.
 
 Source: https://docs.kernel.org/admin-guide/cgroup-v2.html, https://docs.kernel.org/admin-guide/cgroup-v1/
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from powerbench_agent.core.host import Host
 
-# Docker with the systemd driver and with cgroupfs, Podman with either (its processes lie in "container").
+# Docker with the systemd driver and with cgroupfs, Podman with either (its processes are in "container").
 _LAYOUTS = (
     "system.slice/docker-{}.scope",
     "docker/{}",
@@ -28,18 +28,18 @@ _LAYOUTS = (
     "libpod_parent/libpod-{}",
 )
 _WAY_UP = re.compile(r"^(/|\.\./)*")
-_UNLIMITED = 2**60  # version 1 writes a number near 2^63 for no limit
+_UNLIMITED = 2**60  # version 1 writes a number near 2^63 if there is no limit
 
 
 class Memory(NamedTuple):
     """In bytes."""
 
-    used: int  # without what the page cache would give up first, as `docker stats` counts
-    limit: int | None  # None: no limit of its own
+    used: int  # without inactive page cache, as `docker stats` counts
+    limit: int | None  # None: the container has no limit of its own
 
 
 class Figures(NamedTuple):
-    """What is read more rarely than CPU time; None where the controller is not there."""
+    """What is read less often than CPU time; None if the controller is not there."""
 
     memory: Memory | None
     pids: int | None
@@ -55,19 +55,19 @@ class Traffic(NamedTuple):
 
 
 class Cgroup:
-    """One container's cgroup: a directory on version 2, one a controller on version 1."""
+    """One container's cgroup: one directory on version 2, one for each controller on version 1."""
 
     __slots__ = ("_cpu_file", "_host", "_io", "_memory", "_pids", "_unified")  # there may be thousands
 
     def __init__(self, host: Host, directories: Sequence[Path], *, unified: bool) -> None:
-        """`directories`: of the controllers cpu, memory, pids and blkio, the same one where `unified`."""
+        """`directories`: of the controllers cpu, memory, pids and blkio; all the same if `unified`."""
         cpu, self._memory, self._pids, self._io = directories
         self._host = host
         self._unified = unified
         self._cpu_file = cpu / ("cpu.stat" if unified else "cpuacct.usage")
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time used since the cgroup was made. Raises: OSError, ValueError."""
+        """Return the CPU time used since the cgroup was created. Raises: OSError, ValueError."""
         content = self._host.read(self._cpu_file)
         if self._unified:
             key, value = content.split(None, 2)[:2]
@@ -77,12 +77,12 @@ class Cgroup:
         return int(content) / 1e9
 
     def figures(self) -> Figures:
-        """Return the rest; what is not there is None."""
+        """Return the other figures; None for those that cannot be read."""
         read, written = self._io_bytes()
         return Figures(self._memory_bytes(), self._count(self._pids / "pids.current"), read, written)
 
     def first_process(self) -> int | None:
-        """Return one of the container's processes, as this procfs numbers them."""
+        """Return the id of one of the container's processes, in the reader's pid namespace."""
         try:
             return int(self._host.read(self._cpu_file.with_name("cgroup.procs")).split(None, 1)[0])
         except (OSError, ValueError, IndexError):
@@ -129,7 +129,7 @@ class Cgroup:
 
 
 def parse_io_v2(text: str) -> tuple[int, int]:
-    """Return the bytes (read, written) over all devices, out of io.stat."""
+    """Return the bytes (read, written) over all devices, from the text of io.stat."""
     read = written = 0
     for word in text.split():
         key, _, value = word.partition("=")
@@ -142,7 +142,7 @@ def parse_io_v2(text: str) -> tuple[int, int]:
 
 
 def parse_io_v1(text: str) -> tuple[int, int]:
-    """Return the bytes (read, written) over all devices, out of blkio.throttle.io_service_bytes."""
+    """Return the bytes (read, written) over all devices, from blkio.throttle.io_service_bytes."""
     read = written = 0
     for line in text.splitlines():
         words = line.split()
@@ -167,7 +167,7 @@ def parse_net_dev(text: str) -> Traffic:
 
 
 class Layout:
-    """Where the containers' cgroups lie on this machine; what worked last is tried first."""
+    """Where the containers' cgroups are on this machine; the layout that fitted last is tried first."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -187,7 +187,7 @@ class Layout:
         return self._root / names[0]
 
     def find(self, container: str, pid: int | None = None) -> Cgroup | None:
-        """Return a container's cgroup; `pid`: one of its processes, for a layout that nobody knows."""
+        """Return a container's cgroup; `pid`: one of its processes, in case no known layout fits."""
         for place in self._places(container, pid):
             cpu = self._roots[0] / place
             if (cpu / "cgroup.procs").exists():

@@ -1,12 +1,11 @@
 """Containers of Docker or Podman: CPU, memory, network, block I/O, and their claim on the node's energy.
 
-Reads the engine's API for which containers there are (see _engine.py), their cgroups for the figures (see
-_cgroup.py), `/proc/PID/net/dev` for the network, `/proc` for the engine's own processes. Privileges: the
-engine's socket, which is as good as root; no privilege for the figures.
+Reads the engine's API for the list of containers (engine.py), their cgroups for the figures (cgroup.py),
+`/proc/PID/net/dev` for the network, and `/proc` for the engine's own processes (engine_processes.py).
+Privileges: the engine's socket, which is as good as root; the figures need none.
 
-CPU time is read at every beat, and a fifth of the containers' other figures: each is five seconds old at
-most. Where no cgroup is to be found (an engine in a virtual machine) the engine is asked for its one-shot
-statistics.
+CPU time is read at every beat; the other figures of each container at every fifth beat. If a container's
+cgroup cannot be found (an engine in a virtual machine), the engine is asked for its one-shot statistics.
 
 Source: https://docs.docker.com/reference/api/engine/, https://docs.kernel.org/admin-guide/cgroup-v2.html
 """
@@ -50,45 +49,98 @@ if TYPE_CHECKING:
 log = structlog.get_logger("docker")
 
 _CONTAINER = ("container",)
-CPU = Metric("docker_container_cpu_percent", "gauge", "CPU over the last beat; 100 is one core.", _CONTAINER)
+CPU = Metric(
+    "docker_container_cpu_percent", "gauge", "CPU use over the last interval; 100 is one core.", _CONTAINER
+)
 MEMORY = Metric(
-    "docker_container_memory_bytes", "gauge", "Memory, without the page cache that goes first.", _CONTAINER
+    "docker_container_memory_bytes", "gauge", "Memory in use, without inactive page cache.", _CONTAINER
 )
 MEMORY_PERCENT = Metric(
-    "docker_container_memory_percent", "gauge", "Memory, of its limit or else of the machine's.", _CONTAINER
+    "docker_container_memory_percent", "gauge", "Memory in use, in percent of the memory limit.", _CONTAINER
 )
 MEMORY_LIMIT = Metric(
-    "docker_container_memory_limit_bytes", "gauge", "Memory limit, or else the machine's memory.", _CONTAINER
+    "docker_container_memory_limit_bytes",
+    "gauge",
+    "Memory limit; the machine's memory if the container has none.",
+    _CONTAINER,
 )
-PIDS = Metric("docker_container_pids", "gauge", "Processes and threads.", _CONTAINER)
-RX_OLD = Metric("docker_container_network_rx_bytes", "unknown", "Bytes received so far.", _CONTAINER)
-TX_OLD = Metric("docker_container_network_tx_bytes", "unknown", "Bytes transmitted so far.", _CONTAINER)
-CPU_SECONDS = Metric("docker_container_cpu_seconds_total", "counter", "CPU time since its start.", _CONTAINER)
-RX = Metric("docker_container_network_receive_bytes_total", "counter", "Bytes received.", _CONTAINER)
-TX = Metric("docker_container_network_transmit_bytes_total", "counter", "Bytes transmitted.", _CONTAINER)
-READ = Metric("docker_container_block_read_bytes_total", "counter", "Bytes read from devices.", _CONTAINER)
+PIDS = Metric("docker_container_pids", "gauge", "Processes and threads in the container.", _CONTAINER)
+RX_OLD = Metric(
+    "docker_container_network_rx_bytes",
+    "unknown",
+    "Bytes received; older name of docker_container_network_receive_bytes_total.",
+    _CONTAINER,
+)
+TX_OLD = Metric(
+    "docker_container_network_tx_bytes",
+    "unknown",
+    "Bytes transmitted; older name of docker_container_network_transmit_bytes_total.",
+    _CONTAINER,
+)
+CPU_SECONDS = Metric(
+    "docker_container_cpu_seconds_total", "counter", "CPU time since the container started.", _CONTAINER
+)
+RX = Metric(
+    "docker_container_network_receive_bytes_total", "counter", "Bytes received by the container.", _CONTAINER
+)
+TX = Metric(
+    "docker_container_network_transmit_bytes_total",
+    "counter",
+    "Bytes transmitted by the container.",
+    _CONTAINER,
+)
+READ = Metric(
+    "docker_container_block_read_bytes_total", "counter", "Bytes read from block devices.", _CONTAINER
+)
 WRITTEN = Metric(
-    "docker_container_block_written_bytes_total", "counter", "Bytes written to devices.", _CONTAINER
+    "docker_container_block_written_bytes_total", "counter", "Bytes written to block devices.", _CONTAINER
 )
 INFO = Metric(
     "docker_container_info",
     "gauge",
-    "1; what the container is.",
+    "Always 1; the labels say what the container is.",
     ("container", "id", "image", "compose_project", "compose_service"),
 )
 ENGINE_CPU = Metric(
-    "docker_engine_cpu_percent", "gauge", "CPU of dockerd, containerd, podman; 100 is one core."
+    "docker_engine_cpu_percent", "gauge", "CPU use of dockerd, containerd and podman; 100 is one core."
 )
 ENGINE_MEMORY = Metric(
-    "docker_engine_memory_bytes", "gauge", "Resident memory of dockerd, containerd, podman."
+    "docker_engine_memory_bytes", "gauge", "Resident memory of dockerd, containerd and podman."
 )
-ENGINE_MEMORY_PERCENT = Metric("docker_engine_memory_percent", "gauge", "The same, of the machine's memory.")
-TOTAL_CPU = Metric("docker_containers_total_cpu_percent", "gauge", "CPU of all containers; 100 is one core.")
+ENGINE_MEMORY_PERCENT = Metric(
+    "docker_engine_memory_percent",
+    "gauge",
+    "Resident memory of dockerd, containerd and podman, in percent of the machine's.",
+)
+TOTAL_CPU = Metric(
+    "docker_containers_total_cpu_percent", "gauge", "CPU use of all containers together; 100 is one core."
+)
 CONTAINERS = Metric("docker_containers", "gauge", "Containers by state.", ("state",))
-IGNORED = Metric("docker_containers_ignored_total", "counter", "Containers beyond max_containers.")
+IGNORED = Metric(
+    "docker_containers_ignored_total",
+    "counter",
+    "Containers left out because there are more than max_containers.",
+)
 METRICS = (
-    *(CPU, MEMORY, MEMORY_PERCENT, MEMORY_LIMIT, PIDS, RX_OLD, TX_OLD, CPU_SECONDS, RX, TX, READ, WRITTEN),
-    *(INFO, ENGINE_CPU, ENGINE_MEMORY, ENGINE_MEMORY_PERCENT, TOTAL_CPU, CONTAINERS, IGNORED),
+    CPU,
+    MEMORY,
+    MEMORY_PERCENT,
+    MEMORY_LIMIT,
+    PIDS,
+    RX_OLD,
+    TX_OLD,
+    CPU_SECONDS,
+    RX,
+    TX,
+    READ,
+    WRITTEN,
+    INFO,
+    ENGINE_CPU,
+    ENGINE_MEMORY,
+    ENGINE_MEMORY_PERCENT,
+    TOTAL_CPU,
+    CONTAINERS,
+    IGNORED,
 )
 
 ENERGY = Metric(
@@ -104,10 +156,10 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _URL = re.compile(r"unix:///.+|(tcp|http)://[^/:]+:[0-9]{1,5}/?")
 _SOCKETS = ("/var/run/docker.sock", "/run/docker.sock", "/run/podman/podman.sock")
 SLICES = 5  # beats over which the slower figures of all containers are read
-ABSENT_SECONDS = 30.0  # that an engine may be without its socket, as in a restart
-_CONNECT_SECONDS = 0.9  # that the first reading waits for the engine
+ABSENT_SECONDS = 30.0  # that an engine's socket may be missing, as during a restart
+_CONNECT_SECONDS = 0.9  # for which the first reading waits for the engine
 _DENIED = (
-    "the agent's user may not use {}: add it to the group docker, which is as good as root; "
+    "the agent's user may not use {}: add the user to the group docker, which is as good as root; "
     "see docs/guide.md, containers"
 )
 
@@ -134,7 +186,7 @@ class _Watched:
     """What is known of one live container's figures."""
 
     container: Container
-    slice: int  # the beats at which its slower figures are read
+    slice: int  # in which of SLICES beats its slower figures are read
     cgroup: Cgroup | None = None
     pid: int | None = None
     percent: float | None = None  # CPU over the last beat
@@ -192,8 +244,8 @@ class Docker:
         self._following: asyncio.Task[None] | None = None
         self._patience = min(_CONNECT_SECONDS, 0.8 * options.interval)
         self._layout = Layout(host)
-        # A cgroup numbers its processes as its reader's namespace does. In a container that has the host's
-        # /proc, those numbers are other processes there.
+        # A cgroup lists its processes by their numbers in the reader's pid namespace. In a container that
+        # reads the host's /proc, other processes have those numbers there.
         self._numbers_fit = own_pid(host) in (None, os.getpid())
         self._processes = EngineProcesses(host)
         self._watched: dict[str, _Watched] = {}
@@ -237,7 +289,7 @@ class Docker:
         return Reading(samples, taken=now, claims=claims)
 
     async def aclose(self) -> None:
-        """Leave the engine."""
+        """Disconnect from the engine."""
         tasks = list(self._asked)
         if self._following is not None:
             tasks.append(self._following)
@@ -259,7 +311,7 @@ class Docker:
         raise ReadFailed(f"no answer from the container engine at {engine.url}: {why}", remedy)
 
     def _meet(self) -> None:
-        """Begin to watch what has started, and leave what has ended."""
+        """Begin to watch containers that have started, and drop those that have ended."""
         containers = self._engine.containers
         live = {key: container for key, container in containers.items() if container.state in LIVE}
         for key in self._watched.keys() - live.keys():
@@ -283,7 +335,7 @@ class Docker:
         task.add_done_callback(self._asked.discard)
 
     async def _look_closer(self, watched: _Watched) -> None:
-        """Ask the engine for what neither its list nor known layouts say."""
+        """Ask the engine for what its list does not say, and look for the cgroup by a process id."""
         watched.pid = await self._engine.inspect(watched.container)
         if watched.cgroup is None:
             watched.cgroup = self._layout.find(watched.container.id, watched.pid)
@@ -389,11 +441,11 @@ class Docker:
                 yield ENGINE_MEMORY_PERCENT.sample(resident / machine * 100)
 
 
-_warned: set[str] = set()  # sockets that may not be used: said once
+_warned: set[str] = set()  # sockets that may not be used; each is logged once
 
 
 async def open_collector(options: Options, host: Host) -> Docker:
-    """Return the collector. Raises: Absent where there is no engine, or none that may be asked."""
+    """Return the collector. Raises: Absent if there is no engine, or its socket may not be used."""
     if not options.url:
         found = [path for path in _SOCKETS if _is_socket(path)]
         if not found:

@@ -1,8 +1,7 @@
 """What the container engine says: which containers there are, and what happens to them.
 
-Speaks the Docker API (1.24 and later; Podman's socket speaks it too) through aiodocker, on a socket or a URL.
-Lists once, then follows the events; goes on trying where the engine is away, restarts or has made its socket
-anew.
+Uses the Docker API (1.24 and later, which Podman offers too) through aiodocker, on a socket or a URL. Lists
+the containers once, then follows the events. While the engine is away it tries again, also on a new socket.
 
 Source: https://docs.docker.com/reference/api/engine/
 """
@@ -31,13 +30,13 @@ if TYPE_CHECKING:
 log = structlog.get_logger("docker")
 
 MIN_API = (1, 24)
-RELIST_SECONDS = 60.0  # events are followed; this is for those that were lost
+RELIST_SECONDS = 60.0  # between lists, which make up for lost events
 _BACKOFF_SECONDS = (0.5, 5.0)
 _TIMEOUT_SECONDS = 5.0  # of one answer
 MAX_ANSWER_BYTES = 64 * 2**20  # of one answer: tens of thousands of containers
-_PATIENCE_SECONDS = 1.0  # a stream of events that ends sooner is a refusal
+_PATIENCE_SECONDS = 1.0  # a stream of events that ends sooner counts as refused
 _ONE_SHOT_API = (1, 41)
-# What an event makes of a container's state; Docker's words and Podman's.
+# The state that follows an event, in Docker's words and in Podman's.
 _STATES = {
     "create": "created",
     "start": "running",
@@ -55,7 +54,7 @@ LIVE = ("running", "paused")  # those with a cgroup
 
 @dataclass(slots=True)
 class Container:
-    """One container, as the engine knows it."""
+    """One container, as the engine describes it."""
 
     id: str
     name: str
@@ -63,8 +62,8 @@ class Container:
     state: str
     project: str = ""  # of compose
     service: str = ""
-    host_network: bool = False  # or not known yet: its figures would be the machine's
-    started_here: bool = False  # its start was seen: all that it uses falls into our time
+    host_network: bool = False  # true also while not known: its traffic would be the machine's
+    started_here: bool = False  # its start was seen, so all of its CPU time is counted
 
 
 @dataclass(slots=True)
@@ -76,14 +75,14 @@ class Engine:
     max_name_length: int
     containers: dict[str, Container] = field(default_factory=dict)
     connected: asyncio.Event = field(default_factory=asyncio.Event)
-    ignored: int = 0  # past the cap
+    ignored: int = 0  # containers beyond the limit
     error: str = ""
     denied: bool = False
     too_old: bool = False
     _docker: aiodocker.Docker | None = None
     _api: tuple[int, ...] = (0,)
-    _blind: bool = False  # said that there are no figures to be had
-    _left_out: set[str] = field(default_factory=set)  # ids of those past the cap, each counted once
+    _warned: bool = False  # of containers without figures
+    _left_out: set[str] = field(default_factory=set)  # ids of containers beyond the limit, each counted once
 
     async def follow(self) -> None:
         """Keep the containers up to date until cancelled."""
@@ -95,9 +94,9 @@ class Engine:
                     await self._follow(docker)
                 if time.monotonic() - begun > _PATIENCE_SECONDS:
                     wait = _BACKOFF_SECONDS[0]
-                    continue  # a proxy ends what is quiet: the list that comes now makes up for it
+                    continue  # proxies close a quiet stream; the next list makes up for lost events
                 self.error = "it ends the stream of events at once"
-            except Exception as error:  # noqa: BLE001 - a foreign daemon's answers: all are the same verdict
+            except Exception as error:  # noqa: BLE001 - whatever a foreign daemon's answer causes, try again
                 self._fail(error)
             self.connected.clear()
             self.containers.clear()
@@ -118,7 +117,7 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def _open(self) -> AsyncIterator[aiodocker.Docker]:
-        import aiodocker  # noqa: PLC0415 - for those who have an engine
+        import aiodocker  # noqa: PLC0415 - only needed with an engine
         import aiohttp  # noqa: PLC0415 - likewise
 
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
@@ -129,7 +128,7 @@ class Engine:
             self._docker = None
             try:
                 await docker.close()
-            finally:  # which leaves its session open where the stream of events has failed
+            finally:  # close() leaves the session open if the stream of events has failed
                 await docker.session.close()
 
     async def _follow(self, docker: aiodocker.Docker) -> None:
@@ -237,7 +236,7 @@ class Engine:
             container.started_here = True
 
     async def inspect(self, container: Container) -> int | None:
-        """Learn what lists and events do not say; return its first process, None where there is none."""
+        """Ask for what lists and events do not say; return its first process, None if it does not run."""
         content = await self._ask(f"containers/{container.id}/json")
         if config := content.get("HostConfig"):
             container.host_network = config.get("NetworkMode") == "host"
@@ -245,12 +244,12 @@ class Engine:
         return pid if isinstance(pid, int) and pid > 0 else None
 
     async def one_shot(self, container: Container) -> Mapping[str, Any]:
-        """Return the engine's own figures of a container: for where its cgroup is out of reach."""
+        """Return the engine's own figures of a container, for one whose cgroup cannot be found."""
         if self._api < _ONE_SHOT_API:
-            if not self._blind:
-                self._blind = True
+            if not self._warned:
+                self._warned = True
                 log.warning(
-                    "containers without figures: no cgroup, and an engine without one-shot statistics",
+                    "containers have no figures: no cgroup found, and no one-shot statistics in the engine",
                     api=".".join(map(str, self._api)),
                     remedy="give the agent the host's /sys (--sysfs), or update the engine to API 1.41",
                 )
@@ -259,7 +258,7 @@ class Engine:
         return await self._ask(f"containers/{container.id}/stats", params)
 
     async def _ask(self, path: str, params: Mapping[str, str] | None = None) -> Mapping[str, Any]:
-        """Return an answer; empty where the container or the engine has gone meanwhile."""
+        """Return an answer; empty if the container or the engine has gone in the meantime."""
         import aiodocker  # noqa: PLC0415 - it is loaded by now
         import aiohttp  # noqa: PLC0415 - likewise
 
@@ -326,10 +325,10 @@ def parse_api(text: str) -> tuple[int, ...]:
 
 
 def parse_listed(entry: Mapping[str, Any]) -> Container:
-    """Return a container out of an entry of /containers/json."""
+    """Return the container of an entry of /containers/json."""
     names = entry.get("Names") or []
     labels = entry.get("Labels") or {}
-    # A container that others link to has their names for it too; its own has one slash.
+    # A container that others link to is also listed under their names; its own name has one slash.
     own = [name for name in names if name.count("/") <= 1]
     identity = str(entry["Id"])
     name = (own or names or [identity[:12]])[0]

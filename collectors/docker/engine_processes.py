@@ -1,4 +1,4 @@
-"""What the container engine itself costs: dockerd's and containerd's own processes.
+"""What the container engine itself uses: the processes of dockerd, containerd and podman.
 
 Reads /proc/PID/{comm,stat,statm}. Privileges: none.
 """
@@ -31,9 +31,9 @@ class EngineProcesses:
         self._last: tuple[float, dict[tuple[int, float], float]] | None = None
 
     def look(self, now: float) -> tuple[float | None, int | None]:
-        """Return (CPU in percent of a core over the last seconds, resident bytes); None where unknown.
+        """Return (CPU in percent of a core over the last five seconds, resident bytes); None if unknown.
 
-        CPU time is counted in hundredths of a second: over one second it would be whole percents.
+        CPU time is counted in hundredths of a second, so over one second it would be whole percents.
         """
         if now >= self._search_at:
             self._search_at = now + SEARCH_SECONDS
@@ -41,16 +41,18 @@ class EngineProcesses:
         used: dict[tuple[int, float], float] = {}
         resident = 0
         for pid in self._pids:
-            if (found := read_process_stat(self._host, pid)) is not None:
-                used[pid, found.start] = found.cpu_seconds
+            stat = read_process_stat(self._host, pid)
+            if stat is not None:
+                used[pid, stat.start] = stat.cpu_seconds
                 resident += self._resident(pid)
         if not used:
             self._percent = self._last = None
         elif self._last is None:
             self._last = (now, used)
         elif now >= self._last[0] + SPAN_SECONDS:
-            gained = sum(seconds - self._last[1].get(key, seconds) for key, seconds in used.items())
-            self._percent = max(0.0, gained) / (now - self._last[0]) * 100
+            then, used_then = self._last
+            gained = sum(seconds - used_then.get(key, seconds) for key, seconds in used.items())
+            self._percent = max(0.0, gained) / (now - then) * 100
             self._last = (now, used)
         return self._percent, resident if used else None
 

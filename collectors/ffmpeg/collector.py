@@ -32,37 +32,46 @@ if TYPE_CHECKING:
     from powerbench_agent.core.model import Sender
 
 _STREAM = ("stream",)
-FPS = Metric("ffmpeg_fps", "gauge", "Frames encoded a second, over the last reports.", _STREAM)
-SPEED = Metric("ffmpeg_speed", "gauge", "Seconds of media encoded a second, over the last reports.", _STREAM)
-BITRATE = Metric("ffmpeg_bitrate_kbps", "gauge", "Kilobits written a second, over the last reports.", _STREAM)
-RUN_FRAMES = Metric(
-    "ffmpeg_total_frames", "unknown", "Frames that the stream's current run has encoded.", _STREAM
+FPS = Metric("ffmpeg_fps", "gauge", "Frames encoded per second, over the configured window.", _STREAM)
+SPEED = Metric(
+    "ffmpeg_speed",
+    "gauge",
+    "Seconds of media encoded per second, over the configured window; 1 is real time.",
+    _STREAM,
 )
-RUN_DROPPED = Metric(
-    "ffmpeg_dropped_frames", "unknown", "Frames that the stream's current run has dropped.", _STREAM
+BITRATE = Metric(
+    "ffmpeg_bitrate_kbps", "gauge", "Output in kilobits per second, over the configured window.", _STREAM
 )
+RUN_FRAMES = Metric("ffmpeg_total_frames", "unknown", "Frames encoded in the current run.", _STREAM)
+RUN_DROPPED = Metric("ffmpeg_dropped_frames", "unknown", "Frames dropped in the current run.", _STREAM)
 ACTIVE = Metric(
-    "ffmpeg_stream_active", "gauge", "Whether a report came lately and the run has not ended.", _STREAM
+    "ffmpeg_stream_active",
+    "gauge",
+    "1 if a report arrived within the configured window and the run has not ended, else 0.",
+    _STREAM,
 )
 STALLED = Metric(
     "ffmpeg_stream_stalled",
     "gauge",
-    "Whether the run goes on without a new frame or new output, or fell silent.",
+    "1 if the run has not ended but gave no new frame or output for the configured window, else 0.",
     _STREAM,
 )
-FRAMES = Metric("ffmpeg_frames_total", "counter", "Frames encoded, over all runs.", _STREAM)
-DROPPED = Metric("ffmpeg_frames_dropped_total", "counter", "Frames dropped, over all runs.", _STREAM)
-DUPLICATED = Metric("ffmpeg_frames_duplicated_total", "counter", "Frames duplicated, over all runs.", _STREAM)
-BYTES = Metric("ffmpeg_output_bytes_total", "counter", "Bytes written, over all runs.", _STREAM)
-MEDIA = Metric("ffmpeg_media_seconds_total", "counter", "Seconds of media written, over all runs.", _STREAM)
-RESTARTS = Metric("ffmpeg_stream_restarts_total", "counter", "Runs after the stream's first.", _STREAM)
+FRAMES = Metric("ffmpeg_frames_total", "counter", "Frames encoded over all runs.", _STREAM)
+DROPPED = Metric("ffmpeg_frames_dropped_total", "counter", "Frames dropped over all runs.", _STREAM)
+DUPLICATED = Metric("ffmpeg_frames_duplicated_total", "counter", "Frames duplicated over all runs.", _STREAM)
+BYTES = Metric("ffmpeg_output_bytes_total", "counter", "Bytes written over all runs.", _STREAM)
+MEDIA = Metric("ffmpeg_media_seconds_total", "counter", "Seconds of media written over all runs.", _STREAM)
+RESTARTS = Metric("ffmpeg_stream_restarts_total", "counter", "Runs after the first one.", _STREAM)
 LAST_UPDATE = Metric(
-    "ffmpeg_stream_last_update_timestamp_seconds", "gauge", "When the last report arrived.", _STREAM
+    "ffmpeg_stream_last_update_timestamp_seconds",
+    "gauge",
+    "Unix time at which the last report arrived.",
+    _STREAM,
 )
 REJECTED = Metric(
     "ffmpeg_ingest_rejected_total",
     "counter",
-    "Connections to /ingest that were read but not taken in.",
+    "Connections to /ingest whose reports were not accepted.",
     ("reason",),
 )
 METRICS = (

@@ -1,11 +1,13 @@
 """The processes behind the streams: found when a stream connects, followed from beat to beat.
 
-What a stream's process and its descendants use of the CPUs is the stream's claim on the node's energy. A
-process that sends several streams is shared by them evenly; a descendant that sends a stream of its own is
-that stream's. Finding a process may take long where there are many, so it has a thread of its own and no
-beat waits; looking at known ones has another, so that the event loop does not.
+The CPU time of a stream's process and its descendants is the stream's claim on the node's energy. If a
+process sends several streams, they share its time evenly; a descendant that sends a stream of its own belongs
+to that stream.
 
-Privileges: see agent/processes.py.
+Finding a process among many takes long, so this has a thread of its own and no beat waits for it; reading the
+known ones has another, so that the event loop does not wait.
+
+Privileges: see core/processes.py.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ ENERGY = Metric(
     SHARE_LABELS["stream"],
 )
 
-CHILDREN_BEATS = 5  # from one look for a tree's new descendants to the next
-_PATIENCE = 0.1  # seconds that a beat waits for a search, which is most often done by then
+CHILDREN_BEATS = 5  # between two searches for a tree's new descendants
+_PATIENCE = 0.1  # seconds that a beat waits for a search; most are done by then
 
 
 class _Encoder:
@@ -67,27 +69,27 @@ class Encoders:
         self._patience = min(_PATIENCE, interval / 4)
         self._finder = Worker("find encoders")
         self._looker = Worker("encoders")
-        self._encoders: dict[str, _Encoder] = {}  # those whose process was known once
-        self._unknown: dict[str, Sender] = {}  # those to be found
+        self._encoders: dict[str, _Encoder] = {}  # of streams whose process is or was known
+        self._unknown: dict[str, Sender] = {}  # of streams whose process is to be found
         self._search: asyncio.Task[dict[str, ProcessTree | Unresolved]] | None = None
-        self._searched: set[str] = set()  # those that the search is for
+        self._searched: set[str] = set()  # streams that the search is for
         self._said: dict[str, str] = {}  # why a stream has no process, as it was logged
         self._beat = 0
-        self._looked: set[ProcessTree] = set()  # those that have been looked through once
+        self._looked: set[ProcessTree] = set()  # trees whose descendants were searched at least once
 
     def meet(self, stream: str, sender: Sender) -> None:
-        """Note that a stream has connected: its process is looked for by the next beat."""
+        """Note that a stream has connected; the next beat looks for its process."""
         self._unknown[stream] = sender
 
     def part(self, stream: str) -> None:
-        """Forget a stream whose series leave."""
+        """Forget a stream that has left."""
         self._encoders.pop(stream, None)
         self._unknown.pop(stream, None)
         self._searched.discard(stream)
         self._said.pop(stream, None)
 
     async def claims(self) -> list[Claim]:
-        """Return what every stream with a known process has used by now."""
+        """Return the claims of all streams whose process is or was known, with their CPU time as of now."""
         await self._find()
         sharers: dict[ProcessTree, list[_Encoder]] = {}
         for encoder in self._encoders.values():
@@ -106,7 +108,7 @@ class Encoders:
         ]
 
     def _look(self, trees: list[ProcessTree]) -> None:
-        """Read what the trees have used; new descendants are looked for in a fifth of them at a time."""
+        """Read what the trees have used, and search a fifth of them for new descendants."""
         roots = {tree.pid for tree in trees}
         own = processes.own_pid(self._host)
         if own is not None:
@@ -119,7 +121,7 @@ class Encoders:
         self._looked = set(trees)
 
     def close(self) -> None:
-        """Let the thread go."""
+        """Stop the threads."""
         if self._search is not None:
             self._search.cancel()
         self._finder.close()
@@ -142,11 +144,11 @@ class Encoders:
         trees = self._trees()
         for stream, result in found.items():
             if stream not in self._searched:
-                continue  # it has left meanwhile
+                continue  # it has left in the meantime
             if isinstance(result, Unresolved):
                 self._explain(stream, result)
                 if stream in self._encoders:
-                    self._encoders[stream].tree = None  # the stream has gone elsewhere
+                    self._encoders[stream].tree = None  # another process sends the stream now
                 continue
             self._said.pop(stream, None)
             encoder = self._encoders.setdefault(stream, _Encoder())
@@ -173,7 +175,7 @@ class Encoders:
 
 
 def _search(host: Host, senders: dict[str, Sender]) -> dict[str, ProcessTree | Unresolved]:
-    """Return the process tree of every sender, or why there is none."""
+    """Return the process tree of every sender, or why it is not known."""
     index = processes.Index(host)
     found: dict[str, ProcessTree | Unresolved] = {}
     for stream, sender in senders.items():

@@ -1,6 +1,6 @@
 """What is known of each stream: its figures over all runs, its rates, and which connection it belongs to.
 
-No I/O, and no clock: whoever calls says what time it is. Frames, bytes and seconds of media as FFmpeg counts
+No I/O and no clock: the caller passes the time. Frames, bytes and seconds of media as FFmpeg counts
 them; rates a second, by the time that reports arrived.
 
 Rules:

@@ -1,27 +1,27 @@
-"""The machine that a collector reads: its directories, its clock, and how a file is read."""
+"""The machine that a collector reads: where its files are, its clock, and how a file is read."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable  # noqa: TC003 - a plug-in may evaluate these hints
+from collections.abc import Callable  # noqa: TC003 - a plug-in may look at these hints
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 
 class Clock(Protocol):
-    """Time as the agent sees it; the `time` module is such a clock."""
+    """Time as the agent sees it; the `time` module is one."""
 
     def monotonic(self) -> float:
-        """Return seconds that never step."""
+        """Seconds that never step."""
 
     def time(self) -> float:
-        """Return Unix seconds."""
+        """Unix seconds."""
 
 
 def read_file(path: Path) -> bytes:
-    """Return the first 64 KiB of a file, more than any sysfs or procfs file read here has.
+    """Return the first 64 KiB of a file, enough for every sysfs and procfs attribute that is read here.
 
     Raises: OSError.
     """
@@ -34,7 +34,7 @@ def read_file(path: Path) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Where a collector finds the machine. Tests pass directory trees, a clock and errors of their own."""
+    """The machine as a collector sees it. Tests pass trees of files, a clock and errors of their own."""
 
     sysfs: Path = Path("/sys")
     procfs: Path = Path("/proc")

@@ -1,4 +1,4 @@
-"""A process and its descendants: what they have used since it was first looked at.
+"""A process and its descendants: the CPU time they have used since they were first looked at.
 
 Reads /proc/PID/{stat,task/TID/children}. Clock ticks in, CPU seconds out. Privileges: none.
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from powerbench_agent.core.host import Host
 
 _MAX_TREE = 1000  # processes of one tree that are followed
-_JUST_STARTED = 3.0  # seconds; all that so young a process has used falls into the time that is looked at
-_SLACK = 0.1  # seconds, beside the grain of start times
+_JUST_STARTED = 3.0  # seconds; a process this young is counted from its start
+_SLACK = 0.1  # seconds, more than the resolution of start times
 
 _Who = tuple[int, float]  # pid and start: a number may be used again
 
 
 class ProcessTree:
-    """A process and its descendants: what they have used since it was first looked at."""
+    """A process and its descendants: the CPU time they have used since they were first looked at."""
 
     def __init__(self, host: Host, pid: int) -> None:
-        """Look at the process. Raises: Unresolved where there is none."""
+        """Look at the process for the first time. Raises: Unresolved if it does not exist."""
         stat = read_process_stat(host, pid)
         if stat is None:
             raise Unresolved(f"no process {pid}")
@@ -41,18 +41,20 @@ class ProcessTree:
         self.pids: tuple[int, ...] = (pid,)
         self.cpu_seconds = 0.0  # never decreases
         self.alive = True
-        self._new = self._uptime() - _JUST_STARTED  # what started later and is met now counts from 0
-        # By pid and start, for a number may be used again: what each had used when it was last looked at.
+        self._new = (
+            self._uptime() - _JUST_STARTED
+        )  # processes that started later are counted from their start
+        # CPU seconds at the last look, of its processes and of others' processes directly below them.
         self._members: dict[_Who, float] = {}
-        self._apart: dict[_Who, float] = {}  # others' processes right below
-        self._owed = 0.0
+        self._apart: dict[_Who, float] = {}
+        self._owed = 0.0  # CPU seconds that may have been counted twice
         who = pid, stat.start
         self._members[who] = self._first(who, stat.cpu_seconds)
 
     def look(self, others: Collection[int] = (), *, children: bool = True) -> None:
-        """Read what they have used by now; `others`: processes that belong to somebody else.
+        """Read what they have used by now; `others`: processes that belong to other trees.
 
-        `children`: whether to look for new ones, which costs a read a thread.
+        `children`: whether to search for new descendants, which costs one read for each thread.
         """
         if children:
             begun = self._uptime()
@@ -62,7 +64,7 @@ class ProcessTree:
             below = [pid for pid in self.pids if pid == self.pid or pid not in others]
             apart = {pid for pid, _ in self._members.keys() | self._apart.keys()}.difference(below)
         members = self._figures(below)
-        if not children:  # a number of theirs that is somebody else's by now
+        if not children:  # without those whose number another process has by now
             members = {who: used for who, used in members.items() if who in self._members}
         self.alive = (self.pid, self.start) in members
         self.pids = tuple(pid for pid, _ in members) if self.alive else ()
@@ -108,7 +110,7 @@ class ProcessTree:
             return math.inf
 
     def _descend(self, others: set[int]) -> tuple[list[int], set[int]]:
-        """Return the tree's processes, and others' right below it."""
+        """Return the tree's processes, and the processes of others directly below them."""
         below: list[int] = []
         apart: set[int] = set()
         seen = {self.pid}

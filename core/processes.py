@@ -1,8 +1,8 @@
-"""Processes: whose connection it is, what they and their children have used, which containers they lie in.
+"""Processes: which one a connection comes from, and which container a process runs in.
 
-Reads /proc/PID/{stat,status,cgroup,task,fd,net/tcp}. Clock ticks in, seconds out. Privileges: none for one's
-own processes and for what is said about all; finding the owner of another user's connection needs root or
-CAP_SYS_PTRACE.
+Reads /proc/PID/{stat,status,cgroup,fd,fdinfo,net/tcp}. Clock ticks in, seconds out. Privileges: none for
+the agent's own processes and for what is public; finding the owner of another user's connection needs root
+or CAP_SYS_PTRACE.
 
 Source: proc(5), https://docs.kernel.org/networking/proc_net_tcp.html
 """
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from powerbench_agent.core.model import Sender
 
 _PID = re.compile(r"[0-9]{1,10}")
-_SLACK = 0.1  # seconds, beside the grain of start times
+_SLACK = 0.1  # seconds, more than the resolution of start times
 _IPV4_MAPPED = b"\0" * 10 + b"\xff\xff"  # what precedes an IPv4 address in an IPv6 socket
-_ENCODER = "ffmpeg"  # within a process's name
-WRITES = 0o3  # of an fdinfo's flags: how the file was opened
-_SAY_PID = "give it with the stream: /ingest?stream=NAME&pid=PID, or use powerbench pipe"
+_ENCODER = "ffmpeg"  # part of a process's name
+WRITES = 0o3  # bits of the flags in fdinfo that say whether the file was opened for writing
+_SAY_PID = "give the pid with the stream: /ingest?stream=NAME&pid=PID, or use powerbench pipe"
 
 
 class Unresolved(Exception):  # noqa: N818 - a verdict
-    """A stream whose process is not known; `remedy` says what would tell."""
+    """The process of a stream cannot be found; `remedy` says how to make it known."""
 
     def __init__(self, what: str, remedy: str = _SAY_PID) -> None:
         super().__init__(what)
@@ -46,13 +46,14 @@ class _Connection(NamedTuple):
 
 
 def container_of(host: Host, pid: int) -> str:
-    """Return the id of the container that a process lies in, "" for none or for nobody knows."""
+    """Return the id of the container that a process runs in, "" if it runs in none or this is not known."""
     try:
         text = host.read(host.procfs / str(pid) / "cgroup").decode("ascii", "replace")
     except OSError:
         return ""
-    # In a cgroup namespace "/" is where we are ourselves.
-    return container_id(text) or (own_container(host) if text.strip() == "0::/" else "")
+    if text.strip() == "0::/":  # seen from our own cgroup namespace, this is the cgroup that we are in
+        return own_container(host)
+    return container_id(text)
 
 
 def uptime(host: Host) -> float:
@@ -61,15 +62,15 @@ def uptime(host: Host) -> float:
 
 
 def own_pid(host: Host) -> int | None:
-    """Return this process's id in that procfs, which may be the host's, seen from a container."""
+    """Return this process's id in `host.procfs`, which in a container may be the procfs of the host."""
     try:
-        return int(os.readlink(host.procfs / "self"))  # noqa: PTH115 - of a link that is a number
+        return int(os.readlink(host.procfs / "self"))  # noqa: PTH115 - a Path would only be turned into a number
     except (OSError, ValueError):
         return None
 
 
 def pids(host: Host) -> list[int]:
-    """Return every process there is."""
+    """Return the ids of all processes."""
     try:
         return [int(name) for name in os.listdir(host.procfs) if name.isdigit()]  # noqa: PTH208 - 5x faster
     except OSError:
@@ -77,7 +78,7 @@ def pids(host: Host) -> list[int]:
 
 
 class Index:
-    """Every process's inner pid and open sockets and pipes, looked up once for many streams."""
+    """All processes by their inner pid and by their open sockets and pipes, for finding many streams."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -96,7 +97,7 @@ class Index:
         return self._inner.get(number, [])
 
     def having(self, target: str, *, writable: bool = False) -> list[int]:
-        """Return the processes that have a file open ("socket:[1234]"), as far as this process may look."""
+        """Return the processes that have a file open ("socket:[1234]"), as far as we are allowed to see."""
         if self._files is None:
             self._files = self._list_files()
         found: list[int] = []
@@ -119,27 +120,29 @@ class Index:
 def find_sender(host: Host, sender: Sender, index: Index) -> int:
     """Return the process that a stream comes from. Raises: Unresolved.
 
-    A given pid counts where that process's network namespace holds the connection's other end, under the
-    same user, and the process is older than the connection: so nobody elsewhere can lay claim to it.
+    A pid that the sender gives is accepted if that process's network namespace has the sender's end of the
+    connection, under the same user, and the process is older than the connection. So a sender elsewhere
+    cannot claim another's process.
     """
     if sender.pid:
         return _find_given(host, sender, index)
-    # In a network namespace of its own it serves sockets that it was given: the machine's has the other end.
+    # An agent in a network namespace of its own may serve sockets that it was given: then the sender's end is
+    # in the machine's namespace.
     connection = _find_connection(host.procfs / "net", sender)
     if connection is None:
         connection = _find_connection(host.procfs / "1/net", sender)
     if connection is None:
-        raise Unresolved("its connection is not in this network namespace, nor in the machine's")
+        raise Unresolved("its connection is neither in the agent's network namespace nor in the machine's")
     owner = index.having(f"socket:[{connection.inode}]")
     if not owner:
         raise Unresolved("its connection has closed, or its owner is not visible to the agent's user")
     pid = owner[0]
     own = own_pid(host)
     if pid == own:
-        raise Unresolved("it comes from the agent's own process")
+        raise Unresolved("its connection comes from the agent's own process")
     stat = read_process_stat(host, pid)
     if stat is not None and _ENCODER in stat.comm:
-        return pid  # its input may well be a pipe, of whoever controls it or gives it its media
+        return pid  # its input may be a pipe too, from a process that controls it or gives it media
     # A forwarder is not what uses the energy: the process that writes into its input is.
     pipe = _link(host.procfs / str(pid) / "fd/0")
     if not pipe.startswith("pipe:"):
@@ -152,23 +155,23 @@ def _find_given(host: Host, sender: Sender, index: Index) -> int:
     if not _PID.fullmatch(sender.pid) or not 0 < int(sender.pid) < 2**31:
         raise Unresolved(f"pid={sender.pid[:20]!r} is not a process id")
     number = int(sender.pid)
-    # In a container it is another number outside; and the same number may be another process's here.
+    # A process in a container has another number outside, where its inner number may be another process's.
     agreeing = [pid for pid in index.numbered(number) if _agrees(host, pid, sender)]
     found = [pid for pid in agreeing if container_of(host, pid) == _home(host, sender, pid, index)]
     if len(found) > 1:
         raise Unresolved(f"pid={number} could be any of the processes {', '.join(map(str, found))}")
     if not found:
         raise Unresolved(
-            f"pid={number} is no process that this connection can come from",
+            f"pid={number} is not a process that this connection can come from",
             "give the pid of a process on this machine, as its own container sees it",
         )
     return found[0]
 
 
 def _home(host: Host, sender: Sender, pid: int, index: Index) -> str:
-    """Return the container that has the connection, where it can be seen; else the one that `pid` lies in.
+    """Return the container of the connection's owner if it can be seen, else the container of `pid`.
 
-    On the host's own network many containers share a network namespace.
+    Containers on the host's own network share one network namespace.
     """
     connection = _find_connection(host.procfs / str(pid) / "net", sender)
     owners = index.having(f"socket:[{connection.inode}]") if connection else []
@@ -198,7 +201,7 @@ def _status(host: Host, pid: int, key: str) -> list[str]:
 
 
 def _namespace_pids(host: Host, pid: int) -> list[int]:
-    """Return a process's numbers, outermost first."""
+    """Return a process's ids in the nested pid namespaces, outermost first."""
     try:
         return [int(word) for word in _status(host, pid, "NSpid")]
     except ValueError:
@@ -211,7 +214,7 @@ def _uid(host: Host, pid: int) -> int:
 
 
 def _find_connection(net: Path, sender: Sender) -> _Connection | None:
-    """Return the sender's end of its connection, where that network namespace holds it."""
+    """Return the sender's end of its connection if it is in this network namespace."""
     for table, version in (("tcp", 4), ("tcp6", 6)):
         wanted = _row(sender.peer, version), _row(sender.local, version)
         try:
@@ -226,13 +229,13 @@ def _find_connection(net: Path, sender: Sender) -> _Connection | None:
 
 
 def _read_whole(path: Path) -> str:
-    """Return a table of the kernel's, which may be longer than an attribute. Raises: OSError."""
+    """Return one of the kernel's tables, which may be longer than an attribute. Raises: OSError."""
     with path.open("rb") as file:
         return file.read(16 * 2**20).decode("ascii", "replace")
 
 
 def _row(end: tuple[str, int], version: int) -> str:
-    """Return an address and port as /proc/net/tcp and tcp6 write them: words of the host's byte order."""
+    """Return an address and port as /proc/net/tcp and tcp6 write them: words in the host's byte order."""
     try:
         address = ipaddress.ip_address(end[0].partition("%")[0])
     except ValueError:
@@ -251,7 +254,7 @@ def _row(end: tuple[str, int], version: int) -> str:
 
 
 def _open_files(host: Host, pid: int) -> Iterator[tuple[str, str]]:
-    """Yield (descriptor, what it leads to) of a process; nothing where this process may not look."""
+    """Yield (descriptor, target) of a process's open files; nothing if we are not allowed to see them."""
     directory = host.procfs / str(pid) / "fd"
     try:
         descriptors = os.listdir(directory)  # noqa: PTH208 - 5x faster
@@ -282,6 +285,6 @@ def _writes(host: Host, fdinfo: Path) -> bool:
 
 def _link(path: Path) -> str:
     try:
-        return os.readlink(path)  # noqa: PTH115 - most of them, and a Path costs more than the call
+        return os.readlink(path)  # noqa: PTH115 - called very often, and a Path costs more than the call
     except OSError:
         return ""

@@ -1,17 +1,17 @@
-"""FFmpeg's progress, bytes to reports: a state machine that does no I/O.
+"""FFmpeg's progress, from bytes to reports: a state machine that does no I/O.
 
-Two forms, both cut anywhere:
+Two forms, either cut at any place:
 
 - blocks, as `-progress` writes them: `key=value` lines up to `progress=continue` or `progress=end`;
-- status lines, as FFmpeg writes them to stderr, ended by a carriage return, with log lines between.
+- status lines, as FFmpeg writes them to stderr, ended by a carriage return, with log lines in between.
 
 Rules:
 
-1. A connection that has shown a block is read for blocks alone: with `2>&1` both forms arrive, and the
-   status line rounds what the block says exactly.
-2. `N/A`, nan, negative times and anything else that is no figure is None, never 0.
-3. `out_time_ms` is in microseconds, whatever its name says.
-4. `fps`, `bitrate` and `speed` are means since the start of the run, so they are not looked at.
+1. After the first block only blocks are read: with `2>&1` both forms arrive, and the status line rounds the
+   figures that the block gives exactly.
+2. `N/A`, nan, negative times and anything else that is not a figure is None, never 0.
+3. `out_time_ms` is in microseconds, despite its name.
+4. `fps`, `bitrate` and `speed` are means since the start of the run, so they are ignored.
 
 Source: print_report() in FFmpeg's fftools/ffmpeg.c, versions 5.1 to 9.0.
 """
@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from powerbench_agent.core.lines import LineSplitter
 
-MAX_LINE = 4096  # bytes; a longer line is nothing of FFmpeg's progress and is skipped
+MAX_LINE = 4096  # bytes; a longer line is not part of FFmpeg's progress and is skipped
 
 _KEYS = frozenset(
     (b"frame", b"total_size", b"out_time_us", b"out_time_ms", b"dup_frames", b"drop_frames", b"progress")
@@ -36,7 +36,7 @@ _COUNT = re.compile(rb"\d{1,18}")
 
 
 class Report(NamedTuple):
-    """Where a run stands; None is what FFmpeg did not say."""
+    """How far a run has come; None for what FFmpeg did not say."""
 
     frames: int | None  # encoded so far, of the first video stream
     size: int | None  # bytes written so far
@@ -47,15 +47,15 @@ class Report(NamedTuple):
 
 
 class ProgressParser:
-    """Reads one run's, or one connection's, progress."""
+    """Reads the progress of one run, or of one connection."""
 
     def __init__(self) -> None:
         self._lines = LineSplitter(MAX_LINE)
         self._block: dict[bytes, bytes] = {}
-        self._blocks = False
+        self._blocks = False  # whether there was a block
 
     def feed(self, data: bytes) -> list[Report]:
-        """Take the next bytes; return the reports that they complete."""
+        """Take the next bytes; return the reports that are complete with them."""
         found = (self._line(line) for line in self._lines.feed(data))
         return [report for report in found if report is not None]
 

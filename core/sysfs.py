@@ -1,4 +1,4 @@
-"""Single-value attribute files of sysfs and procfs, through the host's reader.
+"""Attribute files of sysfs and procfs that hold a single value, read through `host.read`.
 
 Source: https://docs.kernel.org/filesystems/sysfs.html (one value a file).
 """
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 
 
 def text(host: Host, path: Path) -> str:
-    """Return an attribute's text without its line end. Raises: OSError."""
+    """Return an attribute's text, without its line end. Raises: OSError."""
     return host.read(path).decode("utf-8", "replace").strip()
 
 
 def natural(host: Host, path: Path) -> int:
-    """Return an attribute's number that counts something. Raises: OSError; ValueError where it is none."""
+    """Return an attribute's number, 0 or more. Raises: OSError; ValueError if it is not such a number."""
     number = integer(host, path)
     if number < 0:
-        raise ValueError(f"{path} holds {number}, which counts nothing")
+        raise ValueError(f"{path} holds {number}, which is negative")
     return number
 
 
 def integer(host: Host, path: Path) -> int:
-    """Return an attribute's whole number. Raises: OSError; ValueError where it is none."""
+    """Return an attribute's whole number. Raises: OSError; ValueError if it is not a whole number."""
     content = host.read(path).strip()
     if not content.lstrip(b"-").isdigit():
-        raise ValueError(f"{path} holds {content[:40]!r}, no whole number")
+        raise ValueError(f"{path} holds {content[:40]!r}, which is not a whole number")
     return int(content)
 
 
 def asleep(host: Host, device: Path) -> bool:
-    """Return whether runtime power management has put a device to sleep: most questions would wake it.
+    """Return whether runtime power management has suspended a device, which most reads would wake.
 
     Source: https://docs.kernel.org/power/runtime_pm.html (`power/runtime_status`).
     """

@@ -256,7 +256,7 @@ def test_a_pid_that_cannot_be_the_senders(proc: Processes, spoil: Callable[[Proc
     """A remote sender's, a younger process's, another user's, nobody's: refused in one line."""
     proc.start(50)
     spoil(proc)
-    with pytest.raises(Unresolved, match=r"^pid=50 is no process that this connection can come from$"):
+    with pytest.raises(Unresolved, match=r"^pid=50 is not a process that this connection can come from$"):
         find_sender(proc.host, Connection().sender("50"), Index(proc.host))
 
 
@@ -312,7 +312,7 @@ def test_the_agents_end_is_not_the_senders(proc: Processes) -> None:
     """The table of one namespace holds both ends of a connection; the sender's has the peer's port."""
     proc.start(50)
     proc.connects(50, Connection())
-    with pytest.raises(Unresolved, match="not in this network namespace") as refused:
+    with pytest.raises(Unresolved, match="neither in the agent's network namespace") as refused:
         find_sender(proc.host, Sender(Connection().local, Connection().peer), Index(proc.host))
     assert "powerbench pipe" in refused.value.remedy
 
@@ -331,7 +331,7 @@ def test_without_an_uptime_no_pid_is_taken(proc: Processes, content: str) -> Non
     proc.start(50)
     proc.connections(proc.procfs / "50/net", Connection())
     (proc.procfs / "uptime").write_text(content)
-    with pytest.raises(Unresolved, match="no process that this connection can come from"):
+    with pytest.raises(Unresolved, match="not a process that this connection can come from"):
         find_sender(proc.host, Connection().sender("50"), Index(proc.host))
 
 
@@ -414,5 +414,5 @@ def test_a_real_process_that_started_after_the_connection() -> None:
     """A pid that somebody else got later is not taken for the sender's."""
     with connected("AF_INET", "127.0.0.1") as (child, sender, _):
         old = sender._replace(pid=str(child.pid), connected=time.monotonic() - 3600)
-        with pytest.raises(Unresolved, match=f"pid={child.pid} is no process"):
+        with pytest.raises(Unresolved, match=f"pid={child.pid} is not a process"):
             find_sender(Host(), old, Index(Host()))

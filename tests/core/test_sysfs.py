@@ -30,7 +30,7 @@ def test_integer(tmp_path: Path, content: bytes, number: int) -> None:
     [b"", b"\n", b"1.5\n", b"0x10", b"--1", b"-", b"1 2", b"1_000", "٣".encode(), b"9" * 5000, b"\xff"],
 )
 def test_no_integer(tmp_path: Path, content: bytes) -> None:
-    """Whatever is no whole number is a ValueError, never a guess."""
+    """Anything that is not a whole number is a ValueError, never a guess."""
     (tmp_path / "value").write_bytes(content)
     with pytest.raises(ValueError, match=r"number|digits|literal"):
         sysfs.integer(Host(), tmp_path / "value")
@@ -70,7 +70,7 @@ def test_io_error_is_the_kernels(tmp_path: Path) -> None:
 def test_pipe_does_not_hang(tmp_path: Path) -> None:
     """A pipe where a file should be is no number, and waits for nobody."""
     os.mkfifo(tmp_path / "value")
-    with pytest.raises(ValueError, match="no whole number"):
+    with pytest.raises(ValueError, match="not a whole number"):
         sysfs.integer(Host(), tmp_path / "value")
 
 

@@ -72,7 +72,7 @@ async def test_while_a_call_is_out_the_next_is_refused(worker: Worker) -> None:
     first = asyncio.ensure_future(worker.call(hang))
     await entered.wait()
     for _ in range(2):
-        with pytest.raises(ReadFailed, match="has not come back") as refused:
+        with pytest.raises(ReadFailed, match="has not returned") as refused:
             await worker.call(lambda: 1)
         assert refused.value.remedy
     first.cancel()

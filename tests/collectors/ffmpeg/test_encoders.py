@@ -154,7 +154,7 @@ async def test_why_there_is_no_process_is_logged_once(streams: Streams) -> None:
             assert await streams.claims() == {}
     assert [log["reason"] for log in logs] == [
         "pid='abc' is not a process id",
-        "pid=70 is no process that this connection can come from",
+        "pid=70 is not a process that this connection can come from",
         "pid='abc' is not a process id",
     ]
     assert all(log["log_level"] == "info" and log["stream"] == "cam1" and log["remedy"] for log in logs)

@@ -160,7 +160,7 @@ async def test_never_beyond_the_maximum(machine: Machine) -> None:
 
 
 async def test_going_backwards_adds_idle_alone(machine: Machine) -> None:
-    """Busy time that goes back is no busy time: the interval is idle, and nothing is taken away."""
+    """If busy time goes back, the interval counts as idle, and no energy is taken away."""
     machine.procfs.set_ticks(user=1000)
     collector = await machine.open()
     await collector.read()

@@ -46,7 +46,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 async def test_cpu_modes(machine: Machine) -> None:
-    """Every mode's ticks are its seconds; guest time is in user already and is no mode of its own."""
+    """Every mode's ticks are shown in seconds; guest time is part of user and not a mode of its own."""
     machine.procfs.set_ticks(100, 200, 300, 400, (500, 600, 700, 800, 900, 1000))
     assert values(await machine.read(), host.CPU_SECONDS) == {
         ("user",): 100 / HERTZ,
@@ -141,7 +141,7 @@ async def test_labels(machine: Machine) -> None:
     "sentinel", ["4294967295000", "-273150", "-128000", "255000", "-2147483648", "", "N/A", "nan"]
 )
 async def test_sentinels_are_left_out(machine: Machine, sentinel: str) -> None:
-    """A driver's "no value" is no temperature; its neighbours stay."""
+    """A driver's "no value" is not shown as a temperature; other sensors stay."""
     add_hwmon(machine.sysfs, 0, "platform/chip", {"temp1_input": sentinel, "temp2_input": "-5500"})
     assert await machine.temperatures() == {("platform/chip", "temp2"): -5.5}
 

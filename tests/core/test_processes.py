@@ -36,7 +36,7 @@ def proc(tmp_path: Path) -> Processes:
 
 @pytest.mark.parametrize("comm", ["ffmpeg", "a (b) c", ") S 1 2 3", "", "((", "tmux: server"])
 def test_a_name_may_hold_anything(proc: Processes, comm: str) -> None:
-    """Parentheses and spaces in a process's name displace no figure."""
+    """Parentheses and spaces in a process's name do not shift the figures."""
     proc.start(50, 7, comm, age=10.0, seconds=2.5)
     stat = read_process_stat(proc.host, 50)
     assert stat is not None
@@ -45,7 +45,7 @@ def test_a_name_may_hold_anything(proc: Processes, comm: str) -> None:
 
 @given(st.text(max_size=300))
 def test_any_text_is_read_or_refused(text: str) -> None:
-    """What is no stat is a ValueError, whatever it is."""
+    """Any text that is not a stat raises ValueError and nothing else."""
     for content in (text, f"1 (a) S {text}", "1 (a) S " + "1 " * 30 + text):
         found: object = None
         with suppress(ValueError):
@@ -54,7 +54,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 def test_a_process_that_ended_has_no_figures(proc: Processes) -> None:
-    """Its files are gone, and nobody complains."""
+    """Its files are gone, and that is not an error."""
     assert read_process_stat(proc.host, 50) is None
     assert processes.container_of(proc.host, 50) == ""
     with pytest.raises(Unresolved, match="no process 50"):
@@ -82,7 +82,7 @@ def test_a_tree_is_the_sum_of_its_processes(proc: Processes) -> None:
 
 
 def test_an_old_process_starts_at_its_present_figure(proc: Processes) -> None:
-    """What it and its descendants used long before anybody looked is no use of the stream's."""
+    """CPU time used long before the first look does not count for the stream."""
     proc.start(50, age=3600.0, seconds=500.0)
     proc.start(51, 50, age=3000.0, seconds=9000.0)
     tree = ProcessTree(proc.host, 50)
@@ -117,8 +117,8 @@ def test_a_child_that_ends_takes_nothing_along(proc: Processes, *, children: boo
     assert tree.pids == (50,)
 
 
-def test_a_child_that_nobody_waits_for_stops_nothing(proc: Processes) -> None:
-    """Where a parent ignores how its children end their seconds are lost, and the tree's go on."""
+def test_a_child_that_is_not_waited_for_stops_nothing(proc: Processes) -> None:
+    """If a parent does not wait for its children, their seconds are lost, and the tree goes on counting."""
     proc.start(50)
     tree = ProcessTree(proc.host, 50)
     proc.start(51, 50, age=0.0)
@@ -192,7 +192,7 @@ def test_a_child_that_gets_a_stream_of_its_own_goes_over(proc: Processes, *, chi
 
 
 def test_a_number_used_again_ends_the_tree(proc: Processes) -> None:
-    """Another process under the same number, told by its start time, is not the stream's."""
+    """Another process with the same number, recognised by its start time, is not the stream's."""
     proc.start(50, age=100.0)
     tree = ProcessTree(proc.host, 50)
     proc.work(50, 1.0)
@@ -204,7 +204,7 @@ def test_a_number_used_again_ends_the_tree(proc: Processes) -> None:
 
 
 def test_at_most_the_cap_is_followed(proc: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tree beyond the cap is followed up to it, not given up."""
+    """A tree beyond the limit is followed up to the limit, not given up."""
     monkeypatch.setattr(process_tree, "_MAX_TREE", 5)
     proc.start(50)
     for child in range(60, 70):
@@ -253,7 +253,7 @@ def test_what_is_no_pid_is_said(proc: Processes, text: str) -> None:
 
 @pytest.mark.parametrize("spoil", SPOILERS)
 def test_a_pid_that_cannot_be_the_senders(proc: Processes, spoil: Callable[[Processes], None]) -> None:
-    """A remote sender's, a younger process's, another user's, nobody's: refused in one line."""
+    """A pid that is remote, younger, another user's or unused is refused in one line."""
     proc.start(50)
     spoil(proc)
     with pytest.raises(Unresolved, match=r"^pid=50 is not a process that this connection can come from$"):
@@ -327,7 +327,7 @@ def test_a_connection_in_the_machines_namespace(proc: Processes) -> None:
 
 @pytest.mark.parametrize("content", ["", "\n", "soon 1.0\n"])
 def test_without_an_uptime_no_pid_is_taken(proc: Processes, content: str) -> None:
-    """Where nobody knows how old a process is nobody can tell whose its number was."""
+    """If the age of a process is not known, its number is not trusted."""
     proc.start(50)
     proc.connections(proc.procfs / "50/net", Connection())
     (proc.procfs / "uptime").write_text(content)
@@ -344,7 +344,7 @@ def test_an_owner_that_is_not_visible(proc: Processes) -> None:
 
 
 def test_the_agents_own_connection(proc: Processes) -> None:
-    """The agent's energy is shown already, and is no stream's."""
+    """The agent's own energy is shown already and does not count for a stream."""
     proc.connects(AGENT_PID, Connection())
     with pytest.raises(Unresolved, match="the agent's own process"):
         find_sender(proc.host, Connection().sender(), Index(proc.host))
@@ -373,7 +373,7 @@ def test_a_forwarders_youngest_writer(proc: Processes) -> None:
 
 
 def test_a_forwarder_without_writers(proc: Processes) -> None:
-    """Where nobody's end of the pipe can be seen the forwarder itself is all that is known."""
+    """If no writer of the pipe can be seen, the forwarder itself is taken."""
     assert find_sender(proc.host, forwarded(proc), Index(proc.host)) == 50
 
 

@@ -59,8 +59,8 @@ def test_a_kernel_without_steal() -> None:
         b"cpu 1 2 3 4 5 6 " + b"9" * 5000,
     ],
 )
-def test_what_is_no_sum_is_refused(tmp_path: Path, content: bytes) -> None:
-    """Garbage is a ValueError, which the agent takes for nobody knows."""
+def test_anything_but_the_sum_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Garbage is a ValueError, and the agent's CPU time is then unknown."""
     with pytest.raises(ValueError, match=r"."):
         parse_machine_stat(content)
     (tmp_path / "stat").write_bytes(content)
@@ -78,7 +78,7 @@ def test_any_bytes_are_read_or_refused(content: bytes) -> None:
     assert isinstance(stat.capacity, float)
 
 
-def test_without_procfs_nobody_knows(tmp_path: Path) -> None:
+def test_without_procfs_nothing_is_known(tmp_path: Path) -> None:
     """A machine without /proc/stat has no CPU time and no container, and no error."""
     assert read_cpu_time(Host(procfs=tmp_path)) is None
     assert own_container(Host(procfs=tmp_path)) == ""

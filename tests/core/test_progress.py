@@ -1,4 +1,4 @@
-"""FFmpeg's progress: real captures cut anywhere, and everything that is no progress."""
+"""FFmpeg's progress: real captures cut anywhere, and anything that is not progress."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_wire_capture() -> None:
     ["N/A", "nan", "-nan", "inf", "-1", "-9223372036854775808", "", " ", "1e5", "1.5", "0x10", "٣", "9" * 30],
 )
 def test_odd_values_are_none(odd: str) -> None:
-    """Whatever is no whole number from 0 on is left unsaid; the block's other figures stay."""
+    """Anything but a whole number of 0 or more is None; the block's other figures stay."""
     for key, field in (("frame", "frames"), ("total_size", "size"), ("out_time_us", "media")):
         report = only(parse(block(**{key: odd, "drop_frames": 7})))
         assert getattr(report, field) is None
@@ -163,7 +163,7 @@ def test_speed_in_exponents_does_no_harm() -> None:
 
 
 def test_spaces_around_values() -> None:
-    """Padding around a value is no part of it."""
+    """Padding around a value is not part of it."""
     assert only(parse(b"frame=   42  \r\ntotal_size=  9 \nprogress= continue \n")) == Report(
         42, 9, None, None, None, ended=False
     )
@@ -237,7 +237,7 @@ def test_last_block_without_an_end() -> None:
 
 
 def test_unfinished_block_is_no_report() -> None:
-    """Half a block, as a killed run leaves it, is no report."""
+    """Half a block, as a killed run leaves it, gives no report."""
     assert parse(b"frame=9\ntotal_size=100\n") == []
 
 

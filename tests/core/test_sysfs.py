@@ -49,7 +49,7 @@ def test_any_bytes(content: bytes) -> None:
 
 
 def test_text_is_stripped(tmp_path: Path) -> None:
-    """Text comes without its line end, and bytes that are no UTF-8 are replaced."""
+    """Text comes without its line end, and bytes that are not UTF-8 are replaced."""
     (tmp_path / "name").write_bytes(b"pack\xffage\n")
     assert sysfs.text(Host(), tmp_path / "name") == "pack\ufffdage"
 
@@ -68,7 +68,7 @@ def test_io_error_is_the_kernels(tmp_path: Path) -> None:
 
 
 def test_pipe_does_not_hang(tmp_path: Path) -> None:
-    """A pipe where a file should be is no number, and waits for nobody."""
+    """A pipe in place of a file is a ValueError, and reading it does not block."""
     os.mkfifo(tmp_path / "value")
     with pytest.raises(ValueError, match="not a whole number"):
         sysfs.integer(Host(), tmp_path / "value")

@@ -32,7 +32,7 @@ def threads() -> list[threading.Thread]:
 
 
 async def test_calls_run_in_one_daemon_thread_of_their_own(worker: Worker) -> None:
-    """Every call runs in the same thread, which is none of the event loop's and holds up no exit."""
+    """Every call runs in the same thread, which is not the event loop's and does not delay the exit."""
     ran_in = {await worker.call(threading.current_thread) for _ in range(5)}
     assert list(ran_in) == threads()
     assert all(thread.daemon for thread in ran_in)
@@ -87,7 +87,7 @@ async def test_while_a_call_is_out_the_next_is_refused(worker: Worker) -> None:
                 break
             except ReadFailed:
                 await asyncio.sleep(0)
-    assert answer == "new", "and a late answer reaches nobody else"
+    assert answer == "new", "a late answer does not reach another caller"
 
 
 HANGING = """

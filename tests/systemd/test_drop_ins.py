@@ -131,7 +131,8 @@ def test_attribution_finds_whose_the_stream_is(
     """A sender that does not say its process has energy with the drop-in, and none (and a reason) without."""
     with sender(""):
         wait_for(
-            lambda: "connection is not in this network namespace" in machine.journal(), "the log says why"
+            lambda: "connection is neither in the agent's network namespace" in machine.journal(),
+            "the log says why",
         )
         assert stream_energy(machine) == {}
     drop_in("attribution")

@@ -69,7 +69,7 @@ async def test_one_container(driven: Driven) -> None:
 
 
 async def test_without_a_limit_memory_is_a_part_of_the_machines(driven: Driven) -> None:
-    """No limit of its own: the machine's memory stands in for it."""
+    """A container without a limit is shown with the machine's memory as its limit."""
     driven.start(1)
     reading = await driven.beat()
     assert value(reading, docker.MEMORY_LIMIT, "c1") == MACHINE_BYTES
@@ -97,7 +97,7 @@ async def test_a_network_that_is_not_known_yet_is_not_shown(driven: Driven) -> N
 
 
 async def test_in_a_container_a_cgroups_process_numbers_are_others_on_the_host(tmp_path: Path) -> None:
-    """With the host's /proc in a container the engine's number is looked up there; none before it says."""
+    """In a container with the host's /proc the engine's pid is used; until then no traffic is shown."""
     machine = Machine(tmp_path)
     (machine.host.procfs / "self").symlink_to(str(os.getpid() + 1))
     async for driven in drive(machine):
@@ -132,7 +132,7 @@ async def test_total_and_states(driven: Driven) -> None:
 
 
 async def test_slow_figures_are_five_beats_old_at_most_and_staggered(driven: Driven) -> None:
-    """Over five beats every container's memory is read anew once; in no beat are all of them."""
+    """Every container's memory is read once in five beats, and never all of them in one beat."""
     for number in range(20):
         driven.start(number)
     await driven.beat()
@@ -250,7 +250,7 @@ async def test_names_of_any_kind_are_a_sound_page(driven: Driven, form: Any) -> 
 
 
 async def test_a_container_that_ran_before_us_claims_from_now_on(driven: Driven) -> None:
-    """What was used before the agent looked is nobody's; a start that was seen is claimed from 0."""
+    """CPU time used before the agent looked is not claimed; after a start that was seen, all of it is."""
     driven.start(1, cpu_seconds=1000)
     driven.start(2, cpu_seconds=0.25, seen=True)
     claims = await driven.claims()
@@ -263,7 +263,7 @@ async def test_a_container_that_ran_before_us_claims_from_now_on(driven: Driven)
 
 
 async def test_a_restart_within_a_beat_never_decreases_the_claim(driven: Driven) -> None:
-    """A cgroup made anew counts from 0: the claim goes on by what the new one has used."""
+    """A new cgroup of a container counts from 0: the claim grows by what the new one has used."""
     driven.start(1, cpu_seconds=100)
     await driven.claims()
     claimed = []
@@ -287,7 +287,7 @@ def shared(node: Node, reading: Reading, beat: float, busy: float) -> dict[str, 
 
 @pytest.mark.parametrize("what", ["renamed", "unreadable"])
 async def test_a_claim_that_comes_back_is_not_credited_with_its_past(driven: Driven, what: str) -> None:
-    """A renamed container goes on; one that misses a beat begins anew: none has a whole past in one beat."""
+    """A renamed container keeps its claim; one that misses a beat starts at 0, never with its whole past."""
     one, node = driven.start(1, "one"), Node()
     driven.start(2, "two")
     history = []
@@ -310,7 +310,7 @@ async def test_a_claim_that_comes_back_is_not_credited_with_its_past(driven: Dri
 
 
 async def test_without_a_cgroup_the_engines_figures_stand_in(driven: Driven) -> None:
-    """A figure that comes every five beats is a steady percentage, and no peak among zeros."""
+    """A figure that comes every five beats gives a steady percentage, not a peak between zeros."""
     driven.start(1)
     shutil.rmtree(driven.machine.cgroups / SYSTEMD.format(identity(1)))
     await driven.beat()
@@ -331,7 +331,7 @@ async def test_without_a_cgroup_the_engines_figures_stand_in(driven: Driven) -> 
 
 
 async def test_no_engine_is_absent(tmp_path: Path) -> None:
-    """A socket that is not there, or is no socket, is no engine, and is named."""
+    """A path without a socket means that there is no engine, and the message names the path."""
     (tmp_path / "file").touch()
     for name in ("missing.sock", "file"):
         path = tmp_path / name

@@ -24,7 +24,7 @@ PART = ("cpu", "rapl")
 
 
 async def test_a_minute_of_churn(tmp_path: Path) -> None:
-    """1,200 containers live two seconds each: every beat adds up, and at the end there is no trace of one."""
+    """1,200 containers live two seconds each: every beat adds up, and at the end nothing is left of them."""
     async for driven in drive(Machine(tmp_path)):
         node = Node()
         engine = driven.collector._engine

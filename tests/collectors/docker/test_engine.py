@@ -145,7 +145,7 @@ def test_states_in_both_engines_words(actions: list[str], state: str | None) -> 
     ],
 )
 def test_other_events_of_unknown_containers_make_none(action: str) -> None:
-    """Noise, and news of a container that nobody has met, does not make one up, nor change a known one."""
+    """Other events neither create an unknown container nor change a known one."""
     known = engine()
     known.take(event(action, name="web"))
     assert known.containers == {}
@@ -169,7 +169,7 @@ def test_other_events_of_unknown_containers_make_none(action: str) -> None:
     ],
 )
 def test_garbage_is_passed_over(garbage: dict[str, Any]) -> None:
-    """An event without a container or an action does nothing."""
+    """An event without a container or an action is ignored."""
     known = engine()
     known.take(garbage)
     assert known.containers == {}
@@ -184,7 +184,7 @@ def test_an_event_of_the_old_form() -> None:
 
 
 def test_a_restart_is_a_start_that_was_seen() -> None:
-    """A container that ran before us and is started again belongs to us from then on."""
+    """A container that ran before the agent and is started again is counted in full from then on."""
     known = engine()
     known.containers[KEY] = Container(KEY, "web", "bb", "running")
     known.take(event("die"))
@@ -194,7 +194,7 @@ def test_a_restart_is_a_start_that_was_seen() -> None:
 
 
 def test_beyond_the_cap_containers_are_counted_once() -> None:
-    """A container past max_containers is no container here, and counts once, whatever happens to it."""
+    """A container beyond max_containers is not kept, and counts as ignored once, whatever happens to it."""
     known = engine(max_containers=2)
     for number in range(4):
         for action in ("create", "start", "pause", "unpause"):
@@ -231,7 +231,7 @@ _words = st.sampled_from(
 
 @given(st.lists(st.tuples(_words, st.integers(0, 5)), max_size=60))
 def test_any_order_leaves_no_more_than_the_cap_and_known_states(events: list[tuple[str, int]]) -> None:
-    """Any events in any order: never over the cap, only states there are, `ignored` never falls."""
+    """Any events in any order: never above the limit, only known states, and `ignored` never falls."""
     known = engine(max_containers=3)
     ignored = 0
     for action, number in events:
@@ -282,7 +282,7 @@ def test_api_versions_compare(text: str, version: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("text", ["", "None", "1.x", "nginx/1.2", "1..2", "\n" * 100])
 def test_a_version_that_is_none_names_what_it_read(text: str) -> None:
-    """What is no version is refused in words that say what else could be listening there."""
+    """A text that is not a version is refused with a hint that something else may be listening there."""
     with pytest.raises(ValueError, match="is it a container engine"):
         parse_api(text)
 
@@ -324,7 +324,7 @@ def test_one_shot_of_version_2() -> None:
     ],
 )
 def test_one_shot_of_nothing(shot: dict[str, Any]) -> None:
-    """A container that has ended is answered with empty tables: all of it unknown, none of it 0."""
+    """For a container that has ended the engine answers empty tables: everything is unknown, nothing is 0."""
     assert parse_one_shot(shot) == (Figures(None, None, None, None), None)
 
 
@@ -365,7 +365,7 @@ async def test_an_answer_is_json_of_the_negotiated_version(answering: aiodocker.
     ("kind", "said"), [("missing", "[404] no such container"), ("proxy", "[502] <html>")]
 )
 async def test_a_refusal_says_what_the_engine_said(answering: aiodocker.Docker, kind: str, said: str) -> None:
-    """An error's message comes through, whoever wrote it, and not at any length."""
+    """The message of an error is passed on, from the engine or from a proxy, up to a bound."""
     with pytest.raises(aiodocker.DockerError) as refused:
         await get_json(answering, f"containers/{kind}")
     assert str(refused.value).startswith(said)
@@ -373,7 +373,7 @@ async def test_a_refusal_says_what_the_engine_said(answering: aiodocker.Docker, 
 
 
 async def test_an_answer_is_bounded(answering: aiodocker.Docker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that is too long is an error, and not held."""
+    """An answer that is too long is an error, and is not read to its end."""
     monkeypatch.setattr(engine_module, "MAX_ANSWER_BYTES", 10_000)
     with pytest.raises(ValueError, match="longer than 10000 bytes"):
         await get_json(answering, "containers/flood")

@@ -49,7 +49,7 @@ class Streams:
 
 @pytest.fixture
 async def streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Streams]:
-    # A search takes as long as it takes: a busy machine is no failure here.
+    # A search may take long on a busy machine, which is not a failure here.
     monkeypatch.setattr(encoders, "_PATIENCE", 20.0)
     made = Streams(Processes(tmp_path / "proc", FakeClock()))
     yield made
@@ -136,7 +136,7 @@ async def test_a_new_process_of_the_same_stream(streams: Streams) -> None:
 
 
 async def test_a_reconnection_of_the_same_process(streams: Streams) -> None:
-    """Who connects again is the same process: not a second counts twice, none is lost."""
+    """After a reconnection the process is the same: no second counts twice, and none is lost."""
     streams.proc.start(50)
     streams.meet("cam1", 50)
     await streams.claims()
@@ -191,7 +191,7 @@ async def test_a_stream_that_has_left_stays_forgotten(
 
 
 async def test_a_pid_of_thousands_of_digits_does_no_harm(streams: Streams) -> None:
-    """What one sender gives keeps nobody else's process from being found."""
+    """A bad pid from one sender does not keep other streams' processes from being found."""
     streams.proc.start(50)
     streams.meet("evil", "9" * 5000)
     assert await streams.claims() == {}
@@ -202,7 +202,7 @@ async def test_a_pid_of_thousands_of_digits_does_no_harm(streams: Streams) -> No
 async def test_a_search_that_fails_is_no_end_of_searches(
     streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bug in one search is that beat's failure, and the next search starts anew."""
+    """A bug in one search fails that beat, and the next search starts again."""
 
     def broken(*_: object) -> int:
         raise RuntimeError("a bug")

@@ -233,7 +233,7 @@ async def test_new_connection_is_a_restart(streams: Streams) -> None:
 
 @pytest.mark.parametrize("back", [report(5, 600_000, 9), report(None, 10, 9)], ids=["frame", "size"])
 async def test_going_back_is_a_restart(streams: Streams, back: bytes) -> None:
-    """A frame or size that goes back within a connection is another run: totals go on, rates begin anew."""
+    """A frame count or size that goes back within a connection is a new run: totals go on, rates restart."""
     feed = streams.collector.open_feed("cam1")
     before = await streams.live(feed, at_30_fps(9))
     streams.clock.advance(0.5)
@@ -283,7 +283,7 @@ async def test_connection_without_reports_ends_nothing(streams: Streams) -> None
 
 @pytest.mark.parametrize("shown_kib", [38, 39], ids=["rounded down", "rounded up"])
 async def test_both_forms_at_once_are_one_run(streams: Streams, shown_kib: int) -> None:
-    """With `2>&1` the status line's rounded size and the block's exact one are no restart."""
+    """With `2>&1` the status line's rounded size after the block's exact one is not taken for a restart."""
     feed = streams.collector.open_feed("cam1")
     status = b"frame=   13 fps=0.0 q=29.0 size=%8dkB time=00:00:00.36 bitrate= 852.9kbits/s speed=0.7x    \r"
     reading = await streams.live(feed, [status % shown_kib + report(13, 39_500, 0.366667)])
@@ -553,7 +553,7 @@ async def test_totals_never_decrease(events: list[tuple[Any, ...]]) -> None:  # 
 
 
 async def test_a_backlog_after_a_freeze_is_no_rate(streams: Streams) -> None:
-    """What piled up while the agent stood still comes at once: totals go on, no rate is made of it."""
+    """Reports that piled up while the agent stood still arrive at once: totals rise, but there is no rate."""
     feed = streams.collector.open_feed("cam1")
     await streams.live(feed, at_30_fps(4))
     streams.clock.advance(8.0)
@@ -568,7 +568,7 @@ async def test_a_backlog_after_a_freeze_is_no_rate(streams: Streams) -> None:
     assert value(await streams.read(), ffmpeg.FPS, "cam1") == pytest.approx(30)
 
 
-async def test_a_connection_that_reports_nothing_takes_nobodys_name(streams: Streams) -> None:
+async def test_a_connection_that_reports_nothing_takes_no_name(streams: Streams) -> None:
     """An empty POST under a live stream's name changes nothing of it."""
     live = streams.collector.open_feed("cam1")
     await streams.live(live, at_30_fps(4))
@@ -585,7 +585,7 @@ async def test_a_connection_that_reports_nothing_takes_nobodys_name(streams: Str
 
 
 async def test_a_run_goes_on_over_connections(streams: Streams) -> None:
-    """A connection that gives its predecessor's run is no restart, supersedes nothing, doubles nothing."""
+    """A connection that gives its predecessor's run is not a restart, and nothing counts twice."""
     first = streams.collector.open_feed("cam1", run="1f")
     await streams.live(first, at_30_fps(4))
     streams.clock.advance(0.5)
@@ -603,7 +603,7 @@ async def test_a_run_goes_on_over_connections(streams: Streams) -> None:
 
 
 async def test_a_run_goes_on_after_a_pause(streams: Streams) -> None:
-    """The same, where the first connection was closed and nothing came for a while."""
+    """The same, if the first connection was closed and nothing came for a while."""
     first = streams.collector.open_feed("cam1", run="1f")
     await streams.live(first, at_30_fps(4))
     first.close()
@@ -614,7 +614,7 @@ async def test_a_run_goes_on_after_a_pause(streams: Streams) -> None:
 
 
 @pytest.mark.parametrize(("one", "other"), [("1f", "2e"), ("1f", ""), ("", "1f"), ("", "")])
-async def test_another_run_starts_anew(streams: Streams, one: str, other: str) -> None:
+async def test_another_run_starts_at_zero(streams: Streams, one: str, other: str) -> None:
     """A connection of another run, or of none, counts from 0 on top of what was: a restart."""
     await streams.live(streams.collector.open_feed("cam1", run=one), at_30_fps(4))
     streams.clock.advance(0.5)
@@ -646,7 +646,7 @@ async def test_a_streams_process_is_its_claim(tmp_path: Path, monkeypatch: pytes
 
 
 async def test_a_last_report_sent_again_is_no_other_run(streams: Streams) -> None:
-    """A forwarder that sends its last report again, after the end, is no other run: nothing counts twice."""
+    """A forwarder that repeats its last report after the end starts no new run: nothing counts twice."""
     first = streams.collector.open_feed("cam1", None, "a1")
     await streams.live(first, [report(100, 1000, 3), report(200, 2000, 6, end=True)])
     first.close()

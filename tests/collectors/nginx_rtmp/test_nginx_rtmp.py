@@ -159,7 +159,7 @@ async def test_a_page_is_a_reading(watched: Watched) -> None:
 
 
 async def test_without_a_url_there_is_no_such_source() -> None:
-    """No URL is no error: absent, and what to set."""
+    """Without a URL the collector is absent, which is not an error, and says what to set."""
     with pytest.raises(Absent, match=r"no url: set \[collectors.nginx_rtmp\] url"):
         await nginx_rtmp.open_collector(nginx_rtmp.Options(), Host())
 
@@ -172,19 +172,19 @@ async def test_without_a_url_there_is_no_such_source() -> None:
     ],
 )
 def test_a_bad_url_is_a_bad_configuration(url: str) -> None:
-    """What cannot be asked is said by --check, not at run time."""
+    """A URL that cannot be used is reported by --check, not at run time."""
     ((key, what),) = nginx_rtmp.Options(url=url).problems()
     assert (key, "http://127.0.0.1:8080/stat" in what) == ("url", True)
 
 
 @pytest.mark.parametrize("key", ["max_streams", "max_name_length", "max_body_bytes"])
 def test_a_cap_of_nothing_is_a_bad_configuration(key: str) -> None:
-    """Each cap is 1 at least."""
+    """Each limit must be at least 1."""
     assert list(nginx_rtmp.Options(**{key: 0}).problems()) == [(key, "must be at least 1")]  # type: ignore[arg-type]
 
 
 async def test_counters_are_the_servers_own(watched: Watched) -> None:
-    """A stream that starts anew starts its counters anew; one that has gone leaves no series."""
+    """The counters of a stream that restarts begin at 0; a stream that has gone leaves no series."""
     collector = await watched.start()
     await collector.read()
     watched.server.body = LIVE.replace(b"3293831", b"7").replace(b"cam2", b"cam3")
@@ -203,7 +203,7 @@ async def test_drops_never_decrease(watched: Watched) -> None:
 
 
 async def test_drops_go_on_after_a_gap(watched: Watched) -> None:
-    """A reading that has failed forgets nothing."""
+    """After a failed reading nothing is forgotten."""
     collector = await watched.start()
     watched.server.body = with_drops({1: 5})
     await collector.read()
@@ -262,7 +262,7 @@ async def test_workers_that_answer_in_turn_are_refused(watched: Watched) -> None
 
 
 async def test_a_worker_that_follows_another_is_taken(watched: Watched) -> None:
-    """A worker that replaces one that has died, reloads, and a pid that comes again later, are no reason."""
+    """A worker that replaces a dead one, reloads, and a pid used again later do not fail a reading."""
     pages = [(7, 15), (8, 20), (8, 25), (9, 1), (9, 6), (7, 0), (7, 5), (7, 10)]
     assert await follow(watched, pages) == [True] * 8
 
@@ -326,8 +326,8 @@ async def test_a_server_that_hangs(watched: Watched) -> None:
     assert isinstance(await collector.read(), Reading)
 
 
-async def test_nobody_listens(watched: Watched, free_port: int) -> None:
-    """Where nobody listens it says so; a password or token in the URL is not said."""
+async def test_nothing_listens(watched: Watched, free_port: int) -> None:
+    """If nothing is listening, the message says so, without a password or token from the URL."""
     collector = await watched.start(f"http://user:secret@127.0.0.1:{free_port}/stat?token=secret")
     what, remedy = await watched.fails(collector)
     assert what == "no stat page from 127.0.0.1: connection refused"

@@ -155,7 +155,7 @@ def test_streams_past_the_cap_are_counted_and_not_kept() -> None:
 
 
 def test_streams_that_were_there_have_their_place() -> None:
-    """A newcomer that comes first on the page pushes nobody out; a place that is free is taken."""
+    """A new stream that comes first on the page does not push out a known one; free room is used."""
     known = {("live", "cam1"), ("live", "cam2")}
     body = page(live(*(stream(f"cam{n}") for n in range(4))))
     assert set(parse_stat(body, Limits(2, 200), known).streams) == known
@@ -272,7 +272,7 @@ def test_any_page_is_told_once_and_bounded(applications: list[tuple[str, list[st
 @example(b"<?xml version='1.0' encoding='zip'?><rtmp/>")
 @example(b"<?xml version='1.0' encoding='undefined'?><rtmp/>")
 def test_any_bytes_are_a_page_or_the_verdict(body: bytes) -> None:
-    """Nothing but the verdict comes out of what is no page."""
+    """Any bytes that are not a page raise BadPage and nothing else."""
     for content in (body, b"<rtmp>" + body, page().replace(b"</server>", body + b"</server>")):
         try:
             parse(content)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 HOST = "127.0.0.1"
+ALERTMANAGER = f"http://{HOST}:9093"
 
 
 class Service(NamedTuple):
@@ -32,8 +33,11 @@ class Service(NamedTuple):
 
 def services(directory: Path, agent: str) -> list[Service]:
     """Return the stack's services, in the order they start."""
-    data, prometheus = directory / "data", directory / "prometheus"
-    database, alerts = f"http://{HOST}:8428", f"http://{HOST}:9093"
+    return [*_exporters(directory, agent), *_prometheus(directory), *_victoriametrics(directory)]
+
+
+def _exporters(directory: Path, agent: str) -> list[Service]:
+    """Return what streams and what is scraped."""
     return [
         Service(
             "nginx-rtmp",
@@ -66,6 +70,13 @@ def services(directory: Path, agent: str) -> list[Service]:
             (agent, "--config", str(directory / "agent/agent.toml")),
             ("powerbench",),
         ),
+    ]
+
+
+def _prometheus(directory: Path) -> list[Service]:
+    """Return Prometheus and its Alertmanager."""
+    data, configuration = directory / "data", directory / "prometheus/prometheus.yml"
+    return [
         Service(
             "alertmanager",
             "prometheus-alertmanager",
@@ -76,7 +87,7 @@ def services(directory: Path, agent: str) -> list[Service]:
                 f"--config.file={HERE / 'alertmanager/alertmanager.yml'}",
                 f"--storage.path={data / 'alertmanager'}",
                 f"--web.listen-address={HOST}:9093",
-                f"--web.external-url={alerts}",
+                f"--web.external-url={ALERTMANAGER}",
                 "--cluster.listen-address=",
             ),
             ("alertmanager",),
@@ -88,13 +99,21 @@ def services(directory: Path, agent: str) -> list[Service]:
             "/-/ready",
             (
                 "prometheus",
-                f"--config.file={prometheus / 'prometheus.yml'}",
+                f"--config.file={configuration}",
                 f"--storage.tsdb.path={data / 'prometheus'}",
                 f"--web.listen-address={HOST}:9090",
                 f"--web.external-url=http://{HOST}:9090",
             ),
             ("prometheus",),
         ),
+    ]
+
+
+def _victoriametrics(directory: Path) -> list[Service]:
+    """Return VictoriaMetrics, which scrapes the same targets, and vmalert, which evaluates the same rules."""
+    prometheus = directory / "prometheus"
+    database = f"http://{HOST}:8428"
+    return [
         Service(
             "victoriametrics",
             "victoria-metrics",
@@ -102,7 +121,7 @@ def services(directory: Path, agent: str) -> list[Service]:
             "/health",
             (
                 "victoria-metrics",
-                f"-storageDataPath={data / 'victoriametrics'}",
+                f"-storageDataPath={directory / 'data/victoriametrics'}",
                 f"-httpListenAddr={HOST}:8428",
                 f"-promscrape.config={prometheus / 'prometheus.yml'}",
                 "-promscrape.config.strictParse=false",
@@ -124,7 +143,7 @@ def services(directory: Path, agent: str) -> list[Service]:
                 f"-datasource.url={database}",
                 f"-remoteRead.url={database}",
                 f"-remoteWrite.url={database}",
-                f"-notifier.url={alerts}",
+                f"-notifier.url={ALERTMANAGER}",
                 f"-httpListenAddr={HOST}:8880",
                 f"-external.url=http://{HOST}:8880",
             ),

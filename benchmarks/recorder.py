@@ -18,7 +18,8 @@ from rich.console import Console
 from run import make_tree
 
 from powerbench_agent.agent import config, daemon, log, roster
-from powerbench_agent.bench.meter.client import AgentClient, Meters
+from powerbench_agent.bench.meter.client import AgentClient
+from powerbench_agent.bench.meter.meters import Meters
 from powerbench_agent.bench.run.display import PlainDisplay
 from powerbench_agent.bench.run.phases import Phases, Window
 from powerbench_agent.bench.run.record import Trace

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from powerbench_agent.bench.measure.command import Used
     from powerbench_agent.bench.measure.share import Share
-    from powerbench_agent.bench.meter.client import Energy
+    from powerbench_agent.bench.meter.energy import MeteredEnergy
     from powerbench_agent.bench.run.figures import Difference
 
 # Student's t for 95 %, two-sided, by degrees of freedom. Source: NIST/SEMATECH e-Handbook, 1.3.6.7.2.
@@ -30,7 +30,7 @@ class EnergyWindow(NamedTuple):
 
     start_time: float  # Unix seconds
     end_time: float
-    energy: Energy
+    energy: MeteredEnergy
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def against(window: EnergyWindow, idle: EnergyWindow | None) -> Difference | Non
     return difference(window.energy, idle.energy)
 
 
-def _origins(energy: Energy) -> set[tuple[str, str]]:
+def _origins(energy: MeteredEnergy) -> set[tuple[str, str]]:
     """Return the components that an energy consists of, each with its source."""
     return {(part.component, part.source) for part in energy.parts}
 
@@ -151,7 +151,7 @@ def energy_figures(measured: Measured) -> Iterator[Figure]:
         yield Figure("share", "share of the command", shares[0].source, joules, watts)
 
 
-def _component_figures(energies: Sequence[Energy]) -> Iterator[Figure]:
+def _component_figures(energies: Sequence[MeteredEnergy]) -> Iterator[Figure]:
     """Yield a figure for each component and source."""
     origins = {origin for energy in energies for origin in _origins(energy)}
     for component, source in sorted(origins):

@@ -14,8 +14,10 @@ from powerbench_agent.bench.measure import command, costs
 from powerbench_agent.bench.measure.command import CannotStart
 from powerbench_agent.bench.measure.costs import CommandRun, EnergyWindow
 from powerbench_agent.bench.measure.share import GPU, GpuUse, gpu_gains, share
-from powerbench_agent.bench.meter.client import TRACE_HERTZ, AgentFailed, window
+from powerbench_agent.bench.meter.client import AgentFailed
 from powerbench_agent.bench.meter.conditions import read_conditions, warnings_of
+from powerbench_agent.bench.meter.energy import energy_between
+from powerbench_agent.bench.meter.meters import TRACE_HERTZ
 from powerbench_agent.bench.run.outcome import energy_warnings
 from powerbench_agent.core.host import Host
 from powerbench_agent.core.procfs import read_cpu_time
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 
     from powerbench_agent.bench.measure.command import Signals, Used
     from powerbench_agent.bench.measure.display import MeasureDisplay
-    from powerbench_agent.bench.meter.client import Edge, Energy, Meters, Sources
+    from powerbench_agent.bench.meter.energy import Edge, MeteredEnergy
+    from powerbench_agent.bench.meter.meters import Meters, Sources
 
 _INTERVAL_SECONDS = 2.5  # within which an agent has read all its collectors again
 _REFILL_SECONDS = 1.0  # after which an agent that does not know us has two fresh readings to give again
@@ -52,7 +55,7 @@ class _Ended(NamedTuple):
     uses: GpuUse
     begin: Edge
     end: Edge
-    energy: Energy
+    energy: MeteredEnergy
     capacity: float | None  # seconds of all CPUs meanwhile; None if /proc/stat cannot be read
 
 
@@ -128,7 +131,7 @@ class CommandRunner:
         begin = await self._meters.edge()
         await self._display.countdown("idle window", seconds)
         end = await self._meters.edge(begin)
-        energy = window(begin, end)
+        energy = energy_between(begin, end)
         for warning in warnings_of(around, read_conditions(Host()), around, 0.0):
             self._collected.notes.append(f"idle window: {warning}")
         if energy.problems:
@@ -152,7 +155,7 @@ class CommandRunner:
         used = await command.run(self._argv, self._signals, look)
         try:
             end = await self._meters.edge(begin)
-            energy = window(begin, end)
+            energy = energy_between(begin, end)
         except AgentFailed as failed:
             return CommandRun(used, None, problems=(str(failed),))
         after = read_cpu_time(Host())

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
-    from powerbench_agent.bench.meter.client import Meters
+    from powerbench_agent.bench.meter.meters import Meters
 
 _NOTHING = "interrupted before anything was measured"
 

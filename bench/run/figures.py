@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from powerbench_agent.bench.load.encoder import Point
-    from powerbench_agent.bench.meter.client import Energy
+    from powerbench_agent.bench.meter.energy import MeteredEnergy
     from powerbench_agent.core.progress import Report
 
 SPEED_SPAN = 10.0  # seconds; over less, a healthy stream on a busy machine dips below any useful bound
@@ -132,7 +132,7 @@ def per(watts: float, amount: float | None, seconds: float) -> float | None:
     return watts * seconds / amount if amount else None
 
 
-def difference(test: Energy, idle: Energy) -> Difference:
+def difference(test: MeteredEnergy, idle: MeteredEnergy) -> Difference:
     """Return what the test drew beyond the idle machine, over the test's own window."""
     watts = test.watts - idle.watts
     percent = 100 * watts / idle.watts if idle.watts > 0 else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from powerbench_agent.bench.meter.client import Energy, Part
+from powerbench_agent.bench.meter.energy import MeteredEnergy, MeteredPart
 from powerbench_agent.bench.plan.scenario import AUDIO_KBPS, format_bitrate, format_bitrates
 from powerbench_agent.bench.run.figures import Difference, difference, per, warnings_of
 
@@ -25,7 +25,7 @@ class Outcome:
     scenario: Scenario
     status: str
     error: str = ""
-    energy: Energy | None = None
+    energy: MeteredEnergy | None = None
     encode: Encode | None = None
     versus: Difference | None = None
     warnings: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class Outcome:
     quality: Mapping[str, Any] | None = None
 
 
-def judge(outcome: Outcome, idle: Energy | None, *, strict: bool = False) -> Outcome:
+def judge(outcome: Outcome, idle: MeteredEnergy | None, *, strict: bool = False) -> Outcome:
     """Return the outcome with its verdict: what it drew beyond idle, what to be warned of, whether it holds.
 
     A window with part of its energy missing fails: its figures would pass for the whole. So does, where
@@ -82,7 +82,7 @@ def _stream_warnings(outcome: Outcome) -> list[str]:
     return found
 
 
-def energy_warnings(energy: Energy, asked_seconds: float | None) -> list[str]:
+def energy_warnings(energy: MeteredEnergy, asked_seconds: float | None) -> list[str]:
     """Return what is odd about a window's energy, each with what to do."""
     found = [
         f"{part.component} ({part.source}) counted nothing: its counter stands still; see the agent's page"
@@ -161,12 +161,12 @@ def describe(outcome: Outcome, baseline: str | None) -> dict[str, Any]:
     return described
 
 
-def energy_of(entry: Mapping[str, Any]) -> Energy | None:
+def energy_of(entry: Mapping[str, Any]) -> MeteredEnergy | None:
     """Return the energy of a scenario that a results file holds."""
     said = entry.get("energy")
     if not said:
         return None
-    return Energy(tuple(Part(**part) for part in said["parts"]), said["seconds"])
+    return MeteredEnergy(tuple(MeteredPart(**part) for part in said["parts"]), said["seconds"])
 
 
 def _per_unit(watts: float, encode: Encode) -> dict[str, float | None]:
@@ -176,7 +176,7 @@ def _per_unit(watts: float, encode: Encode) -> dict[str, float | None]:
     }
 
 
-def describe_energy(energy: Energy) -> dict[str, Any]:
+def describe_energy(energy: MeteredEnergy) -> dict[str, Any]:
     """Return a window's energy as files hold it."""
     return {
         "source": energy.source,

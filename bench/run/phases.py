@@ -10,13 +10,15 @@ from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.bench.meter import conditions
-from powerbench_agent.bench.meter.client import AgentFailed, Edge, Energy, Meters, window
+from powerbench_agent.bench.meter.client import AgentFailed
+from powerbench_agent.bench.meter.energy import Edge, MeteredEnergy, energy_between
 from powerbench_agent.bench.run.figures import encode_figures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from powerbench_agent.bench.load.encoder import Encoder
+    from powerbench_agent.bench.meter.meters import Meters
     from powerbench_agent.bench.run.display import Display
     from powerbench_agent.bench.run.record import Trace
     from powerbench_agent.core.host import Host
@@ -59,12 +61,12 @@ class Window:
         seconds = self.ended - self.began
         return round(self.readings / seconds, 2) if seconds > 0 else None
 
-    def energy(self) -> Energy | None:
+    def energy(self) -> MeteredEnergy | None:
         """Return the energy between its edges; None where there is none to be had."""
         if self.begin is None or self.end is None or self.ended <= self.began:
             return None
         with contextlib.suppress(AgentFailed):
-            return window(self.begin, self.end)
+            return energy_between(self.begin, self.end)
         return None
 
 
@@ -191,8 +193,8 @@ def is_steady(edges: Sequence[tuple[Edge, float | None]]) -> bool:
     if not 0 < middle < len(edges) - 1:
         return False
     try:
-        first = window(edges[0][0], edges[middle][0]).watts
-        last = window(edges[middle][0], edges[-1][0]).watts
+        first = energy_between(edges[0][0], edges[middle][0]).watts
+        last = energy_between(edges[middle][0], edges[-1][0]).watts
     except AgentFailed:
         return False
     if abs(last - first) > max(STEADY_WATTS, STEADY_SHARE * first):
@@ -207,7 +209,7 @@ def _news(before: Edge, now: Edge, encoders: Sequence[Encoder]) -> str:
     """Return one line of live figures."""
     parts = []
     with contextlib.suppress(AgentFailed):
-        energy = window(before, now)
+        energy = energy_between(before, now)
         parts.append(f"{energy.watts:.2f} W ({energy.source})")
     rates = []
     for encoder in encoders:

@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from powerbench_agent.bench.exits import BadFile
-from powerbench_agent.bench.meter.client import counted
+from powerbench_agent.bench.meter.energy import counted
 from powerbench_agent.core.results import BadResults, parse_results
 
 if TYPE_CHECKING:
-    from powerbench_agent.bench.meter.client import Edge
+    from powerbench_agent.bench.meter.energy import Edge
     from powerbench_agent.core.results import Conclusion
 
 FORMAT = 2

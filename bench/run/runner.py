@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
     from powerbench_agent.bench.load.encoder import Point
     from powerbench_agent.bench.load.ffmpeg import Ffmpeg
-    from powerbench_agent.bench.meter.client import Energy, Meters
     from powerbench_agent.bench.meter.conditions import Conditions
+    from powerbench_agent.bench.meter.energy import MeteredEnergy
+    from powerbench_agent.bench.meter.meters import Meters
     from powerbench_agent.bench.plan.scenario import Scenario
     from powerbench_agent.bench.run.display import Display
     from powerbench_agent.bench.run.phases import Settling
@@ -81,7 +82,7 @@ class Run:
     interrupted: bool = False
     repeats: int = 0  # windows that the file holds of a test, at most
     unsaved: str = ""  # why something of it could not be written
-    baselines: dict[str, Energy] = field(
+    baselines: dict[str, MeteredEnergy] = field(
         default_factory=dict
     )  # what each test was compared with, by its name
 

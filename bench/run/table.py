@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from powerbench_agent.bench.meter.client import Energy
+    from powerbench_agent.bench.meter.energy import MeteredEnergy
     from powerbench_agent.bench.run.figures import Difference, Encode
     from powerbench_agent.bench.run.outcome import Outcome
 
@@ -42,10 +42,10 @@ class Row(NamedTuple):
     test: str
 
 
-def energy_rows(test: Energy, idle: Energy | None) -> Iterator[Row]:
+def energy_rows(test: MeteredEnergy, idle: MeteredEnergy | None) -> Iterator[Row]:
     """Yield what both windows drew. Every line of energy says where the joules come from."""
 
-    def row(what: str, unit: str, pick: Callable[[Energy], str]) -> Row:
+    def row(what: str, unit: str, pick: Callable[[MeteredEnergy], str]) -> Row:
         return Row(what, unit, pick(idle) if idle else "", pick(test))
 
     yield row("joules come from", "", lambda energy: energy.source)
@@ -60,7 +60,9 @@ def energy_rows(test: Energy, idle: Energy | None) -> Iterator[Row]:
     yield row("energy", f"Wh ({test.source})", lambda energy: f"{energy.watt_hours:.5f}")
 
 
-def stream_rows(test: Energy, encode: Encode, versus: Difference | None, asked_kbps: float) -> Iterator[Row]:
+def stream_rows(
+    test: MeteredEnergy, encode: Encode, versus: Difference | None, asked_kbps: float
+) -> Iterator[Row]:
     """Yield what the stream cost, and how it went."""
 
     def cost(what: str, unit: str, figure: str) -> Row:
@@ -131,7 +133,7 @@ def show_all(console: Console, outcomes: Sequence[Outcome]) -> None:
     console.print(table)
 
 
-def show(console: Console, outcome: Outcome, idle: Energy | None) -> None:
+def show(console: Console, outcome: Outcome, idle: MeteredEnergy | None) -> None:
     """Print a stream's table: boxed and coloured in a terminal, aligned plain columns elsewhere."""
     from rich import box  # noqa: PLC0415 - heavy
     from rich.table import Table  # noqa: PLC0415 - heavy

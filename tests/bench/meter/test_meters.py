@@ -1,4 +1,4 @@
-"""Edges to energy: what counts, what is missing, and that nothing is made up; and the agent over HTTP."""
+"""The agent over HTTP: what its answers are taken for, and how a trace and its edges are read."""
 
 from __future__ import annotations
 
@@ -12,88 +12,12 @@ from aiohttp import web
 from aiohttp.abc import AbstractResolver
 from aiohttp.test_utils import TestServer
 
-from powerbench_agent.bench.meter.client import (
-    AgentClient,
-    AgentFailed,
-    Edge,
-    Mark,
-    MeterKey,
-    Meters,
-    counted,
-    window,
-)
+from powerbench_agent.bench.meter.client import AgentClient, AgentFailed
+from powerbench_agent.bench.meter.energy import energy_between
+from powerbench_agent.bench.meter.meters import Meters
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-RAPL = MeterKey("a", "rapl", "cpu", "rapl", "intel-rapl:0")
-RAPL1 = MeterKey("a", "rapl", "cpu", "rapl", "intel-rapl:1")
-GPU = MeterKey("a", "nvml", "gpu", "nvml", "0")
-GUESS = MeterKey("a", "estimate", "cpu", "estimate", "cpu")
-
-
-def edge(**marks: tuple[MeterKey, float, float]) -> Edge:
-    return Edge(0.0, {key: Mark(joules, at) for key, joules, at in marks.values()})
-
-
-def test_a_windows_energy_is_the_difference_of_counters_over_the_time_between_readings() -> None:
-    """Two sockets and a GPU read a little apart: each over its own time, all of them added."""
-    before = edge(a=(RAPL, 100, 10.0), b=(RAPL1, 50, 10.0), c=(GPU, 7, 10.5))
-    after = edge(a=(RAPL, 400, 20.0), b=(RAPL1, 150, 20.0), c=(GPU, 507, 20.5))
-    found = window(before, after)
-    assert found.joules == 900
-    assert found.watts == pytest.approx(90)
-    assert found.seconds == pytest.approx(10)
-    assert found.source == "nvml + rapl"
-    assert found.measured
-    assert [(part.component, part.joules) for part in found.parts] == [("cpu", 400), ("gpu", 500)]
-
-
-def test_an_estimate_is_never_added_to_a_measurement() -> None:
-    """Where RAPL measures the CPU, the estimate of it counts for nothing."""
-    before = edge(a=(RAPL, 0, 0.0), b=(GUESS, 0, 0.0))
-    after = edge(a=(RAPL, 10, 1.0), b=(GUESS, 99, 1.0))
-    assert window(before, after).joules == 10
-    assert counted(before.marks) == [RAPL]
-
-
-def test_an_estimate_beside_a_measured_gpu_is_said_to_be_one() -> None:
-    """An estimated CPU beside a measured GPU makes the whole no measurement."""
-    before = edge(a=(GUESS, 0, 0.0), b=(GPU, 0, 0.0))
-    after = edge(a=(GUESS, 10, 1.0), b=(GPU, 5, 1.0))
-    found = window(before, after)
-    assert not found.measured
-    assert found.source == "estimate + nvml"
-
-
-@pytest.mark.parametrize(
-    ("after", "words"),
-    [
-        (edge(a=(RAPL, 10, 1.0)), "could not be read"),
-        (edge(a=(RAPL, 10, 1.0), b=(RAPL1, 3, 1.0)), "started anew"),
-        (edge(a=(RAPL, 10, 1.0), b=(RAPL1, 5, 0.0)), "not read within"),
-    ],
-)
-def test_a_counter_that_breaks_within_the_window_is_named_and_adds_nothing(after: Edge, words: str) -> None:
-    """What a vanished, restarted or unread counter had is missing, and the result says so."""
-    found = window(edge(a=(RAPL, 0, 0.0), b=(RAPL1, 5, 0.0)), after)
-    assert found.joules == 10
-    assert words in found.problems[0]
-
-
-def test_a_counter_that_appears_within_the_window_is_named() -> None:
-    """Energy from before a counter was first read is not known."""
-    found = window(edge(a=(RAPL, 0, 0.0)), edge(a=(RAPL, 10, 1.0), c=(GPU, 99, 1.0)))
-    assert found.joules == 10
-    assert "appeared" in found.problems[0]
-
-
-def test_no_counter_at_all_is_no_window() -> None:
-    """Without a single good counter there is an error, not 0 J."""
-    with pytest.raises(AgentFailed, match="no energy counter"):
-        window(edge(), edge())
-    with pytest.raises(AgentFailed, match="started anew"):
-        window(edge(a=(RAPL, 9, 0.0)), edge(a=(RAPL, 1, 1.0)))
 
 
 class FakeAgent:
@@ -162,14 +86,14 @@ async def test_the_token_goes_in_the_header_alone(fake: tuple[FakeAgent, AgentCl
         (403, None, "refuses the token of --token-file"),
         (401, None, "refuses the token of --token-file"),
         (500, None, "answers 500"),
-        (200, {"no": 1}, "no powerbench agent"),
-        (200, [1], "no powerbench agent"),
+        (200, {"no": 1}, "is not a powerbench agent"),
+        (200, [1], "is not a powerbench agent"),
     ],
 )
-async def test_an_agent_that_will_not_is_one_clear_error(
+async def test_an_agent_that_refuses_is_one_clear_error(
     fake: tuple[FakeAgent, AgentClient], status: int, body: Any, words: str
 ) -> None:
-    """A refusal, a fault and somebody else's server each say what they are, and what to do."""
+    """A refusal, a fault and a foreign server each have an error that says what they are, and what to do."""
     agent, client = fake
     agent.status, agent.body = status, body
     with pytest.raises(AgentFailed, match=words):
@@ -177,7 +101,7 @@ async def test_an_agent_that_will_not_is_one_clear_error(
 
 
 async def test_without_a_token_it_is_asked_for(fake: tuple[FakeAgent, AgentClient]) -> None:
-    """Who shows none is told to give one, and not that one is refused."""
+    """A client without a token is told to give one, not that its token is refused."""
     agent, client = fake
     agent.status = 403
     async with aiohttp.ClientSession() as session:
@@ -206,7 +130,7 @@ class NoNames(AbstractResolver):
     ],
 )
 async def test_a_name_that_is_not_found_is_said_to_be_the_name(error: socket.gaierror, words: str) -> None:
-    """What a resolver says is no number of the system's: an unknown name is called one."""
+    """A resolver's error numbers are not the system's: an unknown name is reported as one."""
     connector = aiohttp.TCPConnector(resolver=NoNames(error))
     async with aiohttp.ClientSession(connector=connector) as session:
         with pytest.raises(AgentFailed, match=words):
@@ -214,7 +138,7 @@ async def test_a_name_that_is_not_found_is_said_to_be_the_name(error: socket.gai
 
 
 async def test_an_agent_that_is_not_there_is_one_clear_error() -> None:
-    """Nobody listening is told in the words of the system, with the command that starts an agent."""
+    """A refused connection is reported in the system's words, with the command that starts an agent."""
     async with aiohttp.ClientSession() as session:
         with pytest.raises(AgentFailed, match=r"refused.*powerbench-agent"):
             await AgentClient(session, "http://127.0.0.1:1").snapshot()
@@ -234,7 +158,7 @@ async def test_two_edges_are_two_readings(fake: tuple[FakeAgent, AgentClient]) -
     _, client = fake
     meters = Meters([client])
     begin = await meters.edge()
-    assert window(begin, await meters.edge(begin)).joules == 10
+    assert energy_between(begin, await meters.edge(begin)).joules == 10
 
 
 async def test_readings_that_follow_come_over_one_connection(fake: tuple[FakeAgent, AgentClient]) -> None:
@@ -249,13 +173,13 @@ async def test_readings_that_follow_come_over_one_connection(fake: tuple[FakeAge
 
 
 async def test_a_time_too_short_for_a_reading_has_none(fake: tuple[FakeAgent, AgentClient]) -> None:
-    """Nobody is asked, and the time goes by."""
+    """No agent is asked, and the time passes."""
     agent, client = fake
     assert await Meters([client]).follow(0.01, 10.0) == []
     assert agent.authorization == []
 
 
-async def test_an_agent_that_does_not_know_us_is_asked_for_its_last_beat(
+async def test_an_agent_that_does_not_know_us_is_asked_for_its_last_reading(
     fake: tuple[FakeAgent, AgentClient],
 ) -> None:
     """Its few fresh readings are kept for the edges."""
@@ -266,7 +190,7 @@ async def test_an_agent_that_does_not_know_us_is_asked_for_its_last_beat(
     assert agent.authorization == [None]
 
 
-async def test_a_watch_that_breaks_is_one_error_and_then_begun_anew(
+async def test_a_watch_that_breaks_is_one_error_and_then_starts_again(
     fake: tuple[FakeAgent, AgentClient],
 ) -> None:
     """An agent that restarts costs the trace a second, and no more."""
@@ -284,5 +208,5 @@ async def test_a_watch_that_breaks_is_one_error_and_then_begun_anew(
     assert (await client.watch(1, 0))[0]["collectors"]["rapl"]["monotonic"] == 2
     for body in ([], {}, [1], [{}]):
         agent.body = body
-        with pytest.raises(AgentFailed, match="no powerbench agent"):
+        with pytest.raises(AgentFailed, match="is not a powerbench agent"):
             await client.watch(1, 0)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from powerbench_agent.bench.load.encoder import Point
-from powerbench_agent.bench.meter.client import Energy, Part
+from powerbench_agent.bench.meter.energy import MeteredEnergy, MeteredPart
 from powerbench_agent.bench.run.figures import (
     at,
     difference,
@@ -31,8 +31,8 @@ def stream(
     return points
 
 
-def energy(watts: float, seconds: float, source: str = "rapl") -> Energy:
-    return Energy((Part("cpu", source, watts * seconds, watts),), seconds)
+def energy(watts: float, seconds: float, source: str = "rapl") -> MeteredEnergy:
+    return MeteredEnergy((MeteredPart("cpu", source, watts * seconds, watts),), seconds)
 
 
 @given(st.floats(101, 110), st.floats(1, 15))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from powerbench_agent.bench.meter.client import Energy, Part
+from powerbench_agent.bench.meter.energy import MeteredEnergy, MeteredPart
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 from powerbench_agent.bench.run.figures import Encode
 from powerbench_agent.bench.run.outcome import Outcome, describe, judge
@@ -22,8 +22,8 @@ ENCODE = Encode(300.0, 10.0, 20.0, 10.0, 1.0, 0, 0)
 
 def energy(
     watts: float, *, source: str = "rapl", problems: tuple[str, ...] = (), seconds: float = 10.0
-) -> Energy:
-    return Energy((Part("cpu", source, watts * seconds, watts),), seconds, problems)
+) -> MeteredEnergy:
+    return MeteredEnergy((MeteredPart("cpu", source, watts * seconds, watts),), seconds, problems)
 
 
 def test_a_good_window_holds_and_is_compared() -> None:

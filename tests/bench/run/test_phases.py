@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from powerbench_agent.bench.meter.client import Edge, Mark, MeterKey
+from powerbench_agent.bench.meter.energy import Edge, Mark, MeterKey
 from powerbench_agent.bench.run.phases import Window, is_steady
 
 KEY = MeterKey("here", "rapl", "cpu", "rapl", "0")

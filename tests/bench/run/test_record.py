@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 from powerbench_agent.bench.exits import BadFile
-from powerbench_agent.bench.meter.client import Edge, Mark, MeterKey
+from powerbench_agent.bench.meter.energy import Edge, Mark, MeterKey
 from powerbench_agent.bench.run.record import Results, Trace, trace_path
 from powerbench_agent.core.results import parse_results
 

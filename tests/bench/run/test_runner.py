@@ -14,8 +14,9 @@ from msgspec import structs
 
 from powerbench_agent.bench.exits import BadFile
 from powerbench_agent.bench.load.ffmpeg import Ffmpeg
-from powerbench_agent.bench.meter.client import AgentFailed, Edge, Mark, MeterKey, Meters
+from powerbench_agent.bench.meter.client import AgentFailed
 from powerbench_agent.bench.meter.conditions import Conditions
+from powerbench_agent.bench.meter.energy import Edge, Mark, MeterKey
 from powerbench_agent.bench.plan.clip import Film
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 from powerbench_agent.bench.run import phases, runner
@@ -25,6 +26,8 @@ from powerbench_agent.bench.run.runner import Plan, Run
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
+
+    from powerbench_agent.bench.meter.meters import Meters
 
 pytestmark = pytest.mark.looptime
 KEY = MeterKey("here", "rapl", "cpu", "rapl", "0")

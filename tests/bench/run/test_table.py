@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 from rich.console import Console
 
-from powerbench_agent.bench.meter.client import Energy, Part
+from powerbench_agent.bench.meter.energy import MeteredEnergy, MeteredPart
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 from powerbench_agent.bench.run.figures import Difference, Encode
 from powerbench_agent.bench.run.outcome import Outcome
@@ -25,8 +25,8 @@ SCENARIO = Scenario(
     encoder="h264",
     preset="veryfast",
 )
-IDLE = Energy((Part("cpu", "estimate", 10.0, 1.0),), 10.0)
-TEST = Energy((Part("cpu", "estimate", 60.0, 3.0),), 20.0)
+IDLE = MeteredEnergy((MeteredPart("cpu", "estimate", 10.0, 1.0),), 10.0)
+TEST = MeteredEnergy((MeteredPart("cpu", "estimate", 60.0, 3.0),), 20.0)
 ENCODE = Encode(600.0, 20.0, 40.0, 20.0, 0.99, 0, 0)
 VERSUS = Difference(2.0, 2.0 * 20 / 3600, 200.0)
 OUTCOME = Outcome(SCENARIO, "ok", energy=TEST, encode=ENCODE, versus=VERSUS)
@@ -49,7 +49,7 @@ def test_one_run_is_called_one_only_where_it_is(repeats: int, seconds: float, wo
 
 
 def printed(
-    *, terminal: bool, outcome: Outcome = OUTCOME, idle: Energy | None = IDLE, width: int = 100
+    *, terminal: bool, outcome: Outcome = OUTCOME, idle: MeteredEnergy | None = IDLE, width: int = 100
 ) -> str:
     out = io.StringIO()
     show(Console(file=out, width=width, force_terminal=terminal), outcome, idle)

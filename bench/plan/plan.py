@@ -12,7 +12,7 @@ from powerbench_agent.bench.plan.scenario import (
     Scenario,
     default_name,
     format_bitrate,
-    of_film,
+    of_clip,
     with_unique_names,
 )
 
@@ -85,12 +85,12 @@ def suite(times: Times, encoder: str, preset: str) -> list[Scenario]:
 
 
 def multi_name(
-    bitrates: Sequence[float], resolution: Resolution, fps: int, encoder: str, film: str = ""
+    bitrates: Sequence[float], resolution: Resolution, fps: int, encoder: str, clip: str = ""
 ) -> str:
-    """Return the name of several streams where nobody gave one; `film`: the path of what is streamed."""
+    """Return the name of several streams where nobody gave one; `clip`: the path of what is streamed."""
     rates = [format_bitrate(kbps) for kbps in bitrates]
     mixed = "+".join(rates) if len(set(rates)) > 1 else rates[0]
-    return f"{len(rates)}x_{mixed}_{resolution.height}p{fps}_{encoder}{of_film(film)}"
+    return f"{len(rates)}x_{mixed}_{resolution.height}p{fps}_{encoder}{of_clip(clip)}"
 
 
 def in_blocks(scenarios: Iterable[Scenario], repeat: int, order: Order, seed: int) -> list[Scenario]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
-from powerbench_agent.bench.plan.clip import Film
+from powerbench_agent.bench.plan.clip import Clip
 from powerbench_agent.core.options import parse_seconds
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MAX_NAME = 100
 MAX_STREAMS = 200
-_MAX_STEM = 30  # of a film, in a name
+_MAX_STEM = 30  # of a clip, in a name
 AUDIO_KBPS = 96.0  # beside the video, in every stream
 
 _BITRATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKmM]?)")
@@ -49,7 +49,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     preset: str = ""
     bitrates: tuple[float, ...] = ()  # of the streams of a multi, instead of video_kbps
     input: str = ""  # a file that is streamed in a loop, instead of the test picture
-    film: Film | None = None  # which one that is
+    clip: Clip | None = None  # which one that is
     outputs: tuple[Any, ...] = ()  # as the batch file has it; kept, and not used yet
     group: str = ""  # the name that repeats share
     block: int = 0  # which repeat
@@ -167,12 +167,12 @@ def with_unique_names(scenarios: Iterable[Scenario]) -> list[Scenario]:
     return unique
 
 
-def default_name(video_kbps: float, resolution: Resolution, fps: int, encoder: str, film: str = "") -> str:
-    """Return a scenario's name where nobody gave one; `film`: the path of what is streamed."""
-    return f"{format_bitrate(video_kbps)}_{resolution.height}p{fps}_{encoder}{of_film(film)}"
+def default_name(video_kbps: float, resolution: Resolution, fps: int, encoder: str, clip: str = "") -> str:
+    """Return a scenario's name where nobody gave one; `clip`: the path of what is streamed."""
+    return f"{format_bitrate(video_kbps)}_{resolution.height}p{fps}_{encoder}{of_clip(clip)}"
 
 
-def of_film(path: str) -> str:
-    """Return what a film adds to a name that nobody gave; nothing for the test picture."""
+def of_clip(path: str) -> str:
+    """Return what a clip adds to a name that nobody gave; nothing for the test picture."""
     stem = "".join(c if c.isprintable() else "?" for c in PurePath(path).stem[:_MAX_STEM])
     return f"_{stem}" if stem else ""

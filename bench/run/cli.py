@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from powerbench_agent.bench.plan.clip import Film
+    from powerbench_agent.bench.plan.clip import Clip
     from powerbench_agent.bench.run.outcome import Outcome
     from powerbench_agent.bench.run.runner import Plan, Run
 
@@ -135,7 +135,7 @@ def _scenarios(flags: argparse.Namespace) -> list[Scenario]:
             raise BadBatch(
                 "\n".join(f"{flags.file}: input: {name!r}: is no file" for name in dict.fromkeys(lost))
             )
-        return _with_films(scenarios, str(flags.file))
+        return _with_clips(scenarios, str(flags.file))
     times = plans.Times(
         duration=getattr(flags, "duration", 120.0),
         stabilization=getattr(flags, "stabilization", 10.0),
@@ -145,18 +145,18 @@ def _scenarios(flags: argparse.Namespace) -> list[Scenario]:
     if flags.kind in (None, "suite"):
         return plans.suite(times, getattr(flags, "encoder", "h264"), getattr(flags, "preset", "veryfast"))
     idle = [plans.baseline(times)] if flags.with_baseline else []
-    return [*idle, *_with_films([_stream(flags)], "--input")]
+    return [*idle, *_with_clips([_stream(flags)], "--input")]
 
 
-def _with_films(scenarios: list[Scenario], where: str) -> list[Scenario]:
-    """Return the scenarios with which films they stream; `where` they are named. Raises: BadFile."""
-    films: dict[str, Film] = {}
+def _with_clips(scenarios: list[Scenario], where: str) -> list[Scenario]:
+    """Return the scenarios with which clips they stream; `where` they are named. Raises: BadFile."""
+    clips: dict[str, Clip] = {}
     for name in dict.fromkeys(scenario.input for scenario in scenarios if scenario.input):
         try:
-            films[name] = fingerprint(Path(name))
+            clips[name] = fingerprint(Path(name))
         except OSError as error:
             raise BadFile(f"{where}: input: {name!r}: cannot read it: {error.strerror}") from None
-    return [structs.replace(scenario, film=films.get(scenario.input)) for scenario in scenarios]
+    return [structs.replace(scenario, clip=clips.get(scenario.input)) for scenario in scenarios]
 
 
 def _stream(flags: argparse.Namespace) -> Scenario:

@@ -100,7 +100,7 @@ def energy_warnings(energy: MeteredEnergy, asked_seconds: float | None) -> list[
 def describe(outcome: Outcome, baseline: str | None) -> dict[str, Any]:
     """Return the scenario as the results file holds it; `baseline` names what it is compared with."""
     scenario, energy, encode, versus = outcome.scenario, outcome.energy, outcome.encode, outcome.versus
-    streams, film = scenario.type != "baseline", scenario.film
+    streams, clip = scenario.type != "baseline", scenario.clip
     bitrate = format_bitrates(scenario)
     resolution = str(scenario.resolution) if streams else "N/A"
     rates = [format_bitrate(stream.video_kbps) for stream in scenario.streams]
@@ -123,7 +123,7 @@ def describe(outcome: Outcome, baseline: str | None) -> dict[str, Any]:
         "streams": len(scenario.streams),
         "bitrates": rates,
         **({"input": scenario.input} if scenario.input else {}),
-        **({f"input_{key}": value for key, value in film._asdict().items()} if film else {}),
+        **({f"input_{key}": value for key, value in clip._asdict().items()} if clip else {}),
         "outputs": list(scenario.outputs) or ladder,
         "start_time": outcome.start_time,
         "end_time": outcome.end_time,

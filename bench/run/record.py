@@ -11,7 +11,7 @@ History of `format`:
    `group` (the name that its repeats share), `block` (which repeat, from 0), `streams`, `bitrates`, `settle`
    and `conditions`; `encode` is of all streams together, `encode.per_stream` of each. With repeats the head
    has `conclusions`: `group source low high`, the 95 % interval of a group's watts beyond its baselines.
-   A scenario whose streams are a film has `input` (its path), `input_size` in bytes, `input_sha256` and
+   A scenario whose streams are a clip has `input` (its path), `input_size` in bytes, `input_sha256` and
    `input_hashed_bytes`: fewer than its size where its two ends alone were hashed, half of them at each.
 
 Times are Unix seconds, durations seconds, energy joules.

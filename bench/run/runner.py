@@ -238,9 +238,9 @@ class _Runner:
                 for key in _SETTINGS
                 if key in was and was[key] != now[key]
             ]
-            known = "input_sha256" if "input_sha256" in was else "input"  # a film may have moved
+            known = "input_sha256" if "input_sha256" in was else "input"  # a clip may have moved
             if was.get(known) != now.get(known):
-                changed.append(f"input {_film(was)} there and {_film(now)} now")
+                changed.append(f"input {_clip_text(was)} there and {_clip_text(now)} now")
             if changed:
                 what = f"{scenario.name!r} has other settings: {', '.join(changed)}"
                 raise BadFile(f"--resume {self._results.path}: {what}")
@@ -377,7 +377,7 @@ class _Runner:
             return {"missing": str(failed)}
 
 
-def _film(entry: Mapping[str, Any]) -> str:
+def _clip_text(entry: Mapping[str, Any]) -> str:
     """Return what a scenario streams, as a file says it."""
     if not entry.get("input"):
         return "the test picture"

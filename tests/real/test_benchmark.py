@@ -195,15 +195,15 @@ def test_both_streams_arrive_at_a_server_that_was_there(tmp_path: Path) -> None:
 
 
 def test_a_file_shorter_than_the_window_is_streamed_in_a_loop(tmp_path: Path, ffmpeg: str) -> None:
-    """--input: two seconds of film make a window of four, at the asked rate and size."""
-    film = tmp_path / "film.mp4"
+    """--input: two seconds of clip make a window of four, at the asked rate and size."""
+    clip = tmp_path / "clip.mp4"
     picture = ("-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25:duration=2", "-c:v", "libx264")
-    subprocess.run([ffmpeg, "-loglevel", "error", *picture, str(film)], check=True, timeout=30)
-    asked = ("single", "--input", str(film), "--bitrate", "400k", *SMALL, "--duration", "4")
+    subprocess.run([ffmpeg, "-loglevel", "error", *picture, str(clip)], check=True, timeout=30)
+    asked = ("single", "--input", str(clip), "--bitrate", "400k", *SMALL, "--duration", "4")
     done = run(tmp_path / "out", "--sink", "null", *asked)
     assert (done.code, done.errors) == (0, "")
     (scenario,) = results(tmp_path / "out")["scenarios"]
-    assert scenario["input"] == str(film)
+    assert scenario["input"] == str(clip)
     assert scenario["encode"]["frames"] == pytest.approx(4 * 30, abs=15)
     assert scenario["encode"]["media_seconds"] == pytest.approx(4, abs=0.5)
 

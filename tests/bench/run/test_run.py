@@ -11,7 +11,7 @@ import pytest
 
 from powerbench_agent.bench.cli import parser
 from powerbench_agent.bench.exits import BadFile, BadFlag
-from powerbench_agent.bench.plan.clip import Film
+from powerbench_agent.bench.plan.clip import Clip
 from powerbench_agent.bench.run.cli import make_plan
 from powerbench_agent.bench.run.outcome import Outcome, describe
 
@@ -53,25 +53,25 @@ def test_a_shard_without_a_test_is_refused(tmp_path: Path) -> None:
     assert [s.name for s in plan("batch", "--file", file, "--shard", "2/5").scenarios] == ["baseline", "b"]
 
 
-def test_a_film_is_known_before_anything_is_measured(tmp_path: Path) -> None:
-    """--input and a batch's inputs have their fingerprints in the plan, and the film in unsaid names."""
-    film = tmp_path / "a film.mp4"
-    film.write_bytes(b"frames")
-    (single,) = plan("single", "--input", str(film)).scenarios
-    assert single.film == Film(6, hashlib.sha256(b"frames").hexdigest(), 6)
-    assert single.name == "2500k_720p30_h264_a film"
-    entries = [{"input": str(film)}, {"count": 2, "input": str(film)}, {}]
+def test_a_clip_is_known_before_anything_is_measured(tmp_path: Path) -> None:
+    """--input and a batch's inputs have their fingerprints in the plan, and the clip in unsaid names."""
+    clip = tmp_path / "a clip.mp4"
+    clip.write_bytes(b"frames")
+    (single,) = plan("single", "--input", str(clip)).scenarios
+    assert single.clip == Clip(6, hashlib.sha256(b"frames").hexdigest(), 6)
+    assert single.name == "2500k_720p30_h264_a clip"
+    entries = [{"input": str(clip)}, {"count": 2, "input": str(clip)}, {}]
     (tmp_path / "b.json").write_text(json.dumps(entries))
-    filmed, several, picture = plan("batch", "--file", str(tmp_path / "b.json")).scenarios
-    assert filmed.film == several.film == several.streams[1].film == single.film
-    assert several.name == "2x_2500k_720p30_h264_a film"
-    assert (picture.film, picture.name) == (None, "2500k_720p30_h264")
+    streamed, several, picture = plan("batch", "--file", str(tmp_path / "b.json")).scenarios
+    assert streamed.clip == several.clip == several.streams[1].clip == single.clip
+    assert several.name == "2x_2500k_720p30_h264_a clip"
+    assert (picture.clip, picture.name) == (None, "2500k_720p30_h264")
     described = describe(Outcome(single, "ok"), None)
     assert described["input_sha256"] == hashlib.sha256(b"frames").hexdigest()
     assert (described["input_size"], described["input_hashed_bytes"]) == (6, 6)
 
 
-def test_a_film_that_is_not_there_is_a_bad_file(tmp_path: Path) -> None:
+def test_a_clip_that_is_not_there_is_a_bad_file(tmp_path: Path) -> None:
     """The name is quoted as it cannot harm a terminal, by flag and in a batch."""
     with pytest.raises(BadFile, match="is no file"):
         plan("single", "--input", str(tmp_path))

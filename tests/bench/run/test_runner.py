@@ -17,7 +17,7 @@ from powerbench_agent.bench.load.ffmpeg import Ffmpeg
 from powerbench_agent.bench.meter.client import AgentFailed
 from powerbench_agent.bench.meter.conditions import Conditions
 from powerbench_agent.bench.meter.energy import Edge, Mark, MeterKey
-from powerbench_agent.bench.plan.clip import Film
+from powerbench_agent.bench.plan.clip import Clip
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 from powerbench_agent.bench.run import phases, runner
 from powerbench_agent.bench.run.record import Results, Trace, trace_path
@@ -129,8 +129,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench(tmp_path)
 
 
-def filmed(name: str, path: str, sha256: str) -> Scenario:
-    return structs.replace(stream(name), input=path, film=Film(9, sha256, 9))
+def with_clip(name: str, path: str, sha256: str) -> Scenario:
+    return structs.replace(stream(name), input=path, clip=Clip(9, sha256, 9))
 
 
 def idle(name: str = "baseline", block: int = 0, warm_up: float = 0) -> Scenario:
@@ -337,33 +337,33 @@ async def test_a_trace_that_cannot_be_written_says_what_it_lacks(
         ("cooldown", 7, "cooldown 7 there and 0.0 now"),
         ("outputs", [{"url": "x"}], "outputs [{'url': 'x'}] there and [{"),
         ("input_sha256", "2" * 64, f"(SHA-256 {'2' * 12}) there and '/a.mp4' (SHA-256 {'1' * 12}) now"),
-        ("input", "/b.mp4", None),  # the same film, elsewhere
+        ("input", "/b.mp4", None),  # the same clip, elsewhere
     ],
 )
 async def test_other_settings_are_not_gone_on_with(
     bench: Bench, key: str, value: Any, said: str | None
 ) -> None:
-    """A name that stands for another film, another warm-up or other outputs by now is refused, quoted."""
-    await bench.run(filmed("x y", "/a.mp4", "1" * 64))
+    """A name that stands for another clip, another warm-up or other outputs by now is refused, quoted."""
+    await bench.run(with_clip("x y", "/a.mp4", "1" * 64))
     (entry,) = bench.written
     again = Bench(bench.path)
     again.results.earlier = [entry | {key: value}]
     if said is None:
-        assert (await again.run(filmed("x y", "/a.mp4", "1" * 64))).outcomes == []
+        assert (await again.run(with_clip("x y", "/a.mp4", "1" * 64))).outcomes == []
         return
     with pytest.raises(BadFile) as bad:
-        await again.run(filmed("x y", "/a.mp4", "1" * 64))
+        await again.run(with_clip("x y", "/a.mp4", "1" * 64))
     assert "'x y' has other settings: " in str(bad.value)
     assert said in str(bad.value)
 
 
-async def test_a_film_without_a_fingerprint_is_its_path(bench: Bench) -> None:
-    """In an older file the path is all that is known; the test picture is no film at all."""
+async def test_a_clip_without_a_fingerprint_is_its_path(bench: Bench) -> None:
+    """In an older file the path is all that is known; the test picture is no clip at all."""
     old = kept("x", 30, kind="single") | {"input": "/a.mp4"}
     bench.results.earlier = [old]
-    assert (await bench.run(filmed("x", "/a.mp4", "1"))).outcomes == []
+    assert (await bench.run(with_clip("x", "/a.mp4", "1"))).outcomes == []
     with pytest.raises(BadFile, match=r"input '/a.mp4' there and '/b.mp4' \(SHA-256 1\) now"):
-        await bench.run(filmed("x", "/b.mp4", "1"))
+        await bench.run(with_clip("x", "/b.mp4", "1"))
     with pytest.raises(BadFile, match=r"input '/a\.mp4' there and the test picture now"):
         await bench.run(stream("x"))
 

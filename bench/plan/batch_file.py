@@ -1,7 +1,7 @@
-"""Batch files: a list of scenarios in JSON, every problem of it named at once.
+"""Batch files: a list of scenarios in JSON; every problem of a file is reported at once.
 
 A file is a list of entries, or an object with `scenarios`, and `defaults` for what entries leave out. An
-entry has `type` (baseline, single, multi), and the keys of KEYS; bitrates and durations are written as on the
+entry has `type` (baseline, single, multi) and the keys of KEYS; bitrates and durations are written as on the
 command line.
 """
 
@@ -11,9 +11,11 @@ import difflib
 import json
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from powerbench_agent.bench.exits import BadFile
 from powerbench_agent.bench.load.encoders import ENCODERS, PRESETS
-from powerbench_agent.bench.plan import plan, scenario
+from powerbench_agent.bench.plan import defaults, scenario
 from powerbench_agent.bench.plan.scenario import Scenario
 from powerbench_agent.core.terminal import printable
 
@@ -31,49 +33,51 @@ _MAX_SCENARIOS = 10_000
 
 
 class BadBatch(BadFile):
-    """A batch file that cannot be run, with everything that is wrong with it, a line each."""
+    """A batch file cannot be run; the text has one line for each problem."""
 
 
 def parse_batch(content: bytes, where: str) -> list[Scenario]:
     """Return the file's scenarios; `where`: its name, for messages. Raises: BadBatch."""
-    try:
-        document = json.loads(content, object_pairs_hook=_no_doubles)
-    except json.JSONDecodeError as error:
-        what = f"{where}: line {error.lineno}, column {error.colno}: {error.msg}; mend the JSON there"
-        raise BadBatch(what) from None
-    except (UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise BadBatch(f"{where}: no JSON text: {error}") from None
-    entries, defaults, problems = _top(document, where)
+    document = _decoded(content, where)
+    entries, common, problems = _top(document, where)
     if not isinstance(entries, list) or not 1 <= len(entries) <= _MAX_SCENARIOS:
         problems.append(f"{where}: must be a list of 1 to 10,000 scenarios, or have one under scenarios")
         raise BadBatch("\n".join(problems))
     found = []
-    for number, entry in enumerate(entries, 1):
-        if not isinstance(entry, dict):
-            problems.append(f'{where}: scenario {number}: must be an object, like {{"type": "single"}}')
-            continue
+    for number, fields in enumerate(entries, 1):
         label = f"{where}: scenario {number}"
-        if isinstance(entry.get("name"), str):
-            label += f" ({printable(entry['name'][:40])})"
-        # Of bitrate and bitrates an entry has one: its own, and not the other one's default beside it.
-        rivals = {"bitrates": "bitrate", "bitrate": "bitrates"}
-        unsaid = {rivals[key] for key in entry if key in rivals}
-        common = {key: value for key, value in defaults.items() if key not in unsaid}
-        made, wrong = _scenario({**common, **entry}, common.keys() - entry.keys())
-        problems += [f"{label}: {problem}" for problem in wrong]
-        if made is not None:
-            found.append(made)
+        if not isinstance(fields, dict):
+            problems.append(f'{label}: must be an object, like {{"type": "single"}}')
+            continue
+        if isinstance(fields.get("name"), str):
+            label += f" ({printable(fields['name'][:40])})"
+        entry = _Entry(fields, common)
+        made = entry.scenario()
+        problems += [f"{label}: {problem}" for problem in entry.problems]
+        found.append(made)
     if problems:
         raise BadBatch("\n".join(problems))
-    return found
+    return [made for made in found if made is not None]
 
 
-def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object. Raises: ValueError where a key stands twice: one of the two was meant."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for key, _ in pairs if [k for k, _ in pairs].count(key) > 1)
-        raise ValueError(f"the key {twice[:40]!r} stands twice in one object")
+def _decoded(content: bytes, where: str) -> Any:
+    """Return the file's JSON. Raises: BadBatch."""
+    try:
+        return json.loads(content, object_pairs_hook=_without_doubles)
+    except json.JSONDecodeError as error:
+        what = f"{where}: line {error.lineno}, column {error.colno}: {error.msg}; correct the JSON there"
+        raise BadBatch(what) from None
+    except (UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise BadBatch(f"{where}: is not JSON text: {error}") from None
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object. Raises: ValueError if a key stands twice: only one of the two can be meant."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:40]!r} stands twice in one object")
+        found[key] = value
     return found
 
 
@@ -82,115 +86,152 @@ def _top(document: Any, where: str) -> tuple[Any, dict[str, Any], list[str]]:
     if not isinstance(document, dict):
         return document, {}, []
     problems = [f"{where}: {_unknown(key, _TOP)}" for key in document if key not in _TOP]
-    defaults = document.get("defaults", {})
-    if not isinstance(defaults, dict):
+    common = document.get("defaults", {})
+    if not isinstance(common, dict):
         problems.append(f"{where}: defaults: must be an object")
-        defaults = {}
-    problems += [f"{where}: defaults: {_unknown(key, KEYS)}" for key in defaults if key not in KEYS]
-    return document.get("scenarios"), defaults, problems
+        common = {}
+    problems += [f"{where}: defaults: {_unknown(key, KEYS)}" for key in common if key not in KEYS]
+    return document.get("scenarios"), common, problems
 
 
-def _unknown(key: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(str(key), known, 1)
-    return f"{str(key)[:40]!r} is no key here" + (f"; did you mean {near[0]}?" if near else "")
+def _unknown(key: str, known: Collection[str]) -> str:
+    return f"{str(key)[:40]!r} is not a key here{_nearest(key, known)}"
 
 
-def _scenario(entry: dict[str, Any], unsaid: Collection[str]) -> tuple[Scenario | None, list[str]]:
-    """Return an entry's scenario, or what is wrong with it; `unsaid`: the keys that are the defaults'."""
-    wrong = [_unknown(key, KEYS) for key in entry if key not in KEYS]
-    kind = entry.get("type", "multi" if "bitrates" in entry or "count" in entry else "single")
-    if kind not in TYPES:
-        near = difflib.get_close_matches(str(kind), TYPES, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return None, [*wrong, f"type: {str(kind)[:40]!r} is none of {', '.join(TYPES)}{hint}"]
+def _nearest(word: Any, known: Collection[str]) -> str:
+    """Return a hint at the known word that was probably meant; "" if none is near."""
+    near = difflib.get_close_matches(str(word), known, 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
-    def get(key: str, parse: Callable[[str], Any], default: str) -> Any:
-        value = entry.get(key, default)
+
+class _Entry:
+    """One scenario of the file while it is read, and what is wrong with it."""
+
+    def __init__(self, own: dict[str, Any], common: dict[str, Any]) -> None:
+        """`own`: what the entry says; `common`: the file's defaults."""
+        # An entry has bitrate or bitrates: one of its own overrules a default of the other.
+        rivals = {"bitrates": "bitrate", "bitrate": "bitrates"}
+        overruled = {rivals[key] for key in own if key in rivals}
+        inherited = {key: value for key, value in common.items() if key not in overruled}
+        self.problems: list[str] = []
+        self._fields = {**inherited, **own}
+        self._own = own
+
+    def scenario(self) -> Scenario | None:
+        """Return the scenario, or None if there are problems."""
+        self.problems += [_unknown(key, KEYS) for key in self._fields if key not in KEYS]
+        is_multi = "bitrates" in self._fields or "count" in self._fields
+        kind = self._fields.get("type", "multi" if is_multi else "single")
+        if kind not in TYPES:
+            hint = _nearest(kind, TYPES)
+            self.problems.append(f"type: {str(kind)[:40]!r} is not one of {', '.join(TYPES)}{hint}")
+            return None
+        made = self._baseline() if kind == "baseline" else self._test(kind)
+        return None if self.problems else made
+
+    def _baseline(self) -> Scenario:
+        for key in self._own:
+            if key in KEYS and key not in _IDLE:
+                self.problems.append(f"{key}: does not apply to a baseline, which is an idle machine")
+        return Scenario(
+            type="baseline",
+            name=self._value("name", scenario.parse_name, "baseline"),
+            duration=self._value("duration", scenario.parse_duration, defaults.BASELINE_DURATION),
+            stabilization=self._value("stabilization", scenario.parse_wait, defaults.STABILIZATION),
+            cooldown=self._value("cooldown", scenario.parse_wait, defaults.BASELINE_COOLDOWN),
+        )
+
+    def _test(self, kind: str) -> Scenario | None:
+        made = Scenario(
+            type="single",
+            name=self._value("name", scenario.parse_name, ""),
+            duration=self._value("duration", scenario.parse_duration, defaults.DURATION),
+            stabilization=self._value("stabilization", scenario.parse_wait, defaults.STABILIZATION),
+            cooldown=self._value("cooldown", scenario.parse_wait, defaults.COOLDOWN),
+            resolution=self._value("resolution", scenario.parse_resolution, defaults.RESOLUTION),
+            fps=self._value("fps", scenario.parse_fps, defaults.FPS),
+            encoder=self._choice("encoder", ENCODERS, defaults.ENCODER),
+            preset=self._choice("preset", PRESETS, defaults.PRESET),
+            outputs=self._outputs(),
+            input=self._input(),
+        )
+        bitrates = self._bitrates(kind)
+        if self.problems:
+            return None
+        settings = (made.resolution, made.fps, made.encoder, made.input)
+        if kind == "single":
+            name = made.name or scenario.default_name(bitrates[0], *settings)
+            return msgspec.structs.replace(made, name=name, video_kbps=bitrates[0])
+        name = made.name or scenario.multi_name(bitrates, *settings)
+        return msgspec.structs.replace(made, name=name, type="multi", bitrates=bitrates)
+
+    def _value(self, key: str, parse: Callable[[str], Any], default: str) -> Any:
+        """Return what a key says, as the command line reads it; None, and a problem, if it cannot be."""
+        value = self._fields.get(key, default)
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            wrong.append(f"{key}: must be text or a number, not {json.dumps(value)[:40]}")
+            self.problems.append(f"{key}: must be text or a number, not {json.dumps(value)[:40]}")
             return None
         try:
             return parse(str(value))
         except ValueError as error:
-            wrong.append(f"{key}: {error}")
+            self.problems.append(f"{key}: {error}")
             return None
 
-    idle = kind == "baseline"
-    wrong += _odd(entry, unsaid) if idle else []
-    name = get("name", scenario.parse_name, "baseline" if idle else "")
-    duration = get("duration", scenario.parse_duration, "60" if idle else "120")
-    stabilization = get("stabilization", scenario.parse_wait, "10")
-    cooldown = get("cooldown", scenario.parse_wait, "0" if idle else "10")
-    common = {"name": name, "duration": duration, "stabilization": stabilization, "cooldown": cooldown}
-    if idle:
-        return (None if wrong else Scenario(type="baseline", **common)), wrong
+    def _choice(self, key: str, known: Collection[str], default: str) -> str:
+        value = self._fields.get(key, default)
+        if value not in list(known):  # a list: what cannot be hashed is not known either
+            self.problems.append(f"{key}: {str(value)[:40]!r} is not one of {', '.join(known)}")
+            return default
+        return str(value)
 
-    resolution = get("resolution", scenario.parse_resolution, "1280x720")
-    fps = get("fps", scenario.parse_fps, "30")
-    encoder = _choice(entry, "encoder", tuple(ENCODERS), "h264", wrong)
-    preset = _choice(entry, "preset", PRESETS, "veryfast", wrong)
-    bitrates = _bitrates(entry, kind, get, wrong)
-    outputs = entry.get("outputs", [])
-    if not isinstance(outputs, list):
-        wrong.append("outputs: must be a list")
-    if not isinstance(entry.get("input", ""), str):
-        wrong.append("input: must be a file's name")
-    if wrong:
-        return None, wrong
-    common.update(
-        resolution=resolution, fps=fps, encoder=encoder, preset=preset, input=entry.get("input", "")
-    )
-    common["outputs"] = tuple(outputs)
-    if kind == "single":
-        common["name"] = name or scenario.default_name(bitrates[0], resolution, fps, encoder, common["input"])
-        return Scenario(type="single", video_kbps=bitrates[0], **common), wrong
-    common["name"] = name or plan.multi_name(bitrates, resolution, fps, encoder, common["input"])
-    return Scenario(type="multi", bitrates=bitrates, **common), wrong
+    def _outputs(self) -> tuple[Any, ...]:
+        """Return the outputs that are named, for the record."""
+        outputs = self._fields.get("outputs", [])
+        if not isinstance(outputs, list):
+            self.problems.append("outputs: must be a list")
+            return ()
+        return tuple(outputs)
 
+    def _input(self) -> str:
+        name = self._fields.get("input", "")
+        if not isinstance(name, str):
+            self.problems.append("input: must be the name of a file")
+            return ""
+        return name
 
-def _odd(entry: dict[str, Any], unsaid: Collection[str]) -> list[str]:
-    """Return what an idle window cannot have, unless it is the defaults'."""
-    odd = [key for key in entry if key in KEYS and key not in _IDLE and key not in unsaid]
-    return [f"{key}: a baseline has none, it is an idle machine" for key in odd]
+    def _bitrates(self, kind: str) -> tuple[float, ...]:
+        """Return the video bitrate of each stream, in kbps."""
+        has_count = "count" in self._fields
+        count = self._value("count", scenario.parse_count, "") if has_count else None
+        if "bitrates" not in self._fields:
+            kbps = self._value("bitrate", scenario.parse_bitrate, defaults.BITRATE)
+            if kind == "single" and count not in (None, 1):
+                self.problems.append("count: a single has one stream; write type multi")
+            if kind == "multi" and not has_count:
+                self.problems.append("count: a multi needs count, or bitrates")
+            return (kbps,) * (count or 1) if kbps else ()
+        if kind == "single":
+            self.problems.append("bitrates: a single has one bitrate; write type multi")
+        if "bitrate" in self._fields:
+            self.problems.append("bitrates: give bitrate for all streams, or bitrates for each, not both")
+        bitrates = self._listed_bitrates()
+        if count is not None and bitrates is not None and count != len(bitrates):
+            what = f"{count} streams, but {len(bitrates)} bitrates"
+            self.problems.append(f"count: {what}; leave count out, or make them agree")
+        return tuple(bitrates or ())
 
-
-def _choice(entry: dict[str, Any], key: str, known: tuple[str, ...], default: str, wrong: list[str]) -> str:
-    value = entry.get(key, default)
-    if value not in known:
-        wrong.append(f"{key}: {str(value)[:40]!r} is none of {', '.join(known)}")
-        return default
-    return str(value)
-
-
-def _bitrates(
-    entry: dict[str, Any], kind: str, get: Callable[[str, Callable[[str], Any], str], Any], wrong: list[str]
-) -> tuple[float, ...]:
-    """Return the video bitrate of each stream, in kbps."""
-    count = get("count", scenario.parse_count, "1") if "count" in entry else None
-    if "bitrates" not in entry:
-        kbps = get("bitrate", scenario.parse_bitrate, "2500k")
-        if kind == "single" and count not in (None, 1):
-            wrong.append("count: a single has one stream; write type multi")
-        if kind == "multi" and "count" not in entry:
-            wrong.append("count: a multi needs count, or bitrates")
-        return (kbps,) * (count or 1) if kbps else ()
-    if kind == "single":
-        wrong.append("bitrates: a single has one bitrate; write type multi")
-    if "bitrate" in entry:
-        wrong.append("bitrates: give bitrate for all streams, or bitrates for each, not both")
-    listed = entry["bitrates"]
-    texts = listed.split(",") if isinstance(listed, str) else listed
-    if not isinstance(texts, list) or not texts:
-        wrong.append('bitrates: must be a list, like ["1000k", "2500k"]')
-        return ()
-    found = []
-    for text in texts:
-        try:
-            found.append(scenario.parse_bitrate(str(text)))
-        except ValueError as error:
-            wrong.append(f"bitrates: {error}")
-    if count is not None and count != len(texts):
-        wrong.append(
-            f"count: {count} streams, but {len(texts)} bitrates; leave count out, or make them agree"
-        )
-    return tuple(found)
+    def _listed_bitrates(self) -> list[float] | None:
+        """Return what `bitrates` lists, 0 for what is not a bitrate; None if it is not a list."""
+        listed = self._fields["bitrates"]
+        texts = listed.split(",") if isinstance(listed, str) else listed
+        if not isinstance(texts, list) or not texts:
+            self.problems.append('bitrates: must be a list, like ["1000k", "2500k"]')
+            return None
+        found = []
+        for text in texts:
+            try:
+                found.append(scenario.parse_bitrate(str(text)))
+            except ValueError as error:
+                self.problems.append(f"bitrates: {error}")
+                found.append(0.0)
+        return found

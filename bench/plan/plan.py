@@ -1,133 +1,167 @@
-"""Which windows a run has, in which order: the default suite, repeats, blocks, shards. Pure."""
+"""The plan of a run: what was asked for, made of the flags."""
 
 from __future__ import annotations
 
-import random
-from typing import TYPE_CHECKING, Literal
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import msgspec
+from msgspec import structs
 
-from powerbench_agent.bench.plan.scenario import (
-    Resolution,
-    Scenario,
-    default_name,
-    format_bitrate,
-    of_clip,
-    with_unique_names,
-)
+from powerbench_agent.bench.exits import BadFile, BadFlag
+from powerbench_agent.bench.flags import read_token
+from powerbench_agent.bench.meter import choose
+from powerbench_agent.bench.plan import order, rates
+from powerbench_agent.bench.plan.batch_file import BadBatch, parse_batch
+from powerbench_agent.bench.plan.clip import fingerprint
+from powerbench_agent.bench.plan.scenario import Scenario, default_name, multi_name
+from powerbench_agent.bench.plan.suite import Times, baseline, suite
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    import argparse
+    from collections.abc import Mapping
 
-Order = Literal["sequential", "interleaved", "random"]
-ORDERS: tuple[Order, ...] = ("sequential", "interleaved", "random")
+    from powerbench_agent.bench.plan.clip import Clip
 
-_720P = Resolution(1280, 720)
-
-
-class Times(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds of each phase of a window."""
-
-    duration: float
-    stabilization: float
-    cooldown: float
-    baseline: float  # of the idle window
+_MAX_BATCH_BYTES = 16 * 2**20
 
 
-def baseline(times: Times) -> Scenario:
-    """Return an idle window."""
-    return Scenario(
-        name="baseline", type="baseline", duration=times.baseline, stabilization=times.stabilization
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for."""
+
+    scenarios: tuple[Scenario, ...]
+    output_dir: Path
+    agents: tuple[str, ...] = ()
+    token: str = ""
+    sink: str = "embedded"
+    ffmpeg: str = ""
+    require_measured: bool = False
+    compute_quality: bool = False
+    strict: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)  # as the results file has them
+    rates: Mapping[str, Any] = field(default_factory=dict)  # likewise
+    suffix: str = ""  # of the results file's name
+    resume: Path | None = None  # the results file to continue
+
+
+def make_plan(flags: argparse.Namespace) -> Plan:
+    """Return what the flags ask for. Raises: BadFlag, BadFile."""
+    if flags.sink not in ("embedded", "null", "nginx") and not re.match(r"rtmp://[^/]+/.+", flags.sink):
+        raise BadFlag(f"--sink {flags.sink!r}: must be embedded, null, nginx, or like rtmp://HOST/APP/STREAM")
+    choose.check_urls(flags.agent)
+    once, suffix = _scenarios(flags), ""
+    if flags.shard is not None:
+        number, count = flags.shard
+        once = _shard(once, number, count)
+        suffix = f"_s{number}of{count}"
+    return Plan(
+        scenarios=tuple(order.in_blocks(once, flags.repeat, flags.order, flags.seed)),
+        output_dir=flags.output_dir,
+        agents=tuple(flags.agent),
+        token=read_token(flags.token_file),
+        sink=flags.sink,
+        ffmpeg=flags.ffmpeg,
+        require_measured=flags.require_measured,
+        compute_quality=flags.compute_quality,
+        strict=flags.strict,
+        settings={
+            "kind": flags.kind,
+            "repeat": flags.repeat,
+            "order": flags.order,
+            "seed": flags.seed if flags.order == "random" else None,
+            "strict": flags.strict,
+        },
+        rates=rates.load(flags.rates),
+        suffix=suffix,
+        resume=flags.resume,
     )
 
 
-def suite(times: Times, encoder: str, preset: str) -> list[Scenario]:
-    """Return the default suite: bitrates, resolutions, frame rates, then several streams, and idle before."""
-    singles = [
-        *((kbps, _720P, 30) for kbps in (1000, 2500, 5000, 10000)),
-        *((2500, resolution, 30) for resolution in (Resolution(854, 480), _720P, Resolution(1920, 1080))),
-        *((5000, _720P, fps) for fps in (30, 60)),
-    ]
-    return [
-        baseline(times),
-        *(
-            Scenario(
-                name=default_name(kbps, resolution, fps, encoder),
-                type="single",
-                duration=times.duration,
-                stabilization=times.stabilization,
-                cooldown=times.cooldown,
-                video_kbps=kbps,
-                resolution=resolution,
-                fps=fps,
-                encoder=encoder,
-                preset=preset,
-            )
-            # A setting that two of the series share is measured once.
-            for kbps, resolution, fps in dict.fromkeys(singles)
-        ),
-        *(
-            Scenario(
-                name=multi_name((2500.0,) * count, _720P, 30, encoder),
-                type="multi",
-                duration=times.duration,
-                stabilization=times.stabilization,
-                cooldown=times.cooldown,
-                bitrates=(2500.0,) * count,
-                resolution=_720P,
-                fps=30,
-                encoder=encoder,
-                preset=preset,
-            )
-            for count in (2, 4)
-        ),
-    ]
+def _shard(once: list[Scenario], number: int, count: int) -> list[Scenario]:
+    """Return one machine's part. Raises: BadFlag if there is no test in it."""
+    ours = order.shard(once, number, count)
+    if all(scenario.type == "baseline" for scenario in ours):
+        tests = sum(scenario.type != "baseline" for scenario in once)
+        has = f"{tests} test{'' if tests == 1 else 's'}"
+        raise BadFlag(f"--shard: shard {number} of {count} has nothing: the batch has {has}")
+    return ours
 
 
-def multi_name(
-    bitrates: Sequence[float], resolution: Resolution, fps: int, encoder: str, clip: str = ""
-) -> str:
-    """Return the name of several streams where nobody gave one; `clip`: the path of what is streamed."""
-    rates = [format_bitrate(kbps) for kbps in bitrates]
-    mixed = "+".join(rates) if len(set(rates)) > 1 else rates[0]
-    return f"{len(rates)}x_{mixed}_{resolution.height}p{fps}_{encoder}{of_clip(clip)}"
+def _scenarios(flags: argparse.Namespace) -> list[Scenario]:
+    """Return what is measured once. Raises: BadFlag, BadFile."""
+    if flags.kind == "batch":
+        return _batch(flags.file)
+    times = Times(
+        duration=flags.duration,
+        stabilization=flags.stabilization,
+        cooldown=flags.cooldown,
+        baseline=flags.baseline_duration,
+    )
+    if flags.kind == "suite":
+        return suite(times, flags.encoder, flags.preset)
+    idle = [baseline(times)] if flags.with_baseline else []
+    return [*idle, *_with_clips([_stream(flags)], "--input")]
 
 
-def in_blocks(scenarios: Iterable[Scenario], repeat: int, order: Order, seed: int) -> list[Scenario]:
-    """Return every scenario `repeat` times, in this order, with unique names.
-
-    A block is one time each, idle windows among them; drift of the machine (heat, other load) is then in
-    tests and baselines alike. `sequential` measures each scenario's repeats in a row instead.
-    """
-    once = list(scenarios)
-    blocks = [
-        [
-            msgspec.structs.replace(scenario, block=block, group=scenario.group or scenario.name)
-            for scenario in once
-        ]
-        for block in range(repeat)
-    ]
-    if order == "sequential":
-        return with_unique_names(scenario for repeats in zip(*blocks, strict=True) for scenario in repeats)
-    if order == "random":
-        chance = random.Random(seed)  # noqa: S311 - an order, no secret
-        blocks = [_shuffled(block, chance) for block in blocks]
-    return with_unique_names(scenario for block in blocks for scenario in block)
+def _batch(file: Path) -> list[Scenario]:
+    """Return the scenarios of a batch file. Raises: BadFile."""
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(_MAX_BATCH_BYTES + 1)
+    except OSError as error:
+        raise BadBatch(f"{file}: cannot read it: {error.strerror}") from None
+    if len(content) > _MAX_BATCH_BYTES:
+        raise BadBatch(f"{file}: has more than {_MAX_BATCH_BYTES:,} bytes; give a batch file to --file")
+    scenarios = parse_batch(content, str(file))
+    inputs = dict.fromkeys(scenario.input for scenario in scenarios if scenario.input)
+    lost = [name for name in inputs if not Path(name).is_file()]
+    if lost:
+        raise BadBatch("\n".join(f"{file}: input: {name!r}: is not a file" for name in lost))
+    return _with_clips(scenarios, str(file))
 
 
-def _shuffled(block: list[Scenario], chance: random.Random) -> list[Scenario]:
-    """Return a block in another order, idle windows where they were: tests are compared with one before."""
-    tests = [scenario for scenario in block if scenario.type != "baseline"]
-    chance.shuffle(tests)
-    rest = iter(tests)
-    return [scenario if scenario.type == "baseline" else next(rest) for scenario in block]
+def _with_clips(scenarios: list[Scenario], where: str) -> list[Scenario]:
+    """Return the scenarios with the clips that they stream; `where`: what names them. Raises: BadFile."""
+    clips: dict[str, Clip] = {}
+    for name in dict.fromkeys(scenario.input for scenario in scenarios if scenario.input):
+        try:
+            clips[name] = fingerprint(Path(name))
+        except OSError as error:
+            raise BadFile(f"{where}: input: {name!r}: cannot read it: {error.strerror}") from None
+    return [structs.replace(scenario, clip=clips.get(scenario.input)) for scenario in scenarios]
 
 
-def shard(scenarios: Sequence[Scenario], number: int, count: int) -> list[Scenario]:
-    """Return what machine `number` of `count` measures once: every idle window, and tests in turn.
+def _stream(flags: argparse.Namespace) -> Scenario:
+    """Return the scenario of `single` or `multi`. Raises: BadFlag, BadFile."""
+    bitrates = _bitrates(flags) if flags.kind == "multi" else ()
+    if flags.input is not None and not flags.input.is_file():
+        raise BadFile(f"--input {str(flags.input)!r}: is not a file")
+    settings = (flags.resolution, flags.fps, flags.encoder, str(flags.input or ""))
+    name = multi_name(bitrates, *settings) if bitrates else default_name(flags.bitrate, *settings)
+    return Scenario(
+        name=flags.name or name,
+        type="multi" if bitrates else "single",
+        duration=flags.duration,
+        stabilization=flags.stabilization,
+        cooldown=flags.cooldown,
+        video_kbps=0.0 if bitrates else flags.bitrate,
+        bitrates=bitrates,
+        resolution=flags.resolution,
+        fps=flags.fps,
+        encoder=flags.encoder,
+        preset=flags.preset,
+        input=str(flags.input.resolve()) if flags.input else "",
+    )
 
-    Before in_blocks: each machine then has its tests with all their repeats, and idle windows to every block.
-    """
-    tests = [scenario for scenario in scenarios if scenario.type != "baseline"]
-    ours = {id(scenario) for scenario in tests[number - 1 :: count]}
-    return [scenario for scenario in scenarios if scenario.type == "baseline" or id(scenario) in ours]
+
+def _bitrates(flags: argparse.Namespace) -> tuple[float, ...]:
+    """Return the video bitrate of each stream of a `multi`, in kbps. Raises: BadFlag."""
+    bitrates: tuple[float, ...] = flags.bitrates or (flags.bitrate,) * (flags.count or 0)
+    if not bitrates:
+        raise BadFlag("multi: give the number of streams with --count, or their --bitrates")
+    if flags.bitrates and flags.count not in (None, len(bitrates)):
+        what = f"--count {flags.count}, but {len(bitrates)} --bitrates"
+        raise BadFlag(f"multi: {what}: make them agree, or omit --count")
+    return bitrates

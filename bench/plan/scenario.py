@@ -1,4 +1,4 @@
-"""What is asked of a run: typed, checked, and as the results file writes it. Pure."""
+"""A scenario: what one window measures; and how its values are written on the command line. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from powerbench_agent.bench.plan.clip import Clip
 from powerbench_agent.core.options import parse_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 MAX_NAME = 100
 MAX_STREAMS = 200
@@ -50,7 +50,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     bitrates: tuple[float, ...] = ()  # of the streams of a multi, instead of video_kbps
     input: str = ""  # a file that is streamed in a loop, instead of the test picture
     clip: Clip | None = None  # which one that is
-    outputs: tuple[Any, ...] = ()  # as the batch file has it; kept, and not used yet
+    outputs: tuple[Any, ...] = ()  # the one output that a batch file names, as it is written there
     group: str = ""  # the name that repeats share
     block: int = 0  # which repeat
 
@@ -61,16 +61,15 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
             return ()
         if self.type == "single":
             return (self,)
+        one = msgspec.structs.replace(self, type="single", bitrates=())
         return tuple(
-            msgspec.structs.replace(
-                self, name=f"{self.name}-{number}", type="single", video_kbps=kbps, bitrates=()
-            )
+            msgspec.structs.replace(one, name=f"{self.name}-{number}", video_kbps=kbps)
             for number, kbps in enumerate(self.bitrates, 1)
         )
 
     @property
     def asked_kbps(self) -> float:
-        """Everything that the streams should come to: video and audio."""
+        """What all streams together were asked for: video and audio."""
         return sum(stream.video_kbps + AUDIO_KBPS for stream in self.streams)
 
 
@@ -79,8 +78,8 @@ def parse_bitrate(text: str) -> float:
     match = _BITRATE.fullmatch(text.strip())
     kbps = float(match[1]) * (1000.0 if match[2] in ("m", "M") else 1.0) if match else 0.0
     if not 10 <= kbps <= 1_000_000:
-        what = "write like 2500k, 5M, or 2500 for kbps, from 10k to 1000M"
-        raise ValueError(f"{text!r} is no bitrate; {what}")
+        what = "write it like 2500k, 5M, or 2500 for kbps, from 10k to 1000M"
+        raise ValueError(f"{text!r} is not a bitrate; {what}")
     return kbps
 
 
@@ -97,9 +96,11 @@ def parse_count(text: str) -> int:
 
 
 def format_bitrates(scenario: Scenario) -> str:
-    """Return a scenario's video bitrate as tables and labels have it: `2500k`, `1000k+2500k`, `0k` idle."""
+    """Return a scenario's video bitrate for tables and labels: `2500k`, `1000k+2500k`, `0k` if idle."""
     rates = [format_bitrate(stream.video_kbps) for stream in scenario.streams]
-    return "+".join(rates) if len(set(rates)) > 1 else (rates or ["0k"])[0]
+    if not rates:
+        return "0k"
+    return "+".join(rates) if len(set(rates)) > 1 else rates[0]
 
 
 def format_bitrate(kbps: float) -> str:
@@ -111,19 +112,16 @@ def parse_resolution(text: str) -> Resolution:
     """Return pixels from `1280x720`. Raises: ValueError."""
     match = _RESOLUTION.fullmatch(text.strip())
     if not match:
-        raise ValueError(f"{text!r} is no resolution; write WIDTHxHEIGHT, like 1280x720")
+        raise ValueError(f"{text!r} is not a resolution; write WIDTHxHEIGHT, like 1280x720")
     resolution = Resolution(int(match[1]), int(match[2]))
-    if (
-        resolution.width % 2
-        or resolution.height % 2
-        or not (min(resolution) >= 16 and max(resolution) <= 16384)
-    ):
+    even = resolution.width % 2 == 0 and resolution.height % 2 == 0
+    if not even or min(resolution) < 16 or max(resolution) > 16384:
         raise ValueError(f"{text!r}: width and height must be even, and between 16 and 16384")
     return resolution
 
 
 def parse_duration(text: str) -> float:
-    """Return seconds, one at least, from `120`, `90s` or `2m30s`. Raises: ValueError."""
+    """Return seconds, at least one, from `120`, `90s` or `2m30s`. Raises: ValueError."""
     seconds = parse_seconds(text)
     if not 1 <= seconds <= 7 * 86400:
         raise ValueError(f"{text!r}: must be at least 1 s and at most a week; write seconds, or like 2m30s")
@@ -131,7 +129,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_wait(text: str) -> float:
-    """Return seconds, 0 among them. Raises: ValueError."""
+    """Return seconds, which may be 0. Raises: ValueError."""
     seconds = parse_seconds(text)
     if not 0 <= seconds <= 7 * 86400:
         raise ValueError(f"{text!r}: must be at most a week; write seconds, or like 2m30s")
@@ -142,19 +140,19 @@ def parse_fps(text: str) -> int:
     """Return frames a second. Raises: ValueError."""
     if not re.fullmatch(r"[0-9]{1,3}", text.strip()) or not 1 <= int(text) <= 480:
         what = "write a whole number of frames a second from 1 to 480, like 30"
-        raise ValueError(f"{text!r} is no frame rate; {what}")
+        raise ValueError(f"{text!r} is not a frame rate; {what}")
     return int(text)
 
 
 def parse_name(text: str) -> str:
-    """Return a scenario's name: what a table, a label and a file can hold. Raises: ValueError."""
+    """Return a scenario's name, which tables, labels and files can hold. Raises: ValueError."""
     if len(text) > MAX_NAME or not text.isprintable():
         raise ValueError(f"{text[:40]!r}: a name has at most {MAX_NAME} printable characters")
     return text
 
 
 def with_unique_names(scenarios: Iterable[Scenario]) -> list[Scenario]:
-    """Return the scenarios, the second of a name called NAME#2, and so on."""
+    """Return the scenarios; the second one of a name is called NAME#2, and so on."""
     taken: set[str] = set()
     unique = []
     for scenario in scenarios:
@@ -168,11 +166,21 @@ def with_unique_names(scenarios: Iterable[Scenario]) -> list[Scenario]:
 
 
 def default_name(video_kbps: float, resolution: Resolution, fps: int, encoder: str, clip: str = "") -> str:
-    """Return a scenario's name where nobody gave one; `clip`: the path of what is streamed."""
-    return f"{format_bitrate(video_kbps)}_{resolution.height}p{fps}_{encoder}{of_clip(clip)}"
+    """Return a single's name if it was given none; `clip`: the path of what is streamed."""
+    return f"{format_bitrate(video_kbps)}_{resolution.height}p{fps}_{encoder}{_of_clip(clip)}"
 
 
-def of_clip(path: str) -> str:
-    """Return what a clip adds to a name that nobody gave; nothing for the test picture."""
-    stem = "".join(c if c.isprintable() else "?" for c in PurePath(path).stem[:_MAX_STEM])
-    return f"_{stem}" if stem else ""
+def multi_name(
+    bitrates: Sequence[float], resolution: Resolution, fps: int, encoder: str, clip: str = ""
+) -> str:
+    """Return a multi's name if it was given none; `clip`: the path of what is streamed."""
+    rates = [format_bitrate(kbps) for kbps in bitrates]
+    mixed = "+".join(rates) if len(set(rates)) > 1 else rates[0]
+    return f"{len(rates)}x_{mixed}_{resolution.height}p{fps}_{encoder}{_of_clip(clip)}"
+
+
+def _of_clip(path: str) -> str:
+    """Return what a clip adds to such a name; nothing for the test picture."""
+    stem = PurePath(path).stem[:_MAX_STEM]
+    printable = "".join(character if character.isprintable() else "?" for character in stem)
+    return f"_{printable}" if printable else ""

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
 import sys
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
-
-from msgspec import structs
 
 from powerbench_agent.agent import log
 from powerbench_agent.bench import exits
 from powerbench_agent.bench.exits import BadFile, BadFlag
-from powerbench_agent.bench.flags import read_token
-from powerbench_agent.bench.plan import plan as plans
-from powerbench_agent.bench.plan.batch_file import BadBatch, parse_batch
-from powerbench_agent.bench.plan.clip import fingerprint
-from powerbench_agent.bench.plan.scenario import Scenario, default_name
 
 if TYPE_CHECKING:
     import argparse
@@ -26,12 +17,11 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from powerbench_agent.bench.plan.clip import Clip
+    from powerbench_agent.bench.plan.plan import Plan
     from powerbench_agent.bench.run.outcome import Outcome
-    from powerbench_agent.bench.run.runner import Plan, Run
+    from powerbench_agent.bench.run.runner import Run
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_MAX_BATCH_BYTES = 16 * 2**20
 _FEW = 2  # streams whose tables are shown one by one
 _PLAIN_WIDTH = 120  # where nobody says how wide the output is
 
@@ -47,6 +37,7 @@ def main(flags: argparse.Namespace) -> int:
 
     from powerbench_agent.bench.load.ffmpeg import NotHere  # noqa: PLC0415 - after the extra is known to be there
     from powerbench_agent.bench.meter.client import AgentFailed  # noqa: PLC0415 - likewise
+    from powerbench_agent.bench.plan.plan import make_plan  # noqa: PLC0415 - heavy
 
     log.set_up("console", "error")
     console = make_console()
@@ -73,120 +64,6 @@ def make_console() -> Console:
     out = cast("IO[str]", log.Unbreakable(sys.stdout))
     console = Console(file=out)
     return console if console.is_terminal else Console(file=out, width=_PLAIN_WIDTH)
-
-
-def make_plan(flags: argparse.Namespace) -> Plan:
-    """Return what the flags ask for. Raises: BadFlag, BadFile."""
-    from powerbench_agent.bench.meter import choose  # noqa: PLC0415 - heavy
-    from powerbench_agent.bench.plan import rates  # noqa: PLC0415 - heavy
-    from powerbench_agent.bench.run.runner import Plan  # noqa: PLC0415 - of the extra
-
-    if flags.sink not in ("embedded", "null", "nginx") and not re.match(r"rtmp://[^/]+/.+", flags.sink):
-        raise BadFlag(f"--sink {flags.sink!r}: must be embedded, null, nginx, or like rtmp://HOST/APP/STREAM")
-    choose.check_urls(flags.agent)
-    once, suffix = _scenarios(flags), ""
-    if part := getattr(flags, "shard", None):
-        tests = sum(scenario.type != "baseline" for scenario in once)
-        once = plans.shard(once, *part)
-        if all(scenario.type == "baseline" for scenario in once):
-            number, count = part
-            has = f"{tests} test{'' if tests == 1 else 's'}"
-            raise BadFlag(f"--shard: shard {number} of {count} has nothing: the batch has {has}")
-        suffix = "_s{}of{}".format(*part)
-    scenarios = plans.in_blocks(once, flags.repeat, flags.order, flags.seed)
-    return Plan(
-        scenarios=tuple(scenarios),
-        output_dir=flags.output_dir,
-        agents=tuple(flags.agent),
-        token=read_token(flags.token_file),
-        sink=flags.sink,
-        ffmpeg=flags.ffmpeg,
-        require_measured=flags.require_measured,
-        compute_quality=getattr(flags, "compute_quality", False),
-        strict=flags.strict,
-        settings={
-            "kind": flags.kind or "suite",
-            "repeat": flags.repeat,
-            "order": flags.order,
-            "seed": flags.seed if flags.order == "random" else None,
-            "strict": flags.strict,
-        },
-        rates=rates.load(flags.rates),
-        suffix=suffix,
-        resume=flags.resume,
-    )
-
-
-def _scenarios(flags: argparse.Namespace) -> list[Scenario]:
-    """Return what is measured once. Raises: BadFlag, BadFile."""
-    if flags.kind == "batch":
-        try:
-            with flags.file.open("rb") as file:
-                content = file.read(_MAX_BATCH_BYTES + 1)
-        except OSError as error:
-            raise BadBatch(f"{flags.file}: cannot read it: {error.strerror}") from None
-        if len(content) > _MAX_BATCH_BYTES:
-            raise BadBatch(f"{flags.file}: has more than {_MAX_BATCH_BYTES:,} bytes: is it a batch?")
-        scenarios = parse_batch(content, str(flags.file))
-        lost = [
-            scenario.input for scenario in scenarios if scenario.input and not Path(scenario.input).is_file()
-        ]
-        if lost:
-            raise BadBatch(
-                "\n".join(f"{flags.file}: input: {name!r}: is no file" for name in dict.fromkeys(lost))
-            )
-        return _with_clips(scenarios, str(flags.file))
-    times = plans.Times(
-        duration=getattr(flags, "duration", 120.0),
-        stabilization=getattr(flags, "stabilization", 10.0),
-        cooldown=getattr(flags, "cooldown", 10.0),
-        baseline=getattr(flags, "baseline_duration", 60.0),
-    )
-    if flags.kind in (None, "suite"):
-        return plans.suite(times, getattr(flags, "encoder", "h264"), getattr(flags, "preset", "veryfast"))
-    idle = [plans.baseline(times)] if flags.with_baseline else []
-    return [*idle, *_with_clips([_stream(flags)], "--input")]
-
-
-def _with_clips(scenarios: list[Scenario], where: str) -> list[Scenario]:
-    """Return the scenarios with which clips they stream; `where` they are named. Raises: BadFile."""
-    clips: dict[str, Clip] = {}
-    for name in dict.fromkeys(scenario.input for scenario in scenarios if scenario.input):
-        try:
-            clips[name] = fingerprint(Path(name))
-        except OSError as error:
-            raise BadFile(f"{where}: input: {name!r}: cannot read it: {error.strerror}") from None
-    return [structs.replace(scenario, clip=clips.get(scenario.input)) for scenario in scenarios]
-
-
-def _stream(flags: argparse.Namespace) -> Scenario:
-    """Return the scenario of `single` or `multi`. Raises: BadFlag, BadFile."""
-    bitrates: tuple[float, ...] = ()
-    if flags.kind == "multi":
-        bitrates = flags.bitrates or (flags.bitrate,) * (flags.count or 0)
-        if not bitrates:
-            raise BadFlag("multi: say how many streams with --count, or their --bitrates")
-        if flags.bitrates and flags.count not in (None, len(bitrates)):
-            what = f"--count {flags.count}, but {len(bitrates)} --bitrates"
-            raise BadFlag(f"multi: {what}: make them agree, or leave --count out")
-    if flags.input is not None and not flags.input.is_file():
-        raise BadFile(f"--input {str(flags.input)!r}: is no file")
-    settings = (flags.resolution, flags.fps, flags.encoder, str(flags.input or ""))
-    name = plans.multi_name(bitrates, *settings) if bitrates else default_name(flags.bitrate, *settings)
-    return Scenario(
-        name=flags.name or name,
-        type="multi" if bitrates else "single",
-        duration=flags.duration,
-        stabilization=flags.stabilization,
-        cooldown=flags.cooldown,
-        video_kbps=0.0 if bitrates else flags.bitrate,
-        bitrates=bitrates,
-        resolution=flags.resolution,
-        fps=flags.fps,
-        encoder=flags.encoder,
-        preset=flags.preset,
-        input=str(flags.input.resolve()) if flags.input else "",
-    )
 
 
 def _execute(plan: Plan, console: Console, *, progress: bool | None) -> Run:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from powerbench_agent.bench.meter.conditions import Conditions
     from powerbench_agent.bench.meter.energy import MeteredEnergy
     from powerbench_agent.bench.meter.meters import Meters
+    from powerbench_agent.bench.plan.plan import Plan
     from powerbench_agent.bench.plan.scenario import Scenario
     from powerbench_agent.bench.run.display import Display
     from powerbench_agent.bench.run.phases import Settling
@@ -51,25 +52,6 @@ _SETTINGS = (
     *("outputs", "block"),
 )
 MAX_BASELINE_AGE = 3600.0  # seconds
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What was asked for."""
-
-    scenarios: tuple[Scenario, ...]
-    output_dir: Path
-    agents: tuple[str, ...] = ()
-    token: str = ""
-    sink: str = "embedded"
-    ffmpeg: str = ""
-    require_measured: bool = False
-    compute_quality: bool = False
-    strict: bool = False
-    settings: Mapping[str, Any] = field(default_factory=dict)  # as the results file has them
-    rates: Mapping[str, Any] = field(default_factory=dict)  # likewise
-    suffix: str = ""  # of the results file's name
-    resume: Path | None = None  # the results file to go on in
 
 
 @dataclass

@@ -46,7 +46,7 @@ def test_the_stress_matrix_is_the_guides() -> None:
 
 
 def test_an_entry_has_every_key_of_the_guide() -> None:
-    """Every key is taken, written as on the command line; `outputs` is kept as it is."""
+    """Every key is taken, written as on the command line; the one output is recorded as it is."""
     entry = {
         "type": "multi",
         "name": "mix",

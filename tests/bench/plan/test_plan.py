@@ -1,84 +1,126 @@
-"""Which windows a run has, in which order."""
+"""`powerbench run`: flags to a plan."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import pytest
 
-from powerbench_agent.bench.plan import plan
-from powerbench_agent.bench.plan.scenario import Scenario
+from powerbench_agent.bench.cli import parser
+from powerbench_agent.bench.exits import BadFile, BadFlag
+from powerbench_agent.bench.plan.clip import Clip
+from powerbench_agent.bench.plan.plan import make_plan
+from powerbench_agent.bench.run.outcome import Outcome, describe
 
-TIMES = plan.Times(duration=120, stabilization=10, cooldown=10, baseline=60)
-ONCE = [
-    Scenario(name="baseline", type="baseline", duration=60),
-    *(Scenario(name=name, type="single", duration=9, video_kbps=1000) for name in "abcdef"),
-]
+if TYPE_CHECKING:
+    from pathlib import Path
 
-
-def test_the_suite_is_the_guides() -> None:
-    """Idle; four bitrates, three resolutions, two frame rates, each setting once; 2 and 4 streams."""
-    scenarios = plan.suite(TIMES, "h264", "veryfast")
-    assert [scenario.name for scenario in scenarios] == [
-        "baseline",
-        "1000k_720p30_h264",
-        "2500k_720p30_h264",
-        "5000k_720p30_h264",
-        "10000k_720p30_h264",
-        "2500k_480p30_h264",
-        "2500k_1080p30_h264",
-        "5000k_720p60_h264",
-        "2x_2500k_720p30_h264",
-        "4x_2500k_720p30_h264",
-    ]
-    assert [len(scenario.streams) for scenario in scenarios[-2:]] == [2, 4]
-    assert scenarios[0].duration == 60
+    from powerbench_agent.bench.plan.plan import Plan
+    from powerbench_agent.bench.plan.scenario import Scenario
 
 
-@pytest.mark.parametrize("order", plan.ORDERS)
-def test_repeats_have_unique_names_and_one_group(order: plan.Order) -> None:
-    """Every scenario is there N times under names that differ, with its group and its block."""
-    scenarios = plan.in_blocks(ONCE, 3, order, 1)
-    assert len({scenario.name for scenario in scenarios}) == len(scenarios) == 21
-    assert Counter(scenario.group for scenario in scenarios) == dict.fromkeys("abcdef", 3) | {"baseline": 3}
-    for group in "abcdef":
-        assert sorted(s.block for s in scenarios if s.group == group) == [0, 1, 2]
+def plan(*words: str) -> Plan:
+    return make_plan(parser("run").parse_args(["run", *words]))
 
 
-def test_sequential_repeats_are_in_a_row() -> None:
-    """Each scenario's repeats come one after the other."""
-    names = [scenario.group for scenario in plan.in_blocks(ONCE[:3], 2, "sequential", 1)]
-    assert names == ["baseline", "baseline", "a", "a", "b", "b"]
+def batch(path: Path, *names: str) -> str:
+    entries = [{"type": "baseline"}, *({"name": name} for name in names)]
+    path.write_text(json.dumps(entries))
+    return str(path)
 
 
-def test_interleaved_repeats_are_block_by_block() -> None:
-    """A block is one time each, with an idle window of its own."""
-    scenarios = plan.in_blocks(ONCE[:3], 2, "interleaved", 1)
-    assert [scenario.name for scenario in scenarios] == ["baseline", "a", "b", "baseline#2", "a#2", "b#2"]
+@pytest.mark.parametrize("order", ["sequential", "interleaved", "random"])
+def test_a_shard_has_its_tests_with_all_their_repeats(tmp_path: Path, order: str) -> None:
+    """A third of the scenarios, each three times and with three idle windows; together it is all of them."""
+    file = batch(tmp_path / "b.json", *"abcdef")
+    found = Counter[str]()
+    for part in (1, 2, 3):
+        words = ("--repeat", "3", "--order", order, "batch", "--file", file, "--shard", f"{part}/3")
+        groups = Counter(scenario.group for scenario in plan(*words).scenarios)
+        assert groups.pop("baseline") == 3
+        assert list(groups.values()) == [3, 3]
+        found += groups
+    assert found == dict.fromkeys("abcdef", 3)
 
 
-def test_random_blocks_keep_idle_first_and_are_the_seeds() -> None:
-    """Tests are shuffled within a block after its idle window; one seed is one order."""
-    scenarios = plan.in_blocks(ONCE, 4, "random", 7)
-    assert [scenario.group for scenario in scenarios[::7]] == ["baseline"] * 4
-    assert [s.name for s in scenarios] == [s.name for s in plan.in_blocks(ONCE, 4, "random", 7)]
-    blocks = [tuple(s.group for s in scenarios[start : start + 7]) for start in range(0, 28, 7)]
-    assert len(set(blocks)) > 1
+def test_a_shard_without_a_test_is_refused(tmp_path: Path) -> None:
+    """More parts than tests: the part that would measure the idle machine alone says so."""
+    file = batch(tmp_path / "b.json", "a", "b")
+    with pytest.raises(BadFlag, match="shard 5 of 5 has nothing: the batch has 2 tests"):
+        plan("batch", "--file", file, "--shard", "5/5")
+    assert [s.name for s in plan("batch", "--file", file, "--shard", "2/5").scenarios] == ["baseline", "b"]
 
 
-def test_shards_are_all_of_it_and_each_has_idle() -> None:
-    """The parts together are every test once, and every part has the idle windows."""
-    parts = [plan.shard(ONCE, number, 4) for number in range(1, 5)]
-    tests = [scenario.name for part in parts for scenario in part if scenario.type != "baseline"]
-    assert sorted(tests) == list("abcdef")
-    assert all(part[0].type == "baseline" for part in parts)
+def test_a_clip_is_known_before_anything_is_measured(tmp_path: Path) -> None:
+    """--input and a batch's inputs have their fingerprints in the plan, and the clip in unsaid names."""
+    clip = tmp_path / "a clip.mp4"
+    clip.write_bytes(b"frames")
+    (single,) = plan("single", "--input", str(clip)).scenarios
+    assert single.clip == Clip(6, hashlib.sha256(b"frames").hexdigest(), 6)
+    assert single.name == "2500k_720p30_h264_a clip"
+    entries = [{"input": str(clip)}, {"count": 2, "input": str(clip)}, {}]
+    (tmp_path / "b.json").write_text(json.dumps(entries))
+    streamed, several, picture = plan("batch", "--file", str(tmp_path / "b.json")).scenarios
+    assert streamed.clip == several.clip == several.streams[1].clip == single.clip
+    assert several.name == "2x_2500k_720p30_h264_a clip"
+    assert (picture.clip, picture.name) == (None, "2500k_720p30_h264")
+    described = describe(Outcome(single, "ok"), None)
+    assert described["input_sha256"] == hashlib.sha256(b"frames").hexdigest()
+    assert (described["input_size"], described["input_hashed_bytes"]) == (6, 6)
 
 
-def test_a_multi_is_its_streams() -> None:
-    """Each stream has its bitrate and a name of its own; together they are asked for all of it."""
-    multi = Scenario(name="m", type="multi", duration=9, bitrates=(1000, 2500))
-    assert [(s.name, s.video_kbps, s.type) for s in multi.streams] == [
-        ("m-1", 1000, "single"),
-        ("m-2", 2500, "single"),
-    ]
-    assert multi.asked_kbps == 3500 + 2 * 96
+def test_a_clip_that_is_not_there_is_a_bad_file(tmp_path: Path) -> None:
+    """The name is quoted as it cannot harm a terminal, by flag and in a batch."""
+    with pytest.raises(BadFile, match="is not a file"):
+        plan("single", "--input", str(tmp_path))
+    (tmp_path / "b.json").write_text(json.dumps([{"input": "/no\x1b[2J"}]))
+    with pytest.raises(BadFile, match=r"input: '/no\\x1b\[2J': is not a file"):
+        plan("batch", "--file", str(tmp_path / "b.json"))
+
+
+SETTINGS = ("duration", "stabilization", "cooldown", "encoder", "preset", "resolution", "fps", "bitrate")
+
+
+def settings_of(scenario: Scenario) -> dict[str, object]:
+    rates = {stream.video_kbps for stream in scenario.streams}
+    return {key: min(rates) if key == "bitrate" else getattr(scenario, key) for key in SETTINGS}
+
+
+def test_defaults_are_the_same_however_a_scenario_is_asked_for(tmp_path: Path) -> None:
+    """Every kind, no kind at all and a batch file have the same defaults, of tests and of idle windows."""
+    idle, single = plan("single", "--with-baseline").scenarios
+    assert settings_of(single) == {
+        "duration": 120,
+        "stabilization": 10,
+        "cooldown": 10,
+        "encoder": "h264",
+        "preset": "veryfast",
+        "resolution": (1280, 720),
+        "fps": 30,
+        "bitrate": 2500,
+    }
+    assert (idle.duration, idle.stabilization, idle.cooldown) == (60, 10, 0)
+
+    idle_of_multi, multi = plan("multi", "--count", "2", "--with-baseline").scenarios
+    entries = [{"type": "baseline"}, {}, {"type": "multi", "count": 2}]
+    (tmp_path / "b.json").write_text(json.dumps(entries))
+    idle_of_batch, in_batch, multi_in_batch = plan("batch", "--file", str(tmp_path / "b.json")).scenarios
+    assert idle_of_multi == idle
+    assert idle_of_batch == idle
+    assert [settings_of(other) for other in (multi, in_batch, multi_in_batch)] == [settings_of(single)] * 3
+
+    without_a_kind, suite = plan(), plan("suite")
+    assert without_a_kind == suite
+    assert suite.settings["kind"] == "suite"
+    assert suite.scenarios[0] == idle
+    assert settings_of(suite.scenarios[2]) == settings_of(single)
+
+
+def test_flags_may_stand_before_the_kind_or_after_it() -> None:
+    """What is said of the run after the kind counts, and what is not said there keeps what stood before."""
+    flags = parser("run").parse_args(["run", "--repeat", "2", "--sink", "null", "single", "--repeat", "3"])
+    assert (flags.repeat, flags.sink, flags.order) == (3, "null", "sequential")
+    assert plan("--no-progress", "single", "--order", "random").settings["order"] == "random"

@@ -77,3 +77,13 @@ def test_scenarios_of_one_name_are_told_apart() -> None:
     """The second of a name is #2, the third #3, before anything runs: file and trace agree."""
     same = [scenario.Scenario(name="x", type="baseline", duration=1) for _ in range(3)]
     assert [s.name for s in scenario.with_unique_names(same)] == ["x", "x#2", "x#3"]
+
+
+def test_a_multi_is_its_streams() -> None:
+    """Each stream has its bitrate and a name of its own; together they are asked for all of it."""
+    multi = scenario.Scenario(name="m", type="multi", duration=9, bitrates=(1000, 2500))
+    assert [(s.name, s.video_kbps, s.type) for s in multi.streams] == [
+        ("m-1", 1000, "single"),
+        ("m-2", 2500, "single"),
+    ]
+    assert multi.asked_kbps == 3500 + 2 * 96

@@ -18,16 +18,17 @@ from powerbench_agent.bench.meter.client import AgentFailed
 from powerbench_agent.bench.meter.conditions import Conditions
 from powerbench_agent.bench.meter.energy import Edge, Mark, MeterKey
 from powerbench_agent.bench.plan.clip import Clip
+from powerbench_agent.bench.plan.plan import Plan
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 from powerbench_agent.bench.run import phases, runner
 from powerbench_agent.bench.run.record import Results, Trace, trace_path
-from powerbench_agent.bench.run.runner import Plan, Run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from powerbench_agent.bench.meter.meters import Meters
+    from powerbench_agent.bench.run.runner import Run
 
 pytestmark = pytest.mark.looptime
 KEY = MeterKey("here", "rapl", "cpu", "rapl", "0")

@@ -1,0 +1,16 @@
+"""What a scenario is unless it says otherwise, in flags and batch files alike; written as people write it."""
+
+from __future__ import annotations
+
+BITRATE = "2500k"
+RESOLUTION = "1280x720"
+FPS = "30"
+ENCODER = "h264"
+PRESET = "veryfast"
+
+DURATION = "120"
+STABILIZATION = "10"
+COOLDOWN = "10"
+
+BASELINE_DURATION = "60"
+BASELINE_COOLDOWN = "0"  # an idle machine has not warmed up

@@ -185,11 +185,16 @@ class _Entry:
         return str(value)
 
     def _outputs(self) -> tuple[Any, ...]:
-        """Return the outputs that are named, for the record."""
+        """Return the one output that is named, for the record; more than one is refused, never ignored."""
         outputs = self._fields.get("outputs", [])
         if not isinstance(outputs, list):
             self.problems.append("outputs: must be a list")
             return ()
+        if len(outputs) > 1:
+            self.problems.append(
+                f"outputs: {len(outputs)} outputs, but a stream is encoded once; "
+                "give one output, or one scenario for each rendition"
+            )
         return tuple(outputs)
 
     def _input(self) -> str:

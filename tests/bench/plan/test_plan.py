@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from powerbench_agent.bench.cli import parser
-from powerbench_agent.bench.exits import BadFile, BadFlag
+from powerbench_agent.bench.exits import BAD_FILE, BadFile, BadFlag, code_of
 from powerbench_agent.bench.plan.clip import Clip
 from powerbench_agent.bench.plan.plan import make_plan
 from powerbench_agent.bench.run.outcome import Outcome, describe
@@ -79,6 +79,20 @@ def test_a_clip_that_is_not_there_is_a_bad_file(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(json.dumps([{"input": "/no\x1b[2J"}]))
     with pytest.raises(BadFile, match=r"input: '/no\\x1b\[2J': is not a file"):
         plan("batch", "--file", str(tmp_path / "b.json"))
+
+
+def test_more_than_one_output_is_refused(tmp_path: Path) -> None:
+    """A second rendition is not encoded yet: the batch is a bad file, in one line that says what to do."""
+    file = tmp_path / "b.json"
+    entries = [{"name": "one", "outputs": [{"bitrate": "1M"}]}, {"name": "two", "outputs": [{}, {}]}]
+    file.write_text(json.dumps(entries))
+    with pytest.raises(BadFile) as refused:
+        plan("batch", "--file", str(file))
+    assert code_of(refused.value) == BAD_FILE == 78
+    assert str(refused.value) == (
+        f"{file}: scenario 2 (two): outputs: 2 outputs, but a stream is encoded once; "
+        "give one output, or one scenario for each rendition"
+    )
 
 
 SETTINGS = ("duration", "stabilization", "cooldown", "encoder", "preset", "resolution", "fps", "bitrate")

@@ -1,16 +1,16 @@
 """NVIDIA GPUs through NVML: energy, power, use, encoder sessions, errors.
 
-Reads the driver's libnvidia-ml.so.1. Each beat: energy, power, use, memory, temperature, who used it; every
-10 s: encoder sessions, clocks, limits, throttling, ECC, Xid errors. mJ, mW and MHz in; J, W and Hz out.
-Privileges: none beyond /dev/nvidia*; another user's processes may be hidden.
+Reads the driver's libnvidia-ml.so.1. At each beat: energy, power, use, memory, temperature, use by process.
+Every 10 s: encoder sessions, clocks, limits, throttling, ECC and Xid errors. mJ, mW and MHz in; J, W and Hz
+out. Privileges: access to /dev/nvidia*; processes of other users may be hidden.
 
-- Energy is the GPU's own counter (Volta and later); before it, and in `nvidia_gpu_info` as
-  energy="integrated", power integrated from beat to beat.
-- A GPU that runtime power management has put to sleep is left asleep: nvidia_gpu_asleep 1, a gap otherwise.
-- Every call is made in one thread of its own: a driver that hangs stops this collector and nothing else.
-- After an error that ends the session (GPU lost, driver unloaded or upgraded) the beat fails and NVML is
-  opened again some seconds later. A GPU that is still lost then is left out, nvidia_gpu_lost 1, and the
-  others go on.
+- Energy is the GPU's own counter (Volta and later). On older GPUs power is integrated from beat to beat, and
+  `nvidia_gpu_info` says energy="integrated".
+- A GPU that runtime power management has suspended is not woken: nvidia_gpu_asleep is 1, other series pause.
+- All calls are made in one thread of their own: a driver that hangs stops this collector and nothing else.
+- After an error that ends the session (GPU lost, driver unloaded or upgraded) the beat fails, and NVML is
+  opened again some seconds later. A GPU that is still lost then is left out with nvidia_gpu_lost 1, and
+  the others are read.
 
 Source: https://docs.nvidia.com/deploy/nvml-api/
 """
@@ -19,39 +19,28 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import Counter as Tally
 from typing import TYPE_CHECKING
 
 import structlog
 
 from powerbench_agent.collectors.nvml import metrics as nvml_metrics
-from powerbench_agent.collectors.nvml import session
 from powerbench_agent.collectors.nvml.board import Board, find_gpus, is_present
-from powerbench_agent.collectors.nvml.gpu import DRIVER_NOT_LOADED, MISMATCH, THROTTLE_REASONS, Ended
+from powerbench_agent.collectors.nvml.gpu import DRIVER_NOT_LOADED, MISMATCH, NvmlUnavailable
 from powerbench_agent.collectors.nvml.metrics import (
     ASLEEP,
-    CLOCK,
     DECODER,
-    ECC,
     ENCODER,
     ENERGY,
-    ERRORS,
     INFO,
-    LIMIT,
     LOST,
-    MEMORY_TOTAL,
-    MEMORY_USED,
-    MEMORY_UTILIZATION,
     POWER,
-    SESSION_FPS,
-    SESSIONS,
-    TEMPERATURE,
-    THROTTLED,
     UTILIZATION,
     XIDS,
 )
+from powerbench_agent.collectors.nvml.read_errors import ReadErrors
+from powerbench_agent.collectors.nvml.samples import fast_samples, slow_samples
+from powerbench_agent.collectors.nvml.session import Session, is_address
 from powerbench_agent.core import sysfs
-from powerbench_agent.core.counters import PLAUSIBLE_WATTS
 from powerbench_agent.core.model import Absent, Meter, ReadFailed, Reading, Sample, Use
 from powerbench_agent.core.options import CollectorOptions
 from powerbench_agent.core.worker import Worker
@@ -69,8 +58,9 @@ METRICS = nvml_metrics.METRICS
 
 SLOW_SECONDS = 10.0
 RETRY_SECONDS = 5.0  # between attempts to open NVML
-MAX_REOPEN_SECONDS = 600.0  # between openings anew for the sake of one lost GPU
+MAX_REOPEN_SECONDS = 600.0  # between sessions that are opened only to look for a lost GPU
 MAX_INTERVAL = 60.0
+_ENGINE_USE = (UTILIZATION, ENCODER, DECODER)
 _ABSENT = "no NVIDIA GPU on the PCI bus, and no driver"
 
 
@@ -81,7 +71,7 @@ class Options(CollectorOptions, frozen=True, kw_only=True):
         """Yield (key, what is wrong)."""
         yield from super().problems()
         if self.interval > MAX_INTERVAL:
-            yield "interval", "must be at most 1m: power is integrated from beat to beat on older GPUs"
+            yield "interval", "must be at most 1m: on older GPUs power is integrated from beat to beat"
 
 
 class Nvml:
@@ -91,19 +81,18 @@ class Nvml:
         self._host = host
         self._worker = Worker("nvml")
         self._max_gap = max_gap(options)
-        self._session: session.Session | None = None
-        self._opened_for: set[str] = set()  # the GPUs that were awake then
-        self._left_out: dict[str, str] = {}  # what was logged of those that could not be opened
+        self._session: Session | None = None
+        self._opened_for: set[str] = set()  # PCI addresses of the GPUs that were awake at its opening
+        self._left_out: dict[str, str] = {}  # the error that was logged, by index or PCI address
         self._devices: list[Path] = []
         self._listed_at = -math.inf
-        self._failure: Ended | None = None
+        self._failure: NvmlUnavailable | None = None
         self._retry_at = -math.inf
         self._slow_at = -math.inf
         self._reopen_at = -math.inf
         self._reopen_after = SLOW_SECONDS
         self._boards: dict[str, Board] = {}  # by uuid
-        self._errors: Tally[tuple[str, str, str, str]] = Tally()  # by gpu, uuid, question, error
-        self._said: dict[tuple[str, str], str] = {}  # what was logged, by uuid and question
+        self._read_errors = ReadErrors()
 
     def configure(self, options: Options) -> None:
         """Take a reload's interval; sessions and counters stay."""
@@ -116,11 +105,11 @@ class Nvml:
         return await self._worker.call(self._beat)
 
     async def refresh(self) -> Reading:
-        """Read the energy of every GPU that is awake; the rest stays the beat's."""
+        """Read the energy of every GPU that is awake; the gauges stay those of the last beat."""
         return await self._worker.call(self._refresh)
 
     async def aclose(self) -> None:
-        """Close the session, unless a call is out that does not come back."""
+        """Close the session, unless a call to the driver hangs."""
         with contextlib.suppress(ReadFailed):
             await self._worker.call(self._close)
         self._worker.close()
@@ -130,110 +119,104 @@ class Nvml:
     def _beat(self) -> Reading:
         now = self._host.clock.monotonic()
         if now >= self._listed_at + SLOW_SECONDS or not self._devices:
-            self._devices, self._listed_at = find_gpus(self._host), now
+            self._devices = find_gpus(self._host)
+            self._listed_at = now
         asleep = self._asleep()
         try:
             session = self._opened(now, asleep)
-            slow = session is not None and now >= self._slow_at
-            if session and slow:
-                self._slow_at = now + SLOW_SECONDS
-                self._count_xids(session)
-            for gpu in session.gpus if session else ():
-                board = self._boards[gpu.uuid]
-                board.gauges = []
-                if gpu.pci_bus_id in asleep:
-                    board.slow, board.used_at, board.seen_at = [], None, None
-                    board.integral.forget()
-                    continue
-                board.gauges = list(self._gauges(gpu))
-                busy = [s.value for s in board.gauges if s.metric in (UTILIZATION, ENCODER, DECODER)]
-                board.note_busy(max(busy, default=None), now)
-                board.note_processes(gpu.process_use(board.used_until_us), now, self._host)
-                if slow:
-                    gpu.ask_again()
-                    board.slow = list(self._slow(gpu, board))
+            if session is not None:
+                self._ask_gpus(session, now, asleep)
             return self._reading(now, asleep, beat=True)
-        except Ended as ended:
-            raise self._end(ended, now) from None
+        except NvmlUnavailable as unavailable:
+            raise self._end(unavailable, now) from None
 
     def _refresh(self) -> Reading:
         now = self._host.clock.monotonic()
         try:
             return self._reading(now, self._asleep(), beat=False)
-        except Ended as ended:
-            raise self._end(ended, now) from None
+        except NvmlUnavailable as unavailable:
+            raise self._end(unavailable, now) from None
 
     def _asleep(self) -> set[str]:
+        """Return the PCI addresses of the GPUs that are asleep."""
         return {device.name for device in self._devices if sysfs.asleep(self._host, device)}
 
-    def _opened(self, now: float, asleep: set[str]) -> session.Session | None:
-        """Return the session, opened now if need be; None while every GPU sleeps. Raises: Ended, Absent."""
+    # -- the session -----------------------------------------------------------------------------
+
+    def _opened(self, now: float, asleep: set[str]) -> Session | None:
+        """Return the open session; None while every GPU is asleep. Raises: NvmlUnavailable, Absent."""
         awake = {device.name for device in self._devices} - asleep
         if self._session is not None:
-            if now < self._slow_at:
+            if not self._must_reopen(self._session, now, awake):
                 return self._session
-            reopen = self._is_due(self._session, now)
-            if not reopen and not awake - self._opened_for:
-                self._note_boards()
-                return self._session
-            self._close()  # a GPU has woken up, was plugged in, or may have been reset
+            self._close()
         if not is_present(self._host, self._devices):
             raise Absent(_ABSENT)
         if asleep and not awake:
             return None
         if now < self._retry_at and self._failure is not None:
             raise self._failure
-        self._session = session.Session(awake if asleep else None, self._refused)
+        session = self._session = Session(awake if asleep else None, self._read_errors.note)
         self._failure = None
         self._opened_for = awake
         self._slow_at = -math.inf
-        self._note_boards()
-        for which, why in (self._session.unopened | self._session.denied).items():
-            if self._left_out.get(which) != why.error:
-                log.warning("GPU left out", gpu=which, error=why.error, remedy=why.remedy)
-            self._left_out[which] = why.error
-        return self._session
+        self._identify_boards(session)
+        self._log_left_out(session)
+        return session
 
-    def _is_due(self, session: session.Session, now: float) -> bool:
-        """Say whether NVML is to be opened anew for a GPU that still does not open."""
-        if not session.unopened or session.try_again(self._refused):
+    def _must_reopen(self, session: Session, now: float, awake: set[str]) -> bool:
+        """Return whether a GPU has woken up, was plugged in, or may have been reset."""
+        if now < self._slow_at:
+            return False
+        if self._is_search_due(session, now) or awake - self._opened_for:
+            return True
+        self._identify_boards(session)
+        return False
+
+    def _is_search_due(self, session: Session, now: float) -> bool:
+        """Return whether to open NVML again for a GPU that still cannot be opened in this session."""
+        if not session.unopened or session.try_again(self._read_errors.note):
             self._reopen_after = SLOW_SECONDS
             return False
         if now < self._reopen_at:
             return False
-        # That holds the other GPUs up, so ever more rarely.
+        # Reopening delays the other GPUs, so the time between attempts doubles.
         self._reopen_at = now + self._reopen_after
         self._reopen_after = min(MAX_REOPEN_SECONDS, 2 * self._reopen_after)
         return True
 
-    def _note_boards(self) -> None:
-        for gpu in self._session.gpus if self._session else ():
-            board = self._board(gpu.uuid)
-            board.labels, board.pci_bus_id, board.name = (str(gpu.index), gpu.uuid), gpu.pci_bus_id, gpu.name
+    def _identify_boards(self, session: Session) -> None:
+        for gpu in session.gpus:
+            self._board(gpu.uuid).identify(gpu)
 
-    def _end(self, ended: Ended, now: float) -> ReadFailed:
+    def _log_left_out(self, session: Session) -> None:
+        for which, why in (session.unopened | session.denied).items():
+            if self._left_out.get(which) != why.error:
+                log.warning("GPU left out", gpu=which, error=why.error, remedy=why.remedy)
+            self._left_out[which] = why.error
+
+    def _end(self, unavailable: NvmlUnavailable, now: float) -> ReadFailed:
         """Close the session after an error that ends it."""
-        if self._failure is not ended:
-            self._failure = ended
+        if self._failure is not unavailable:
+            self._failure = unavailable
             self._retry_at = now + RETRY_SECONDS
         for board in self._boards.values():
-            board.used_at = board.seen_at = None
-        self._close(unload=ended.code in (MISMATCH, DRIVER_NOT_LOADED))
-        return ReadFailed(str(ended), ended.remedy)
-
-    def _count_xids(self, session: session.Session) -> None:
-        for uuid, xid in session.xids():
-            self._board(uuid).xids[str(xid)] += 1
+            board.interrupt()
+        self._close(unload=unavailable.code in (MISMATCH, DRIVER_NOT_LOADED))
+        return ReadFailed(str(unavailable), unavailable.remedy)
 
     def _close(self, *, unload: bool = False) -> None:
         session, self._session = self._session, None
-        if session is not None:
-            with contextlib.suppress(Ended):  # what it has not fetched goes with it
-                self._count_xids(session)
         for board in self._boards.values():
-            board.gauges, board.slow = [], []
+            board.clear()
         if session is not None:
+            with contextlib.suppress(NvmlUnavailable):  # Xid errors that are not fetched now are lost
+                self._count_xids(session)
             session.close(unload=unload)
+
+    def _count_xids(self, session: Session) -> None:
+        for uuid, xid in session.xids():
+            self._board(uuid).xids[str(xid)] += 1
 
     def _board(self, uuid: str) -> Board:
         board = self._boards.get(uuid)
@@ -241,24 +224,42 @@ class Nvml:
             board = self._boards[uuid] = Board(self._max_gap)
         return board
 
-    def _refused(self, gpu: Gpu, question: str, error: str, remedy: str) -> None:
-        key = (gpu.uuid, question)
-        if error:
-            self._errors[str(gpu.index), gpu.uuid, question, error] += 1
-            if self._said.get(key) != error:
-                log.warning("GPU does not say", gpu=gpu.index, question=question, error=error, remedy=remedy)
-            self._said[key] = error
-        else:
-            self._said.pop(key, None)
+    # -- what is asked ---------------------------------------------------------------------------
+
+    def _ask_gpus(self, session: Session, now: float, asleep: set[str]) -> None:
+        slow = now >= self._slow_at
+        if slow:
+            self._slow_at = now + SLOW_SECONDS
+            self._count_xids(session)
+        for gpu in session.gpus:
+            board = self._boards[gpu.uuid]
+            if gpu.pci_bus_id in asleep:
+                board.clear()
+                board.interrupt()
+                board.integral.forget()
+                continue
+            self._ask_gpu(gpu, board, now)
+            if slow:
+                gpu.ask_again()
+                board.slow = list(slow_samples(gpu, board.labels))
+
+    def _ask_gpu(self, gpu: Gpu, board: Board, now: float) -> None:
+        board.gauges = []
+        board.gauges = list(fast_samples(gpu, board.labels))
+        percents = [sample.value for sample in board.gauges if sample.metric in _ENGINE_USE]
+        board.note_busy(max(percents, default=None), now)
+        uses = gpu.process_use(board.used_until_us)
+        board.note_processes(uses, now, self._host)
 
     def _energy(self, gpu: Gpu, board: Board, *, beat: bool) -> float | None:
-        """Return joules since the start, None where they are not known now; the power gauge is the beat's."""
+        """Return joules since the start, None if they are unknown now; a beat also sets the power gauge."""
         watts = board.watts
         if beat or not gpu.counts_energy:
-            watts = self._watts(gpu)
+            power_mw = gpu.plausible_power_mw()
+            watts = None if power_mw is None else power_mw / 1000
         if beat:
             board.watts = watts
-        now = self._host.clock.monotonic()  # the driver may have taken its time
+        now = self._host.clock.monotonic()  # again: the driver may have been slow
         if gpu.counts_energy:
             board.integral.forget()
             energy_mj = gpu.energy_mj()
@@ -271,107 +272,76 @@ class Nvml:
         else:
             board.counter.forget()
             board.integral.advance(watts, now)
-        return board.counter.joules + board.integral.joules
+        return board.joules
 
-    def _watts(self, gpu: Gpu) -> float | None:
-        """Return the board's power; None for what is not known, or cannot be true."""
-        if (power_mw := gpu.power_mw()) is None:
-            return None
-        if power_mw / 1000 > PLAUSIBLE_WATTS:
-            gpu.implausible("power")
-            return None
-        gpu.plausible("power")
-        return power_mw / 1000
-
-    def _gauges(self, gpu: Gpu) -> Iterator[Sample]:
-        labels = self._boards[gpu.uuid].labels
-        if (used := gpu.utilisation_percent()) is not None:
-            yield UTILIZATION.sample(used[0], *labels)
-            yield MEMORY_UTILIZATION.sample(used[1], *labels)
-        if (encoder := gpu.encoder_percent()) is not None:
-            yield ENCODER.sample(encoder, *labels)
-        if (decoder := gpu.decoder_percent()) is not None:
-            yield DECODER.sample(decoder, *labels)
-        if (memory := gpu.memory_bytes()) is not None:
-            yield MEMORY_USED.sample(memory[0], *labels)
-            yield MEMORY_TOTAL.sample(memory[1], *labels)
-        if (celsius := gpu.celsius()) is not None:
-            yield TEMPERATURE.sample(celsius, *labels)
-
-    def _slow(self, gpu: Gpu, board: Board) -> Iterator[Sample]:
-        labels = board.labels
-        if (limit_mw := gpu.power_limit_mw()) is not None:
-            yield LIMIT.sample(limit_mw / 1000, *labels)
-        for clock, mhz in gpu.clocks_mhz():
-            yield CLOCK.sample(mhz * 1e6, *labels, clock)
-        if (reasons := gpu.throttle_reasons()) is not None:
-            for bit, reason in THROTTLE_REASONS.items():
-                yield THROTTLED.sample(int(bool(reasons & bit)), *labels, reason)
-        for kind, count in gpu.ecc_errors():
-            yield ECC.sample(count, *labels, kind)
-        if (sessions := gpu.encoder_sessions()) is not None:
-            yield SESSIONS.sample(len(sessions), *labels)
-            for session in sessions:
-                which = (str(session.pid), str(session.session), session.codec, session.resolution)
-                yield SESSION_FPS.sample(session.fps, *labels, *which)
+    # -- the reading -----------------------------------------------------------------------------
 
     def _reading(self, now: float, asleep: set[str], *, beat: bool) -> Reading:
         samples: list[Sample] = []
         meters: list[Meter] = []
         uses: list[Use] = []
-        silent: list[str] = []
+        errors: list[str] = []
         session = self._session
         for gpu in session.gpus if session else ():
             board = self._boards[gpu.uuid]
-            labels = board.labels
-            energy = "counter" if gpu.counts_energy else "integrated"
-            driver = session.driver if session else ""
-            samples.append(INFO.sample(1, *labels, board.name, driver, board.pci_bus_id, energy))
-            samples.append(LOST.sample(0, *labels, board.pci_bus_id))
-            samples.extend(XIDS.sample(count, *labels, xid) for xid, count in board.xids.items())
+            samples.extend(_identity(gpu, board, session.driver if session else ""))
             if gpu.pci_bus_id in asleep:
                 continue
             joules = self._energy(gpu, board, beat=beat)
-            watts = board.watts
-            if watts is not None:
-                samples.append(POWER.sample(watts, *labels))
+            if board.watts is not None:
+                samples.append(POWER.sample(board.watts, *board.labels))
             if joules is not None:
-                samples.append(ENERGY.sample(joules, *labels))
+                samples.append(ENERGY.sample(joules, *board.labels))
                 meters.append(Meter("gpu", "nvml", gpu.uuid, joules))
                 uses.extend(board.uses(gpu.uuid))
-            elif wrong := self._said.get((gpu.uuid, "energy" if gpu.counts_energy else "power")):
-                silent.append(f"GPU {gpu.index}: {wrong}")
+            elif error := self._read_errors.current(gpu, "energy" if gpu.counts_energy else "power"):
+                errors.append(f"GPU {gpu.index}: {error}")
             samples.extend(board.gauges)
             samples.extend(board.slow)
-        if silent and not meters:
-            raise ReadFailed(f"no energy: {'; '.join(silent)}", "see nvidia-smi and the kernel log")
-        samples.extend(self._missing(asleep))
-        here = {gpu.pci_bus_id for gpu in session.gpus} if session else set()
-        samples.extend(ASLEEP.sample(int(bus_id in asleep), bus_id) for bus_id in sorted(asleep | here))
-        samples.extend(ERRORS.sample(count, *which) for which, count in self._errors.items())
+        if errors and not meters:
+            raise ReadFailed(f"no energy: {'; '.join(errors)}", "see nvidia-smi and the kernel log")
+        open_gpus = {gpu.pci_bus_id for gpu in session.gpus} if session else set()
+        if session is not None:
+            samples.extend(self._lost(session, asleep))
+        samples.extend(ASLEEP.sample(int(bus_id in asleep), bus_id) for bus_id in sorted(asleep | open_gpus))
+        samples.extend(self._read_errors.samples())
         return Reading(samples, meters, taken=now, uses=uses)
 
-    def _missing(self, asleep: set[str]) -> Iterator[Sample]:
-        """Yield the GPUs that were here once, or that NVML counts and cannot open."""
-        if self._session is None:
-            return
-        here = {gpu.uuid for gpu in self._session.gpus}
-        gone = [
-            board
-            for uuid, board in self._boards.items()
-            if uuid not in here and board.labels[0] and board.pci_bus_id not in asleep
-        ]
-        for board in gone:
+    def _lost(self, session: Session, asleep: set[str]) -> Iterator[Sample]:
+        """Yield the samples of GPUs that were open before, or that NVML counts and cannot open."""
+        open_uuids = {gpu.uuid for gpu in session.gpus}
+        lost: set[str] = set()  # their indices and PCI addresses
+        for uuid, board in self._boards.items():
+            index = board.labels[0]
+            if uuid in open_uuids or not index or board.pci_bus_id in asleep:
+                continue
+            lost |= {index, board.pci_bus_id}
             yield LOST.sample(1, *board.labels, board.pci_bus_id)
-            for xid, count in board.xids.items():
-                yield XIDS.sample(count, *board.labels, xid)
-        for which in self._session.unopened:
-            if all(which not in (board.labels[0], board.pci_bus_id) for board in gone):
-                yield LOST.sample(1, "" if ":" in which else which, "", which if ":" in which else "")
+            yield from _xids(board)
+        for which in session.unopened:
+            if which in lost:
+                continue
+            if is_address(which):
+                yield LOST.sample(1, "", "", which)
+            else:
+                yield LOST.sample(1, which, "", "")
+
+
+def _identity(gpu: Gpu, board: Board, driver: str) -> Iterator[Sample]:
+    """Yield what is known of an open GPU even while it is asleep."""
+    energy = "counter" if gpu.counts_energy else "integrated"
+    yield INFO.sample(1, *board.labels, board.name, driver, board.pci_bus_id, energy)
+    yield LOST.sample(0, *board.labels, board.pci_bus_id)
+    yield from _xids(board)
+
+
+def _xids(board: Board) -> Iterator[Sample]:
+    for xid, count in board.xids.items():
+        yield XIDS.sample(count, *board.labels, xid)
 
 
 def max_gap(options: Options) -> float:
-    """Return how far apart power readings may be to be bridged, in seconds."""
+    """Return the seconds between two power readings that are still integrated."""
     return max(5.0, 3 * options.interval)
 
 

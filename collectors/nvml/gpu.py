@@ -1,6 +1,6 @@
-"""One NVIDIA GPU, typed: what NVML says of it in one session, or why it does not.
+"""One NVIDIA GPU in one session of NVML: typed answers, or the reason why there is none.
 
-Every call here blocks and may hang for as long as the driver does. Units are NVML's, in the names: mW, mJ,
+Every call here blocks, and hangs for as long as the driver does. Units are NVML's, in the names: mW, mJ,
 MHz, percent.
 
 Source: https://docs.nvidia.com/deploy/nvml-api/
@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from powerbench_agent.core.counters import PLAUSIBLE_WATTS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND, INSUFFICIENT_SIZE = 3, 4, 6, 7
-DRIVER_NOT_LOADED, TIMEOUT, LIBRARY_NOT_FOUND, FUNCTION_NOT_FOUND, MISMATCH = 9, 10, 12, 13, 18
+SUCCESS, UNINITIALIZED, NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND, INSUFFICIENT_SIZE = 0, 1, 3, 4, 6, 7
+DRIVER_NOT_LOADED, TIMEOUT, LIBRARY_NOT_FOUND, FUNCTION_NOT_FOUND = 9, 10, 12, 13
+GPU_IS_LOST, RESET_REQUIRED, OPERATING_SYSTEM, MISMATCH, GPU_NOT_FOUND, UNKNOWN = 15, 16, 17, 18, 28, 999
 _NAMES = {
-    1: "uninitialized",
+    UNINITIALIZED: "uninitialized",
     2: "invalid_argument",
     NOT_SUPPORTED: "not_supported",
     NO_PERMISSION: "no_permission",
@@ -30,9 +33,9 @@ _NAMES = {
     LIBRARY_NOT_FOUND: "library_not_found",
     FUNCTION_NOT_FOUND: "function_not_found",
     14: "corrupted_inforom",
-    15: "gpu_is_lost",
-    16: "reset_required",
-    17: "operating_system",
+    GPU_IS_LOST: "gpu_is_lost",
+    RESET_REQUIRED: "reset_required",
+    OPERATING_SYSTEM: "operating_system",
     MISMATCH: "library_driver_mismatch",
     19: "in_use",
     20: "memory",
@@ -43,33 +46,33 @@ _NAMES = {
     25: "argument_version_mismatch",
     26: "deprecated",
     27: "not_ready",
-    28: "gpu_not_found",
+    GPU_NOT_FOUND: "gpu_not_found",
     29: "invalid_state",
     30: "reset_type_not_supported",
-    999: "unknown",
+    UNKNOWN: "unknown",
 }
 LOST_REMEDY = "see the kernel log for its Xid; drain the GPU and reset it (nvidia-smi --gpu-reset) or reboot"
-# After these the session is over: nothing that NVML says in it can be trusted, or nothing more will come.
+# These errors end the session: its later answers would be missing or could not be trusted.
 ENDING = {
-    1: "NVML is opened again",
+    UNINITIALIZED: "NVML is opened again in some seconds",
     DRIVER_NOT_LOADED: "load the driver: modprobe nvidia; nvidia-smi shows whether it works",
-    LIBRARY_NOT_FOUND: "install the driver's libnvidia-ml.so.1; in a container, give it the GPU (--gpus all)",
-    15: LOST_REMEDY,
-    16: LOST_REMEDY,
-    MISMATCH: "the driver was upgraded under way: reload the kernel module, or reboot",
-    28: LOST_REMEDY,
+    LIBRARY_NOT_FOUND: "install the driver's libnvidia-ml.so.1; in a container, pass it the GPU (--gpus all)",
+    GPU_IS_LOST: LOST_REMEDY,
+    RESET_REQUIRED: LOST_REMEDY,
+    MISMATCH: "the driver was upgraded while in use: reload the kernel module, or reboot",
+    GPU_NOT_FOUND: LOST_REMEDY,
 }
 REMEDIES = {
     **ENDING,
-    NO_PERMISSION: "give the agent's user access to /dev/nvidia*, and see the kernel module's NVreg options",
-    FUNCTION_NOT_FOUND: "the driver is older than this question: update it, or do without",
-    17: "something (a device cgroup, a sandbox) keeps the agent from /dev/nvidia*",
+    NO_PERMISSION: "give the agent's user access to /dev/nvidia*; see also the kernel module's NVreg options",
+    FUNCTION_NOT_FOUND: "the driver is too old for this value: update it to get the value",
+    OPERATING_SYSTEM: "a device cgroup or a sandbox keeps the agent from /dev/nvidia*: allow it",
 }
-IMPLAUSIBLE = "implausible"  # a value that cannot be true, in the place of NVML's own errors
+IMPLAUSIBLE = "implausible"  # a value that cannot be true, counted like one of NVML's errors
 
 CODECS = {0: "h264", 1: "hevc", 2: "av1"}
 CLOCKS = {0: "graphics", 1: "sm", 2: "memory", 3: "video"}
-# Why clocks are below what was asked for; idleness and chosen clocks are no throttling.
+# Bits that tell why clocks are held down. The bits for idle and for clocks set by a user are not throttling.
 THROTTLE_REASONS = {
     0x04: "sw_power_cap",
     0x08: "hw_slowdown",
@@ -78,11 +81,10 @@ THROTTLE_REASONS = {
     0x40: "hw_thermal_slowdown",
     0x80: "hw_power_brake_slowdown",
 }
-UNKNOWN = 999
-_RETRIES = 3  # of a list that grew between asking for its size and for itself
+_ATTEMPTS = 3  # to fetch a list that grows after its size was asked for
 
 
-class Ended(Exception):  # noqa: N818 - a verdict
+class NvmlUnavailable(Exception):  # noqa: N818 - a verdict
     """NVML cannot be used now; it may be opened again later."""
 
     def __init__(self, what: str, remedy: str, code: int = 0) -> None:
@@ -102,10 +104,10 @@ class EncoderSession(NamedTuple):
 
 
 class ProcessUse(NamedTuple):
-    """One process's mean utilisation since a moment."""
+    """One process's mean utilisation since the time that was asked about."""
 
     pid: int
-    taken_us: int  # NVML's own clock
+    taken_us: int  # by NVML's own clock
     sm_percent: int
     encoder_percent: int
     decoder_percent: int
@@ -114,14 +116,14 @@ class ProcessUse(NamedTuple):
 class Gpu:
     """One GPU of a session.
 
-    A method returns None where the GPU, the driver or the mode (MIG, vGPU) does not answer it; `refused`
-    is told when that is an error. Raises: Ended.
+    A method returns None if the GPU, the driver or the mode (MIG, vGPU) does not have the value; if that is
+    an error, `refused` is called. Raises: NvmlUnavailable.
     """
 
     def __init__(
         self, nvml: Any, handle: Any, index: int, refused: Callable[[Gpu, str, str, str], None]
     ) -> None:
-        """`refused(gpu, question, error, remedy)`; an empty error where the question is answered."""
+        """`refused(gpu, question, error, remedy)` is called with an empty error when the answer is back."""
         self._nvml = nvml
         self.handle = handle
         self._refused = refused
@@ -136,15 +138,27 @@ class Gpu:
         self.counts_energy = "energy" not in self._unsupported
 
     def energy_mj(self) -> int | None:
-        """Energy since the driver was loaded; updated every 100 ms or so. Volta and later."""
+        """Energy since the driver was loaded, updated about every 100 ms; Volta and later."""
         return self._number("energy", self._nvml.nvmlDeviceGetTotalEnergyConsumption)
 
-    def power_mw(self) -> int | None:
-        """Power of the whole board: mean of the last second on Ampere and later (GA100 apart)."""
-        return self._number("power", self._nvml.nvmlDeviceGetPowerUsage)
+    def plausible_power_mw(self) -> int | None:
+        """Power of the whole board, mean of the last second on Ampere and later (except GA100).
+
+        None as well for a value that cannot be true; that is counted as an error.
+        """
+        power_mw = self._number("power", self._nvml.nvmlDeviceGetPowerUsage)
+        if power_mw is None:
+            return None
+        if power_mw / 1000 > PLAUSIBLE_WATTS:
+            self._implausible.add("power")
+            self._refuse("power", IMPLAUSIBLE, "see the kernel log; a driver update may help")
+            return None
+        self._implausible.discard("power")
+        self._answered("power")
+        return power_mw
 
     def utilisation_percent(self) -> tuple[int, int] | None:
-        """Return (of the processors, of the memory's bandwidth)."""
+        """Return (utilisation of the processors, utilisation of the memory's bandwidth)."""
         rates = self._ask("utilization", self._nvml.nvmlDeviceGetUtilizationRates)
         return None if rates is None else (rates.gpu, rates.memory)
 
@@ -168,45 +182,43 @@ class Gpu:
         return self._number("temperature", self._temperature)
 
     def power_limit_mw(self) -> int | None:
-        """Power limit that is enforced."""
+        """Power limit in force."""
         return self._number("power_limit", self._nvml.nvmlDeviceGetEnforcedPowerLimit)
 
     def clocks_mhz(self) -> Iterator[tuple[str, int]]:
-        """Yield (which clock, its frequency)."""
+        """Yield (name of a clock, its frequency)."""
         for number, name in CLOCKS.items():
             found = self._ask(f"clock_{name}", self._nvml.nvmlDeviceGetClockInfo, number)
             if found is not None:
                 yield name, found
 
     def throttle_reasons(self) -> int | None:
-        """Why clocks are below what was asked for: bits of THROTTLE_REASONS, and others."""
+        """Reasons why clocks are held down: the bits of THROTTLE_REASONS and some others."""
         return self._number("throttle_reasons", self._throttle_reasons)
 
     def ecc_errors(self) -> Iterator[tuple[str, int]]:
-        """Yield (kind, ECC errors since the driver was loaded)."""
+        """Yield (kind, number of ECC errors since the driver was loaded)."""
         for number, kind in enumerate(("corrected", "uncorrected")):
             found = self._ask(f"ecc_{kind}", self._nvml.nvmlDeviceGetTotalEccErrors, number, 0)
             if found is not None:
                 yield kind, found
 
     def encoder_sessions(self) -> list[EncoderSession] | None:
-        """Return the NVENC sessions that are open."""
+        """Return the open NVENC sessions."""
         found = self._ask("encoder_sessions", self._sessions)
         if found is None:
             return None
-        return [
-            EncoderSession(
-                session.pid,
-                session.sessionId,
-                CODECS.get(session.codecType, str(session.codecType)),
-                f"{session.hResolution}x{session.vResolution}",
-                session.averageFps,
+        sessions = []
+        for session in found:
+            codec = CODECS.get(session.codecType, str(session.codecType))
+            resolution = f"{session.hResolution}x{session.vResolution}"
+            sessions.append(
+                EncoderSession(session.pid, session.sessionId, codec, resolution, session.averageFps)
             )
-            for session in found
-        ]
+        return sessions
 
     def process_use(self, since_us: int) -> list[ProcessUse] | None:
-        """Return the processes that used the GPU after that moment of NVML's clock."""
+        """Return the processes that have used the GPU since that time of NVML's clock."""
         found = self._ask("process_utilization", self._processes, since_us)
         if found is None:
             return None
@@ -216,27 +228,14 @@ class Gpu:
         ]
 
     def ask_again(self) -> None:
-        """Forget what was not supported: modes change."""
+        """Forget what was not supported, because a mode may have changed."""
         self._unsupported.clear()
-
-    def implausible(self, question: str) -> None:
-        """Count an answer that cannot be true."""
-        self._implausible.add(question)
-        self._wrong.add(question)
-        self._refused(self, question, IMPLAUSIBLE, "see the kernel log; a driver update may help")
-
-    def plausible(self, question: str) -> None:
-        """Note that an answer can be true again."""
-        if question in self._implausible:
-            self._implausible.discard(question)
-            self._wrong.discard(question)
-            self._refused(self, question, "", "")
 
     def _number(self, question: str, function: Callable[..., Any], *arguments: Any) -> int | None:
         answer = self._ask(question, function, *arguments)
         return None if answer is None else int(answer)
 
-    # The older calls of these two go with CUDA 14, and older drivers lack the newer ones.
+    # Two calls have an older form: older drivers lack the newer one, and CUDA 14 drops the older one.
 
     def _temperature(self, handle: Any) -> Any:
         try:
@@ -255,47 +254,59 @@ class Gpu:
         return self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
 
     def _sessions(self, handle: Any) -> Any:
-        for attempt in range(_RETRIES):
-            try:
-                return self._nvml.nvmlDeviceGetEncoderSessions(handle)
-            except self._nvml.NVMLError as error:
-                if error.value != INSUFFICIENT_SIZE or attempt == _RETRIES - 1:
-                    raise
-        return None
+        return self._list(self._nvml.nvmlDeviceGetEncoderSessions, handle)
 
     def _processes(self, handle: Any, since_us: int) -> Any:
-        for attempt in range(_RETRIES):
+        try:
+            return self._list(self._nvml.nvmlDeviceGetProcessUtilization, handle, since_us)
+        except self._nvml.NVMLError as error:
+            if error.value in (SUCCESS, NOT_FOUND):  # no process has used it
+                return ()
+            raise
+
+    def _list(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Fetch a list, again if it has grown since its size was asked for."""
+        for _ in range(_ATTEMPTS - 1):
             try:
-                return self._nvml.nvmlDeviceGetProcessUtilization(handle, since_us)
+                return function(*arguments)
             except self._nvml.NVMLError as error:
-                if error.value in (0, NOT_FOUND):  # nobody used it
-                    return ()
-                if error.value != INSUFFICIENT_SIZE or attempt == _RETRIES - 1:
+                if error.value != INSUFFICIENT_SIZE:
                     raise
-        return None
+        return function(*arguments)
 
     def _ask(self, question: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return the answer; None after noting why there is none. Raises: NvmlUnavailable."""
         if question in self._unsupported:
             return None
         try:
             answer = function(self.handle, *arguments)
         except self._nvml.NVMLError as error:
-            code = error.value
-        except ValueError:  # text that is none
-            code = UNKNOWN
-        else:
-            if question in self._wrong - self._implausible:
-                self._wrong.discard(question)
-                self._refused(self, question, "", "")
-            return answer
+            self._note_error(question, error.value)
+            return None
+        except ValueError:  # bytes that are not text
+            self._note_error(question, UNKNOWN)
+            return None
+        if question not in self._implausible:
+            self._answered(question)
+        return answer
+
+    def _note_error(self, question: str, code: int) -> None:
         if code in ENDING:
-            raise Ended(f"GPU {self.index}, {question}: {name_of(code)}", ENDING[code], code)
+            raise NvmlUnavailable(f"GPU {self.index}, {question}: {name_of(code)}", ENDING[code], code)
         if code in (NOT_SUPPORTED, FUNCTION_NOT_FOUND):
             self._unsupported.add(question)
         if code != NOT_SUPPORTED:
-            self._wrong.add(question)
-            self._refused(self, question, name_of(code), REMEDIES.get(code, "see the kernel log"))
-        return None
+            self._refuse(question, name_of(code), REMEDIES.get(code, "see the kernel log"))
+
+    def _refuse(self, question: str, error: str, remedy: str) -> None:
+        self._wrong.add(question)
+        self._refused(self, question, error, remedy)
+
+    def _answered(self, question: str) -> None:
+        """Report that a question which failed before has an answer again."""
+        if question in self._wrong:
+            self._wrong.discard(question)
+            self._refused(self, question, "", "")
 
 
 def name_of(code: int) -> str:
@@ -304,7 +315,7 @@ def name_of(code: int) -> str:
 
 
 def bus_id(text: str | bytes) -> str:
-    """Return a PCI address as sysfs writes it; NVML has eight digits for the domain, in capitals."""
+    """Return a PCI address in sysfs's form; NVML writes eight digits of the domain, and capital letters."""
     if isinstance(text, bytes):
         text = text.decode("ascii", "replace")
     domain, _, rest = text.lower().partition(":")

@@ -1,21 +1,20 @@
-"""NVML between its opening and its closing: the library, its GPUs, its events.
+"""One session of NVML, from nvmlInit to nvmlShutdown: its GPUs and its Xid events.
 
-Every call here blocks and may hang for as long as the driver does: use it in one thread of its own.
-The binding is nvidia-ml-py, imported when the first session is opened: it is 7 MB of memory, for those who
-have an NVIDIA GPU. Units are NVML's, in the names: mW, mJ, MHz, percent.
+Every call here blocks, and hangs for as long as the driver does: use it in a thread of its own.
+Units are NVML's, in the names: mW, mJ, MHz, percent.
 
 Source: https://docs.nvidia.com/deploy/nvml-api/
 """
 
 from __future__ import annotations
 
-import _ctypes
 import contextlib
 import ctypes
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
+from powerbench_agent.collectors.nvml import library
 from powerbench_agent.collectors.nvml.gpu import (
     DRIVER_NOT_LOADED,
     ENDING,
@@ -24,104 +23,130 @@ from powerbench_agent.collectors.nvml.gpu import (
     NO_PERMISSION,
     NOT_FOUND,
     REMEDIES,
+    UNINITIALIZED,
     UNKNOWN,
-    Ended,
     Gpu,
+    NvmlUnavailable,
     name_of,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
+    OnRefusal = Callable[[Gpu, str, str, str], None]
+
 log = structlog.get_logger("nvml")
 
-SHADOWED = "pip uninstall pynvml && pip install --force-reinstall nvidia-ml-py"
 _XID = 0x8  # nvmlEventTypeXidCriticalError
-_MAX_EVENTS = 64  # a beat; the others wait
+_MAX_EVENTS = 64  # fetched at a time; the rest wait for the next time
+_DRIVER_CHANGED = (DRIVER_NOT_LOADED, MISMATCH)  # another library may be installed by the next attempt
+_EVERY_GPU = (UNINITIALIZED, *_DRIVER_CHANGED)  # errors that are not about the one GPU that was asked
 
 
 class Refusal(NamedTuple):
-    """A question that was not answered, and what can be done about it."""
+    """Why a GPU could not be opened, and what can be done about it."""
 
     error: str
     remedy: str
 
 
 class Session:
-    """NVML between its opening and its closing."""
+    """NVML from nvmlInit to nvmlShutdown."""
 
-    def __init__(self, awake: Collection[str] | None, refused: Callable[[Gpu, str, str, str], None]) -> None:
-        """`awake`: the PCI addresses that may be touched, None for all. Raises: Ended."""
-        self._nvml = _binding()
+    def __init__(self, awake: Collection[str] | None, refused: OnRefusal) -> None:
+        """Open the GPUs. Raises: NvmlUnavailable.
+
+        `awake`: the PCI addresses that may be touched, None for all; `refused`: see Gpu.
+        """
+        self._nvml = library.binding()
         self.gpus: list[Gpu] = []
         self.unopened: dict[str, Refusal] = {}  # by index or PCI address
-        self.denied: dict[str, Refusal] = {}  # likewise: another's, in a container
+        self.denied: dict[str, Refusal] = {}  # likewise: GPUs of another container
         self.driver = ""
         self._events: Any = None
         try:
             self._nvml.nvmlInit()
         except self._nvml.NVMLError as error:
-            self._unload()
-            raise _ended("NVML cannot be opened", error.value) from None
+            library.unload(self._nvml)
+            raise _unavailable("NVML cannot be opened", error.value) from None
         try:
             self._open(awake, refused)
         except self._nvml.NVMLError as error:
-            self.close(unload=error.value in (DRIVER_NOT_LOADED, MISMATCH))
-            raise _ended("NVML does not list its GPUs", error.value) from None
-        except Ended as ended:
-            self.close(unload=ended.code in (DRIVER_NOT_LOADED, MISMATCH))
+            self.close(unload=error.value in _DRIVER_CHANGED)
+            raise _unavailable("NVML cannot list its GPUs", error.value) from None
+        except NvmlUnavailable as unavailable:
+            self.close(unload=unavailable.code in _DRIVER_CHANGED)
             raise
 
-    def _open(self, awake: Collection[str] | None, refused: Callable[[Gpu, str, str, str], None]) -> None:
-        nvml = self._nvml
-        self.driver = nvml.nvmlSystemGetDriverVersion()
-        places = list(range(nvml.nvmlDeviceGetCount())) if awake is None else sorted(awake)
+    def _open(self, awake: Collection[str] | None, refused: OnRefusal) -> None:
+        self.driver = self._nvml.nvmlSystemGetDriverVersion()
+        if awake is None:
+            places: list[int | str] = list(range(self._nvml.nvmlDeviceGetCount()))
+        else:
+            places = sorted(awake)
         for place in places:
-            try:
-                self.gpus.append(self._open_gpu(place, refused))
-            except (nvml.NVMLError, Ended, ValueError) as error:  # ValueError: text that is none
-                code: int = getattr(error, "code", 0) or getattr(error, "value", UNKNOWN)
-                if code in (1, DRIVER_NOT_LOADED, MISMATCH):
-                    raise
-                if isinstance(place, str) and code == NOT_FOUND:
-                    continue  # kept from this container
-                why = Refusal(name_of(code), REMEDIES.get(code, LOST_REMEDY))
-                (self.denied if code == NO_PERMISSION else self.unopened)[str(place)] = why
+            self._open_or_note(place, refused)
         if not self.gpus:
-            for which, why in (self.unopened | self.denied).items():
-                raise Ended(f"GPU {which} cannot be opened: {why.error}", why.remedy)
-            raise Ended("NVML sees no GPU", "in a container, give it one (--gpus all); else see nvidia-smi")
-        self._events = self._register()
+            raise self._no_gpu()
+        self._register()
 
-    def _open_gpu(self, place: int | str, refused: Callable[[Gpu, str, str, str], None]) -> Gpu:
+    def _open_or_note(self, place: int | str, refused: OnRefusal) -> None:
+        """Open the GPU with this index or PCI address, or note why it cannot be opened."""
+        try:
+            gpu = self._open_gpu(place, refused)
+        except self._nvml.NVMLError as error:
+            code: int = error.value
+            if code in _EVERY_GPU:
+                raise
+        except NvmlUnavailable as unavailable:
+            code = unavailable.code
+            if code in _EVERY_GPU:
+                raise
+        except ValueError:  # bytes that are not text
+            code = UNKNOWN
+        else:
+            self.gpus.append(gpu)
+            return
+        if isinstance(place, str) and code == NOT_FOUND:
+            return  # it belongs to another container
+        refusals = self.denied if code == NO_PERMISSION else self.unopened
+        refusals[str(place)] = Refusal(name_of(code), REMEDIES.get(code, LOST_REMEDY))
+
+    def _no_gpu(self) -> NvmlUnavailable:
+        for which, why in (self.unopened | self.denied).items():
+            return NvmlUnavailable(f"GPU {which} cannot be opened: {why.error}", why.remedy)
+        return NvmlUnavailable(
+            "NVML sees no GPU", "in a container, pass it one (--gpus all); else see nvidia-smi"
+        )
+
+    def _open_gpu(self, place: int | str, refused: OnRefusal) -> Gpu:
         if isinstance(place, int):
-            return Gpu(self._nvml, self._nvml.nvmlDeviceGetHandleByIndex(place), place, refused)
+            handle = self._nvml.nvmlDeviceGetHandleByIndex(place)
+            return Gpu(self._nvml, handle, place, refused)
         handle = self._nvml.nvmlDeviceGetHandleByPciBusId(place)
         return Gpu(self._nvml, handle, self._nvml.nvmlDeviceGetIndex(handle), refused)
 
-    def try_again(self, refused: Callable[[Gpu, str, str, str], None]) -> bool:
-        """Try to open the GPUs that could not be opened; return whether all of them could."""
+    def try_again(self, refused: OnRefusal) -> bool:
+        """Try to open the GPUs that could not be opened; return whether all of them are open now."""
         for which in list(self.unopened):
+            place = which if is_address(which) else int(which)
             try:
-                gpu = self._open_gpu(which if ":" in which else int(which), refused)
-            except (self._nvml.NVMLError, Ended, ValueError):
+                gpu = self._open_gpu(place, refused)
+            except (self._nvml.NVMLError, NvmlUnavailable, ValueError):
                 continue
             del self.unopened[which]
             self.gpus.append(gpu)
             self._watch(gpu)
         return not self.unopened
 
-    def _register(self) -> Any:
-        """Return the set that Xid events arrive in; None where there is no such thing."""
-        nvml = self._nvml
+    def _register(self) -> None:
+        """Create the set in which Xid events arrive; a driver without events has none."""
         try:
-            events = nvml.nvmlEventSetCreate()
-        except nvml.NVMLError:
-            return None
-        self._events = events
+            self._events = self._nvml.nvmlEventSetCreate()
+        except self._nvml.NVMLError:
+            return
         for gpu in self.gpus:
             self._watch(gpu)
-        return events
 
     def _watch(self, gpu: Gpu) -> None:
         if self._events is None:
@@ -129,69 +154,45 @@ class Session:
         try:
             self._nvml.nvmlDeviceRegisterEvents(gpu.handle, _XID, self._events)
         except self._nvml.NVMLError as error:
-            log.debug("no Xid events of this GPU", gpu=gpu.index, error=name_of(error.value))
+            log.debug("GPU reports no Xid events", gpu=gpu.index, error=name_of(error.value))
 
     def xids(self) -> Iterator[tuple[str, int]]:
-        """Yield (uuid, Xid) of the errors since the last time."""
+        """Yield (uuid, Xid) of each error since the last call. Raises: NvmlUnavailable."""
         if self._events is None:
             return
-        nvml = self._nvml
-        uuids = {ctypes.cast(gpu.handle, ctypes.c_void_p).value: gpu.uuid for gpu in self.gpus}
+        uuids = {_address(gpu.handle): gpu.uuid for gpu in self.gpus}
         for _ in range(_MAX_EVENTS):
             try:
-                event = nvml.nvmlEventSetWait_v2(self._events, 0)
-            except nvml.NVMLError as error:
+                event = self._nvml.nvmlEventSetWait_v2(self._events, 0)
+            except self._nvml.NVMLError as error:
                 if error.value in ENDING:
-                    raise _ended("Xid events", error.value) from None
-                return  # most often a timeout: there is none
-            uuid = uuids.get(ctypes.cast(event.device, ctypes.c_void_p).value)
+                    raise _unavailable("Xid events", error.value) from None
+                return  # usually a timeout, which means that there are none
+            uuid = uuids.get(_address(event.device))
             if uuid is not None:
                 yield uuid, event.eventData
 
     def close(self, *, unload: bool = False) -> None:
-        """Let go of the GPUs; `unload` the library too, so that a newer one is found next time."""
+        """Shut NVML down; `unload` the library too, so that the next session loads a newer one."""
         events, self._events = self._events, None
         if events is not None:
             with contextlib.suppress(self._nvml.NVMLError):
                 self._nvml.nvmlEventSetFree(events)
-        with contextlib.suppress(self._nvml.NVMLError):  # it is over either way
+        with contextlib.suppress(self._nvml.NVMLError):  # the session is over either way
             self._nvml.nvmlShutdown()
         if unload:
-            self._unload()
-
-    def _unload(self) -> None:
-        """Close the shared library. The binding has no call for it, and an upgraded one would go unseen."""
-        nvml = self._nvml
-        library, nvml.nvmlLib = nvml.nvmlLib, None
-        nvml._nvmlGetFunctionPointer_cache.clear()  # noqa: SLF001 - there is no public way
-        if library is not None:
-            _ctypes.dlclose(library._handle)  # noqa: SLF001 - likewise
+            library.unload(self._nvml)
 
 
-def _ended(what: str, code: int) -> Ended:
-    return Ended(f"{what}: {name_of(code)}", REMEDIES.get(code, "see nvidia-smi and the kernel log"), code)
+def is_address(place: str) -> bool:
+    """Return whether a GPU is named by its PCI address; otherwise it is by its index."""
+    return ":" in place
 
 
-_trimmed = False
+def _address(handle: Any) -> int | None:
+    return ctypes.cast(handle, ctypes.c_void_p).value
 
 
-def _binding() -> Any:
-    """Return nvidia-ml-py's module. Raises: Ended where there is none, or another of its name."""
-    global _trimmed  # noqa: PLW0603 - once a process, as the import itself
-    try:
-        import pynvml  # noqa: PLC0415 - for those who have a GPU
-    except ImportError as error:
-        raise Ended(f"nvidia-ml-py cannot be imported: {error}", "pip install nvidia-ml-py") from None
-    if not hasattr(pynvml, "_nvmlGetFunctionPointer"):
-        raise Ended("the module pynvml is another package's", SHADOWED)
-    if not _trimmed:
-        _trimmed = True
-        _give_back()
-    return pynvml
-
-
-def _give_back() -> None:
-    """Give back to the kernel the 11 MB that importing the binding took for a moment."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-    if trim is not None:
-        trim(0)
+def _unavailable(what: str, code: int) -> NvmlUnavailable:
+    remedy = REMEDIES.get(code, "see nvidia-smi and the kernel log")
+    return NvmlUnavailable(f"{what}: {name_of(code)}", remedy, code)

@@ -134,12 +134,20 @@ def test_a_gpu_that_is_unplugged_is_absent(alone: Machine) -> None:
         assert answer.absent
 
 
-def test_another_package_of_the_bindings_name(alone: Machine, tmp_path: Path) -> None:
-    """The old pynvml package in nvidia-ml-py's place is told apart, and the remedy removes it."""
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"nvml.py": "nvmlLib = None\ndef nvmlInit(): pass\n", "__init__.py": "from .nvml import *\n"},
+        {"__init__.py": "def nvmlInit(): pass\n"},
+    ],
+    ids=["functions from a submodule", "no nvmlLib"],
+)
+def test_another_package_of_the_bindings_name(alone: Machine, tmp_path: Path, files: dict[str, str]) -> None:
+    """Another package named pynvml is told apart from nvidia-ml-py, and the remedy removes it."""
     package = tmp_path / "site/pynvml"
     package.mkdir(parents=True)
-    (package / "nvml.py").write_text("def nvmlInit(): pass\n")
-    (package / "__init__.py").write_text("from .nvml import *\n")
+    for name, content in files.items():
+        (package / name).write_text(content)
     with Probe(alone.environment, path=[package.parent]) as probe:
         probe.open(alone)
         fails(probe.beat(), saying="pynvml", remedy="pip uninstall pynvml")

@@ -90,7 +90,7 @@ class Life:
         self.beats[self.now] = self.tick
         truth.tell(self.machine, self.tick, more=self.faults)
         answer = self.probe.beat(seconds)
-        self.log += [entry["remedy"] for entry in answer.log if entry["event"] == "GPU does not say"]
+        self.log += [entry["remedy"] for entry in answer.log if entry["event"] == "GPU value missing"]
         if answer.error:
             self.expect(bool(answer.remedy), f"no remedy with {answer.error!r}")
         self.expect(not answer.bug, f"raised {answer.bug}")

@@ -320,3 +320,9 @@ def bus_id(text: str | bytes) -> str:
         text = text.decode("ascii", "replace")
     domain, _, rest = text.lower().partition(":")
     return f"{int(domain, 16):04x}:{rest}"
+
+
+def unavailable(what: str, code: int) -> NvmlUnavailable:
+    """Return the verdict on an error that is not about one question to one GPU."""
+    remedy = REMEDIES.get(code, "see nvidia-smi and the kernel log")
+    return NvmlUnavailable(f"{what}: {name_of(code)}", remedy, code)

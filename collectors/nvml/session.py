@@ -28,6 +28,7 @@ from powerbench_agent.collectors.nvml.gpu import (
     Gpu,
     NvmlUnavailable,
     name_of,
+    unavailable,
 )
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Session:
 
         `awake`: the PCI addresses that may be touched, None for all; `refused`: see Gpu.
         """
-        self._nvml = library.binding()
+        self._nvml = library.open_binding()
         self.gpus: list[Gpu] = []
         self.unopened: dict[str, Refusal] = {}  # by index or PCI address
         self.denied: dict[str, Refusal] = {}  # likewise: GPUs of another container
@@ -67,15 +68,15 @@ class Session:
         try:
             self._nvml.nvmlInit()
         except self._nvml.NVMLError as error:
-            library.unload(self._nvml)
-            raise _unavailable("NVML cannot be opened", error.value) from None
+            library.unload()
+            raise unavailable("NVML cannot be opened", error.value) from None
         try:
             self._open(awake, refused)
         except self._nvml.NVMLError as error:
             self.close(unload=error.value in _DRIVER_CHANGED)
-            raise _unavailable("NVML cannot list its GPUs", error.value) from None
-        except NvmlUnavailable as unavailable:
-            self.close(unload=unavailable.code in _DRIVER_CHANGED)
+            raise unavailable("NVML cannot list its GPUs", error.value) from None
+        except NvmlUnavailable as error:
+            self.close(unload=error.code in _DRIVER_CHANGED)
             raise
 
     def _open(self, awake: Collection[str] | None, refused: OnRefusal) -> None:
@@ -98,8 +99,8 @@ class Session:
             code: int = error.value
             if code in _EVERY_GPU:
                 raise
-        except NvmlUnavailable as unavailable:
-            code = unavailable.code
+        except NvmlUnavailable as error:
+            code = error.code
             if code in _EVERY_GPU:
                 raise
         except ValueError:  # bytes that are not text
@@ -166,7 +167,7 @@ class Session:
                 event = self._nvml.nvmlEventSetWait_v2(self._events, 0)
             except self._nvml.NVMLError as error:
                 if error.value in ENDING:
-                    raise _unavailable("Xid events", error.value) from None
+                    raise unavailable("Xid events", error.value) from None
                 return  # usually a timeout, which means that there are none
             uuid = uuids.get(_address(event.device))
             if uuid is not None:
@@ -181,7 +182,7 @@ class Session:
         with contextlib.suppress(self._nvml.NVMLError):  # the session is over either way
             self._nvml.nvmlShutdown()
         if unload:
-            library.unload(self._nvml)
+            library.unload()
 
 
 def is_address(place: str) -> bool:
@@ -191,8 +192,3 @@ def is_address(place: str) -> bool:
 
 def _address(handle: Any) -> int | None:
     return ctypes.cast(handle, ctypes.c_void_p).value
-
-
-def _unavailable(what: str, code: int) -> NvmlUnavailable:
-    remedy = REMEDIES.get(code, "see nvidia-smi and the kernel log")
-    return NvmlUnavailable(f"{what}: {name_of(code)}", remedy, code)

@@ -1,24 +1,25 @@
-/* A libnvidia-ml.so.1 for tests: it says what a control file says, and is no part of the product.
+/* A libnvidia-ml.so.1 for tests, not part of the product: it answers what a control file says.
  *
- * The file is named by NVML_STUB_CONTROL and read anew whenever it changes; lines are "KEY VALUE...".
+ * NVML_STUB_CONTROL names the file, which is read again whenever it changes; lines are "KEY VALUE...".
  *
  *   gpus N                     how many there are
  *   driver TEXT
  *   error CALL CODE            that call fails: CALL is a function's name without nvml and Device ("GetPowerUsage")
  *   error CALL CODE GPU        for one GPU alone
- *   delay CALL SECONDS         that call takes its time, once for each line written
+ *   mismatch CALL              that call answers 18, unless the library is built with -DMATCHES
+ *   delay CALL SECONDS         that call takes so long, once for each line written
  *   energy_mj GPU VALUE        likewise power_mw, gpu_percent, memory_percent, encoder_percent, decoder_percent,
  *                              memory_used, memory_total, celsius, limit_mw, clock_mhz, throttle, ecc_corrected,
- *                              ecc_uncorrected; a value that is not there is 0
+ *                              ecc_uncorrected; a missing value is 0
  *   uuid GPU TEXT, name GPU TEXT, bus GPU TEXT
  *   session GPU ID PID CODEC WIDTH HEIGHT FPS
  *   process GPU PID TIMESTAMP SM ENCODER DECODER
- *   xid GPU NUMBER             queued once for each time that the file changes, for a set that is open then
- *   insufficient CALL N        the first N calls with room for a list find that the list has grown meanwhile
+ *   xid GPU NUMBER             queued each time the file changes, for an event set that is open at that time
+ *   insufficient CALL N        the first N calls that fetch a list find that it has grown meanwhile
  *
- * The name of every call goes, a line each, into the file that NVML_STUB_TRACE names. Built with -DDRIVER=TEXT
- * that is the driver's version where the file names none; with -DMISMATCH=CALL that call answers 18 for ever, as
- * a library does that is not the loaded kernel module's.
+ * The name of every call is appended to the file that NVML_STUB_TRACE names. -DDRIVER=TEXT is the driver's
+ * version unless the control file has one. The line "mismatch" makes an old library: one that fails while the
+ * kernel module is a newer one, whereas the library that is built with -DMATCHES works.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -30,10 +31,12 @@
 #include <unistd.h>
 
 #ifndef DRIVER
-#define DRIVER "550.0"
+#define DRIVER "580.1"
 #endif
-#ifndef MISMATCH
-#define MISMATCH ""
+#ifdef MATCHES
+enum { MAY_MISMATCH = 0 };
+#else
+enum { MAY_MISMATCH = 1 };
 #endif
 
 enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_FOUND = 6, INSUFFICIENT = 7, TIMED_OUT = 10 };
@@ -53,7 +56,7 @@ static struct line lines[MAX];
 static int count, opened;
 static struct stat last;
 static char handles[64];   /* a GPU's handle is its place in here */
-static char listening[64]; /* whose Xid events the open set takes */
+static char listening[64]; /* the GPUs whose Xid events the open set takes */
 static struct xid { int gpu; unsigned long long number; } queue[MAX]; /* not fetched yet */
 static int queued;
 
@@ -73,7 +76,7 @@ static void load(void) {
         memset(at, 0, sizeof *at);
         if (sscanf(text, "%23s %39s %79s %159[^\n]", at->key, at->a, at->b, at->rest) >= 2) {
             int gpu = atoi(at->a) % (int)sizeof listening;
-            /* An event that nobody listens for is gone, as with the real one. */
+            /* An event without a listener is dropped, as by the real library. */
             if (!strcmp(at->key, "xid") && listening[gpu] && queued < MAX)
                 queue[queued++] = (struct xid){gpu, strtoull(at->b, NULL, 10)};
             count++;
@@ -88,7 +91,7 @@ static struct line *find(const char *key, const char *a) {
     return NULL;
 }
 
-/* Forget who listens, and what they have not fetched. */
+/* Forget the listeners and their events that were not fetched. */
 static void stop_listening(void) {
     memset(listening, 0, sizeof listening);
     queued = 0;
@@ -111,7 +114,7 @@ static void text(const char *key, void *device, char *to, unsigned size, const c
     else snprintf(to, size, otherwise, number_of(device));
 }
 
-/* What every call does first: reads the file, takes its time, fails if it is to. */
+/* Every call does this first: read the file, wait, and fail if the file says so. */
 static int enter(const char *call, void *device) {
     load();
     const char *trace = getenv("NVML_STUB_TRACE");
@@ -131,12 +134,12 @@ static int enter(const char *call, void *device) {
         if (!strcmp(lines[i].key, "error") && !strcmp(lines[i].a, call) &&
             (!*lines[i].rest || (device && atoi(lines[i].rest) == number_of(device))))
             return atoi(lines[i].b);
-    if (!strcmp(call, MISMATCH)) return ANOTHER_VERSION;
+    if (MAY_MISMATCH && find("mismatch", call)) return ANOTHER_VERSION;
     if (!opened && strcmp(call, "Init")) return UNINITIALIZED;
     return OK;
 }
 
-/* Whether a list is to have grown since its size was asked for. */
+/* Return whether a list has grown since its size was asked for. */
 static int grown(const char *call) {
     for (int i = 0; i < count; i++)
         if (!strcmp(lines[i].key, "insufficient") && !strcmp(lines[i].a, call) && lines[i].done < atoi(lines[i].b)) {

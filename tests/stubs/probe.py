@@ -1,13 +1,16 @@
-"""The collector of NVIDIA GPUs in a process of its own: what a line asks for, as a line of JSON.
+"""The collector of NVIDIA GPUs in processes of its own: a line with a request in, a line of JSON out.
 
-`open SYSFS PROCFS` opens it anew, `beat SECONDS` and `refresh SECONDS` let time pass first, `imported` tells
-whether the binding is. An answer holds what was logged meanwhile; the environment says which library it is.
+`fork {"environment": {...}, "path": [...]}` starts a process that takes the requests until `end`. It begins
+without the binding and without the driver's library, whatever the process before it has loaded. In it,
+`open SYSFS PROCFS` opens a collector and closes the one before, `beat SECONDS` and `refresh SECONDS` let time
+pass and read, `imported` tells whether the binding has been imported. An answer holds what was logged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,17 +29,19 @@ if TYPE_CHECKING:
 
 def told(reading: Reading) -> dict[str, Any]:
     """Return a reading as JSON has it; labels without a value are left out, as on the page."""
+    samples = []
+    for sample in reading.samples:
+        labels = dict(zip(sample.metric.labels, sample.labels, strict=True))
+        with_value = {label: value for label, value in labels.items() if value}
+        samples.append([sample.metric.name, with_value, sample.value])
     return {
-        "samples": [
-            [s.metric.name, {k: v for k, v in zip(s.metric.labels, s.labels, strict=True) if v}, s.value]
-            for s in reading.samples
-        ],
+        "samples": samples,
         "meters": reading.meters,
         "uses": [use._asdict() for use in reading.uses],
     }
 
 
-class Probe:
+class Commands:
     """One collector at a time, and its clock."""
 
     def __init__(self) -> None:
@@ -60,13 +65,19 @@ class Probe:
         return told(await (self.collector.read() if command == "beat" else self.collector.refresh()))
 
 
-async def main() -> None:
-    """Answer until nobody asks any more."""
-    captured, probe = LogCapture(), Probe()
+def reply(answer: dict[str, Any]) -> None:
+    """Write one answer."""
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+async def answer_until_the_end() -> None:
+    """Answer requests until one says `end`."""
+    captured, commands = LogCapture(), Commands()
     structlog.configure(processors=[captured])
-    for line in sys.stdin:
+    while (line := sys.stdin.readline().split()) not in ([], ["end"]):
         try:
-            answer = await probe.obey(*line.split())
+            answer = await commands.obey(*line)
         except ReadFailed as failed:
             answer = {"error": str(failed), "remedy": failed.remedy}
         except Absent as gone:
@@ -75,9 +86,25 @@ async def main() -> None:
             answer = {"bug": repr(bug)}
         answer["log"] = list(captured.entries)
         captured.entries.clear()
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+        reply(answer)
+
+
+def main() -> None:
+    """Start one process after another, until the input ends."""
+    while line := sys.stdin.readline():
+        command, _, arguments = line.partition(" ")
+        assert command == "fork", line
+        child = os.fork()
+        if child == 0:
+            given = json.loads(arguments)
+            os.environ.update(given["environment"])
+            sys.path[:0] = given["path"]
+            reply({"log": []})
+            asyncio.run(answer_until_the_end())
+            return
+        _, status = os.waitpid(child, 0)
+        reply({"log": [], "status": os.waitstatus_to_exitcode(status)})
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

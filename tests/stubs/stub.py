@@ -1,11 +1,12 @@
 """Machines with NVIDIA GPUs that a stub of the driver's library makes up, and the collector that reads them.
 
-The binding is the real one, through the C ABI, in a process of its own: a library is loaded once in a
-process's life, and found by its environment.
+The binding is the real one, through the C ABI, in a process of its own, since a process loads a library once
+and finds it through its environment. These processes are forks of one that has imported everything else.
 """
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 SONAME = "libnvidia-ml.so.1"
+MEMORY = Path("/dev/shm")  # noqa: S108 - renaming a file over another is a thousand times faster than on a disk
 BUSES = ("3b", "5e", "86", "af")
 
 UUIDS = tuple(f"GPU-1111-{number}" for number in range(len(BUSES)))
@@ -66,14 +69,18 @@ def replace(path: Path, content: bytes) -> None:
 class Machine:
     """A machine's PCI bus, its library and what that says; all of it may change while it is read."""
 
-    def __init__(self, root: Path, gpus: int = 1, *, traced: bool = True) -> None:
-        """`traced`: note every call, which takes longer than the call."""
+    def __init__(
+        self, root: Path, gpus: int = 1, *, traced: bool = True, libraries: Path | None = None
+    ) -> None:
+        """`traced`: note every call, which costs more than the call; `libraries`: where the library goes."""
         self.sysfs, self.procfs = root / "sys", root / "proc"
-        self._library = root / "lib" / SONAME
-        self._control, self._trace = root / "control", root / "trace"
+        self.library = (libraries or root / "lib") / SONAME
+        spoken = tempfile.mkdtemp(prefix="nvml-stub-", dir=MEMORY if MEMORY.is_dir() else root)
+        weakref.finalize(self, shutil.rmtree, spoken)
+        self._control, self._trace = Path(spoken, "control"), Path(spoken, "trace")
         self._traced = traced
         self.lines: dict[str, str] = {}
-        self._library.parent.mkdir()
+        self.library.parent.mkdir(exist_ok=True)
         self.install(library())
         self.reset(gpus)
 
@@ -110,9 +117,9 @@ class Machine:
     def install(self, build: bytes | None) -> None:
         """Put another library in place, or none."""
         if build is None:
-            self._library.unlink()
+            self.library.unlink()
         else:
-            replace(self._library, build)
+            replace(self.library, build)
 
     def say(self, lines: dict[str, str | None]) -> None:
         """Change lines of the control file, by how they begin; None takes one away."""
@@ -135,7 +142,7 @@ class Machine:
     def environment(self) -> dict[str, str]:
         """What makes a process find all this."""
         found = {
-            "LD_LIBRARY_PATH": str(self._library.parent),
+            "LD_LIBRARY_PATH": str(self.library.parent),
             "NVML_STUB_CONTROL": str(self._control),
         }
         return {**found, "NVML_STUB_TRACE": str(self._trace)} if self._traced else found
@@ -177,38 +184,71 @@ class Answer:
         return value
 
 
-class Probe:
-    """The collector, in a process of its own."""
+class _Forks:
+    """The process that every probe is a fork of; one probe at a time."""
 
-    def __init__(self, environment: dict[str, str], *, path: Iterable[Path] = ()) -> None:
-        """`path`: where modules are looked for first."""
-        places = [
-            *map(str, path),
-            str(HERE.parent / "support"),
-            *filter(None, [os.environ.get("PYTHONPATH")]),
-        ]
+    def __init__(self) -> None:
+        self.libraries = Path(tempfile.mkdtemp(prefix="nvml-stub-"))
+        places = [str(HERE.parent / "support"), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
             [sys.executable, str(HERE / "probe.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(places)},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(places),
+                "LD_LIBRARY_PATH": str(self.libraries),
+            },
         )
+
+    def ask(self, line: str) -> dict[str, Any]:
+        """Return what one line is answered with."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(line + "\n")
+        stdin.flush()
+        answer: dict[str, Any] = json.loads(stdout.readline())
+        return answer
+
+    def end(self) -> None:
+        """End it with this process."""
+        self._process.communicate(timeout=20)
+        shutil.rmtree(self.libraries)
+
+
+@functools.cache
+def _forks() -> _Forks:
+    forks = _Forks()
+    atexit.register(forks.end)
+    return forks
+
+
+def machine_of_a_probe(root: Path, *, traced: bool = True) -> Machine:
+    """Return a machine whose library is found by the next probe."""
+    return Machine(root, traced=traced, libraries=_forks().libraries)
+
+
+class Probe:
+    """The collector, in a process of its own."""
+
+    def __init__(self, machine: Machine, *, path: Iterable[Path] = ()) -> None:
+        """`path`: where modules are looked for first."""
+        given = {"environment": machine.environment, "path": [str(place) for place in path]}
+        self._forks = _forks()
+        assert machine.library.parent == self._forks.libraries
+        self._forks.ask(f"fork {json.dumps(given)}")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._process.communicate(timeout=20)
+        assert self._forks.ask("end")["status"] == 0
 
     def ask(self, *words: object) -> Answer:
         """Return what one line is answered with."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        stdin.write(" ".join(map(str, words)) + "\n")
-        stdin.flush()
-        return Answer(json.loads(stdout.readline()))
+        return Answer(self._forks.ask(" ".join(map(str, words))))
 
     def open(self, machine: Machine) -> Answer:
         """Open a collector of that machine, which closes the one before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -80,11 +81,13 @@ def tell(
     machine.say(said)
 
 
+@functools.cache
 def labels_of(gpu: int, **more: str) -> frozenset[tuple[str, str]]:
     """Return a GPU's labels."""
     return frozenset({"gpu": str(gpu), "uuid": UUIDS[gpu], **more}.items())
 
 
+@functools.cache
 def fast(gpu: int, tick: int) -> dict[Series, float]:
     """Return what every beat has of a GPU, energy since tick 0 among it."""
     own = labels_of(gpu)
@@ -93,6 +96,7 @@ def fast(gpu: int, tick: int) -> dict[Series, float]:
     return found
 
 
+@functools.cache
 def slow(gpu: int, tick: int) -> dict[Series, float]:
     """Return what a beat every 10 s has of a GPU."""
     own = labels_of(gpu)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from stubs import truth
-from stubs.stub import BUSES, UUIDS, Machine, Probe
+from stubs.stub import BUSES, UUIDS, Machine, Probe, machine_of_a_probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,8 +25,8 @@ OPENING = "GetHandleByIndex"
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, Probe]]:
-    machine = Machine(tmp_path_factory.mktemp("nvml"))
-    with Probe(machine.environment) as probe:
+    machine = machine_of_a_probe(tmp_path_factory.mktemp("nvml"))
+    with Probe(machine) as probe:
         yield machine, probe
 
 

@@ -1,6 +1,6 @@
-"""The NVIDIA driver and its library: old and new ones, none, upgraded under way; and the binding to it.
+"""The NVIDIA driver and its library: old, new, missing or upgraded while in use; and the binding to it.
 
-Each test has a process to itself, which finds the library and the binding that the test puts there.
+Each test has a process of its own, which finds the library and the binding that the test installs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from stubs import truth
-from stubs.stub import UUIDS, Answer, Machine, Probe, library
+from stubs.stub import UUIDS, Answer, Machine, Probe, library, machine_of_a_probe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Machine:
-    """Return a machine for a test that has a process for itself."""
-    machine = Machine(tmp_path)
+    """Return the machine of a test that has a process of its own."""
+    machine = machine_of_a_probe(tmp_path)
     truth.tell(machine, 0)
     return machine
 
@@ -31,14 +31,13 @@ def fails(answer: Answer, *, remedy: str, saying: str = "") -> None:
 
 @pytest.mark.parametrize("call", ["Init", "SystemGetDriverVersion", "GetHandleByIndex", "GetPowerUsage"])
 def test_an_upgraded_driver_is_found_without_a_restart(alone: Machine, call: str) -> None:
-    """A library that is not the module's fails with a remedy; its successor on the disk is then used."""
-    alone.say({"driver": None})
-    alone.install(library('-DDRIVER="580.1"', f'-DMISMATCH="{call}"'))
-    with Probe(alone.environment) as probe:
+    """A library that does not match the module fails with a remedy; a newer one on the disk is then used."""
+    alone.say({"driver": None, f"mismatch {call}": "always"})  # the installed library is 580.1
+    with Probe(alone) as probe:
         probe.open(alone)
         for _ in range(8):
             fails(probe.beat(), saying="library_driver_mismatch", remedy="reload the kernel module")
-        alone.install(library('-DDRIVER="590.2"'))
+        alone.install(library('-DDRIVER="590.2"', "-DMATCHES"))
         for _ in range(12):
             reading = probe.beat()
         assert len(reading.of("nvidia_gpu_info", driver="590.2")) == 1
@@ -46,15 +45,14 @@ def test_an_upgraded_driver_is_found_without_a_restart(alone: Machine, call: str
 
 
 def test_a_driver_upgraded_under_way_is_found_without_a_restart(alone: Machine) -> None:
-    """Where calls begin to say that library and module differ, the new one is used; the counter goes on."""
+    """When calls report a mismatch with the module, the new library is used; the counter goes on."""
     alone.say({"driver": None})
-    alone.install(library('-DDRIVER="580.1"'))
-    with Probe(alone.environment) as probe:
+    with Probe(alone) as probe:
         probe.open(alone)
         assert len(probe.beat().of("nvidia_gpu_info", driver="580.1")) == 1
         alone.say({"error GetPowerUsage": "18", "error Init": "18"})
         fails(probe.beat(), saying="mismatch", remedy="reload the kernel module")
-        alone.install(library('-DDRIVER="590.2"'))
+        alone.install(library('-DDRIVER="590.2"', "-DMATCHES"))
         alone.say({"error GetPowerUsage": None, "error Init": None})
         truth.tell(alone, 12)
         for _ in range(6):
@@ -64,9 +62,9 @@ def test_a_driver_upgraded_under_way_is_found_without_a_restart(alone: Machine) 
 
 
 def test_a_driver_that_is_loaded_later_is_found(alone: Machine) -> None:
-    """No library, no module, no GPU in the container: each down with its remedy, until it is there."""
+    """Without library, module or GPU the collector is down with the remedy for each, until all are there."""
     alone.install(None)
-    with Probe(alone.environment) as probe:
+    with Probe(alone) as probe:
         probe.open(alone)
         fails(probe.beat(), saying="library_not_found", remedy="libnvidia-ml.so.1")
         alone.install(library())
@@ -87,22 +85,22 @@ NOT_OURS = {
 
 @pytest.mark.parametrize("devices", NOT_OURS.values(), ids=NOT_OURS)
 def test_without_a_gpu_and_a_driver_it_is_absent(alone: Machine, devices: list[dict[str, str]]) -> None:
-    """No NVIDIA display device and no driver: absent, and the 7 MB of the binding stay out of memory."""
+    """Without an NVIDIA display device and driver it is absent, and the binding (7 MB) is not imported."""
     alone.reset(0)
     for device in devices:
         alone.plug("01", **device)
-    with Probe(alone.environment) as probe:
+    with Probe(alone) as probe:
         assert probe.open(alone).absent
         assert not probe.ask("imported").imported
     assert alone.calls() == []
 
 
 @pytest.mark.parametrize("driver", ["vfio-pci", "pci-stub"])
-def test_a_gpu_that_is_passed_on_to_a_guest_is_not_ours(alone: Machine, driver: str) -> None:
-    """One that vfio-pci holds is absent; bound to its own driver it is there."""
+def test_a_gpu_that_is_passed_through_to_a_guest_is_not_ours(alone: Machine, driver: str) -> None:
+    """A GPU that vfio-pci holds is absent; bound to its own driver it is present."""
     link = alone.device() / "driver"
     link.symlink_to(alone.sysfs / "bus/pci/drivers" / driver)
-    with Probe(alone.environment) as probe:
+    with Probe(alone) as probe:
         assert probe.open(alone).absent
         assert not probe.ask("imported").imported
         link.unlink()
@@ -112,19 +110,19 @@ def test_a_gpu_that_is_passed_on_to_a_guest_is_not_ours(alone: Machine, driver: 
 
 
 def test_a_driver_without_a_device_in_sysfs_is_enough(alone: Machine) -> None:
-    """Where sysfs shows no device (WSL, some containers) the driver's procfs file says that there is one."""
+    """If sysfs shows no device (WSL, some containers), the driver's file in procfs is enough."""
     alone.reset(0)
     alone.say({"gpus": "1"})
     (alone.procfs / "driver/nvidia").mkdir(parents=True)
     (alone.procfs / "driver/nvidia/version").write_text("NVRM version: 570.1.2\n")
-    with Probe(alone.environment) as probe:
+    with Probe(alone) as probe:
         assert not probe.open(alone).absent
         assert len(probe.beat().meters) == 1
 
 
 def test_a_gpu_that_is_unplugged_is_absent(alone: Machine) -> None:
-    """When device and driver have gone under way, the session's end is an absence, not a fault for ever."""
-    with Probe(alone.environment) as probe:
+    """Once device and driver have gone, the collector is absent instead of failing for good."""
+    with Probe(alone) as probe:
         probe.open(alone)
         assert probe.beat().meters
         alone.reset(0)
@@ -148,29 +146,29 @@ def test_another_package_of_the_bindings_name(alone: Machine, tmp_path: Path, fi
     package.mkdir(parents=True)
     for name, content in files.items():
         (package / name).write_text(content)
-    with Probe(alone.environment, path=[package.parent]) as probe:
+    with Probe(alone, path=[package.parent]) as probe:
         probe.open(alone)
         fails(probe.beat(), saying="pynvml", remedy="pip uninstall pynvml")
     assert alone.calls() == []
 
 
 def test_without_the_binding(alone: Machine, tmp_path: Path) -> None:
-    """Where nvidia-ml-py is not installed the remedy installs it."""
+    """Without nvidia-ml-py the remedy is to install it."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site/pynvml.py").write_text('raise ImportError("No module named pynvml")\n')
-    with Probe(alone.environment, path=[tmp_path / "site"]) as probe:
+    with Probe(alone, path=[tmp_path / "site"]) as probe:
         probe.open(alone)
         fails(probe.beat(), saying="nvidia-ml-py", remedy="pip install nvidia-ml-py")
 
 
 @pytest.mark.parametrize("how", ["not supported", "no such function"])
 def test_power_is_integrated_where_there_is_no_counter(alone: Machine, how: str) -> None:
-    """Before Volta, or with a driver before that, energy is power in trapezoids, and the info says so."""
+    """Before Volta, or with an older driver, power is integrated in trapezoids, and the info says so."""
     if how == "not supported":
         alone.say({"error GetTotalEnergyConsumption": "3"})
     else:
         alone.install(library(hide=("nvmlDeviceGetTotalEnergyConsumption",)))
-    with Probe(alone.environment) as probe:
+    with Probe(alone) as probe:
         probe.open(alone)
         watts = [100, 160, 40, 300]
         joules = [0, 130, 230, 400]
@@ -194,8 +192,8 @@ def test_power_is_integrated_where_there_is_no_counter(alone: Machine, how: str)
     ids=["old driver", "new driver"],
 )
 def test_old_and_new_names_of_a_call(alone: Machine, hidden: tuple[str, ...]) -> None:
-    """Temperature and throttling are read where a driver has only the older or only the newer function."""
+    """Temperature and throttling are read if a driver has only the older or only the newer function."""
     alone.install(library(hide=hidden))
-    with Probe(alone.environment) as probe:
+    with Probe(alone) as probe:
         probe.open(alone)
         assert truth.rounded(probe.beat()) == truth.whole(0, 0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from stubs import truth
-from stubs.stub import Answer, Machine, Probe
+from stubs.stub import Answer, Machine, Probe, machine_of_a_probe
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -55,12 +55,12 @@ MISSING = {call: {f"nvidia_gpu_{name}" for name in families} for call, (_, famil
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    return Machine(tmp_path_factory.mktemp("nvml"), traced=False)
+    return machine_of_a_probe(tmp_path_factory.mktemp("nvml"), traced=False)
 
 
 @pytest.fixture(scope="module")
 def probe(machine: Machine) -> Iterator[Probe]:
-    with Probe(machine.environment) as probe:
+    with Probe(machine) as probe:
         yield probe
 
 

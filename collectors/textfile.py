@@ -32,9 +32,14 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("textfile")
 
-MTIME = Metric("textfile_mtime_seconds", "gauge", "When the file was written last.", ("file",))
+MTIME = Metric(
+    "textfile_mtime_seconds", "gauge", "Time of the file's last change, in Unix seconds.", ("file",)
+)
 SKIPPED = Metric(
-    "textfile_files_skipped_total", "counter", "Readings of a file that could not be used.", ("reason",)
+    "textfile_files_skipped_total",
+    "counter",
+    "Number of times a file could not be used, by reason.",
+    ("reason",),
 )
 METRICS = (MTIME, SKIPPED)
 _COUNTER_TYPE = re.compile(r"^# TYPE (\S+(?<!_total)) counter\s*$", re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What the NVML collector may emit."""
+"""The metrics of the NVML collector."""
 
 from __future__ import annotations
 
@@ -6,80 +6,83 @@ from powerbench_agent.core.model import Metric
 
 _GPU = ("gpu", "uuid")
 POWER = Metric("nvidia_gpu_power_draw_watts", "gauge", "Power of the whole board.", _GPU)
-LIMIT = Metric("nvidia_gpu_power_limit_watts", "gauge", "Power limit that is enforced.", _GPU)
+LIMIT = Metric("nvidia_gpu_power_limit_watts", "gauge", "Power limit in force.", _GPU)
 ENERGY = Metric(
     "nvidia_gpu_energy_joules_total",
     "counter",
-    "Energy of the whole board since the agent started; nvidia_gpu_info says whether counted or integrated.",
+    "Energy of the whole board since the agent started; nvidia_gpu_info tells how it is measured.",
     _GPU,
 )
 TEMPERATURE = Metric("nvidia_gpu_temperature_celsius", "gauge", "Temperature of the die.", _GPU)
 UTILIZATION = Metric(
     "nvidia_gpu_utilization_percent",
     "gauge",
-    "Share of the driver's last window with a kernel running.",
+    "Percentage of the driver's last sample period during which a kernel was running.",
     _GPU,
 )
 MEMORY_UTILIZATION = Metric(
     "nvidia_gpu_memory_utilization_percent",
     "gauge",
-    "Share of the driver's last window with memory being read or written.",
+    "Percentage of the driver's last sample period during which memory was read or written.",
     _GPU,
 )
 ENCODER = Metric("nvidia_gpu_encoder_utilization_percent", "gauge", "Utilisation of NVENC.", _GPU)
 DECODER = Metric("nvidia_gpu_decoder_utilization_percent", "gauge", "Utilisation of NVDEC.", _GPU)
-MEMORY_USED = Metric("nvidia_gpu_memory_used_bytes", "gauge", "Memory that is allocated or reserved.", _GPU)
-MEMORY_TOTAL = Metric("nvidia_gpu_memory_total_bytes", "gauge", "Memory.", _GPU)
+MEMORY_USED = Metric("nvidia_gpu_memory_used_bytes", "gauge", "GPU memory allocated or reserved.", _GPU)
+MEMORY_TOTAL = Metric("nvidia_gpu_memory_total_bytes", "gauge", "GPU memory installed.", _GPU)
 CLOCK = Metric(
-    "nvidia_gpu_clock_hertz", "gauge", "Clock: graphics, sm, memory, video. Every 10 s.", (*_GPU, "clock")
+    "nvidia_gpu_clock_hertz",
+    "gauge",
+    "Clock frequency: graphics, sm, memory, video. Updated every 10 s.",
+    (*_GPU, "clock"),
 )
-SESSIONS = Metric("nvidia_gpu_encoder_sessions", "gauge", "NVENC sessions that are open. Every 10 s.", _GPU)
+SESSIONS = Metric("nvidia_gpu_encoder_sessions", "gauge", "Open NVENC sessions. Updated every 10 s.", _GPU)
 SESSION_FPS = Metric(
     "nvidia_gpu_encoder_session_fps",
     "gauge",
-    "Frames a second of one NVENC session, by the process that has it. Every 10 s.",
+    "Frames per second of one NVENC session, with the process that opened it. Updated every 10 s.",
     (*_GPU, "pid", "session", "codec", "resolution"),
 )
 THROTTLED = Metric(
     "nvidia_gpu_throttled",
     "gauge",
-    "1 while clocks are held down for this reason. Every 10 s.",
+    "1 while clocks are held down for this reason. Updated every 10 s.",
     (*_GPU, "reason"),
 )
 ECC = Metric(
     "nvidia_gpu_ecc_errors_total",
     "counter",
-    "ECC errors since the driver was loaded: corrected, uncorrected. Every 10 s.",
+    "ECC errors since the driver was loaded: corrected, uncorrected. Updated every 10 s.",
     (*_GPU, "kind"),
 )
 XIDS = Metric(
     "nvidia_gpu_xid_errors_total",
     "counter",
-    "Xid errors since the agent started. Every 10 s.",
+    "Xid errors since the agent started. Updated every 10 s.",
     (*_GPU, "xid"),
 )
 INFO = Metric(
     "nvidia_gpu_info",
     "gauge",
-    "1; energy says whether joules are the GPU's own counter or power integrated from beat to beat.",
+    "Always 1; energy is counter (the GPU's own) or integrated (from power readings).",
     (*_GPU, "name", "driver", "pci_bus_id", "energy"),
 )
 LOST = Metric(
     "nvidia_gpu_lost",
     "gauge",
-    "1 for a GPU that cannot be opened any more, 0 for one in use.",
+    "1 for a GPU that can no longer be opened, 0 for one in use.",
     (*_GPU, "pci_bus_id"),
 )
 ASLEEP = Metric(
     "nvidia_gpu_asleep",
     "gauge",
-    "1 while runtime power management has the GPU asleep; it is not woken, so nothing else is known.",
+    "1 while runtime power management has suspended the GPU; it is not woken, so other series pause.",
     ("pci_bus_id",),
 )
 ERRORS = Metric(
     "nvidia_gpu_read_errors_total",
     "counter",
-    "Questions that the driver did not answer, by NVML's name of the error.",
+    "Queries that the driver did not answer, by NVML's name for the error.",
     (*_GPU, "call", "error"),
 )
 METRICS = (

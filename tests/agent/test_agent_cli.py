@@ -152,7 +152,7 @@ def test_check_lists_every_problem_one_a_line(capsys: pytest.CaptureFixture[str]
         f"{empty}: agent.web.trusted: 'x' is not a network; write for example 10.0.0.0/8 or fd00::/8",
         (
             f"{empty}: collectors.rapl.interval: must be at most 30s: "
-            "the counter wraps, and a wrap that nobody sees is lost"
+            "the counter wraps, and a missed wrap loses energy"
         ),
     ]
 

@@ -15,16 +15,16 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from powerbench_agent.bench import exits
-from powerbench_agent.bench.analyze.cli import Refused, need_extra, read
+from powerbench_agent.bench.analyze.files import Refused, need_extra, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from powerbench_agent.bench.analyze.tables import Table
     from powerbench_agent.bench.flags import Verbs
-    from powerbench_agent.bench.statistics.groups import Analysis, Group, Settings
+    from powerbench_agent.bench.statistics.groups import Analysis, Group
     from powerbench_agent.bench.statistics.stats import Comparison, Moments, Summary
-    from powerbench_agent.core.results import ResultsFile
+    from powerbench_agent.core.results import ResultsFile, Settings
 
 _HOST = ("machine", "cpu_model", "cpus", "kernel", "governor", "turbo")
 _UNKNOWN = "unknown"
@@ -137,15 +137,15 @@ def _decisive(a: ResultsFile, b: ResultsFile) -> Iterator[tuple[str, str, str]]:
     )
     yield "sink", known(there=True, value=a.sink), known(there=True, value=b.sink)
     yield "energy from", _sources(a), _sources(b)
-    ours, theirs = _films(a), _films(b)
+    ours, theirs = _clips(a), _clips(b)
     for name in sorted(ours.keys() & theirs.keys()):
         if not ours[name] & theirs[name] - {_UNKNOWN}:
             one, other = (f"SHA-256 {' '.join(sorted(its[name]))}" for its in (ours, theirs))
             yield f"input {name}", one, other
 
 
-def _films(results: ResultsFile) -> dict[str, set[str]]:
-    """Return which films were streamed under each name: a path says nothing of another machine's."""
+def _clips(results: ResultsFile) -> dict[str, set[str]]:
+    """Return which clips were streamed under each name: a path says nothing of another machine's."""
     found: dict[str, set[str]] = {}
     for scenario in results.scenarios:
         if scenario.input and scenario.status == "ok":
@@ -195,7 +195,7 @@ def _matched(a: Analysis, b: Analysis) -> Iterator[tuple[Group, Group]]:
             and (other.streams, other.is_baseline) == (one.streams, one.is_baseline)
         ]
         if alike:
-            # The film itself before another of its name, which --force alone lets through.
+            # The clip itself before another of its name, which --force alone lets through.
             alike.sort(key=lambda group: (group.settings != one.settings, group.name != one.name))
             other = alike[0]
             left.remove(other)
@@ -203,8 +203,8 @@ def _matched(a: Analysis, b: Analysis) -> Iterator[tuple[Group, Group]]:
 
 
 def _alike(one: Settings, other: Settings) -> bool:
-    """Return whether two groups have the same settings; films of one name stand beside each other."""
-    return one == other or (one.input == other.input and replace(one, film="") == replace(other, film=""))
+    """Return whether two groups have the same settings; clips of one name stand beside each other."""
+    return one == other or (one.input == other.input and replace(one, clip="") == replace(other, clip=""))
 
 
 def _changes(one: Group, other: Group) -> Iterator[Change]:

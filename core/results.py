@@ -1,27 +1,51 @@
-"""A benchmark's results file, as the benchmark and the results collector read it, in every format. Pure.
+"""The results schema: what a benchmark's results file holds, and the rules about it.
 
-- No `format`: what the predecessor of this project wrote: `test_date`, and scenarios with `name bitrate
-  resolution fps duration encoder preset start_time end_time outputs` alone. There is no energy in it; whoever
-  has a Prometheus can ask for that of each window.
-- 1 and 2: see bench/record.py.
+The benchmark writes such files, the results collector and the verbs of analysis read them. Every rule that
+more than one of them needs is here once: which energy is valid, what may be compared, which windows are the
+baselines of a test, the difference to them, joules a frame, which file is the newest.
 
-Units: seconds, Unix seconds, joules, watts. Keys that are not known are passed over: others may add theirs.
+History of `format`:
+
+- none: written by the predecessor of this project. `test_date`, and scenarios that have only the keys
+  `name bitrate resolution fps duration encoder preset start_time end_time outputs`. There is no energy in it;
+  a Prometheus that scraped the machine may still have it.
+- 1: `test_date`, `run_id`, `powerbench`, `host`, `ffmpeg`, `agents`, `scenarios[]`. A scenario also has
+  `type`, `status`, `energy`, `encode`, `versus_baseline`, `warnings`, `trace`.
+- 2: scenarios of several streams, and repeats. The head has `settings` (`kind repeat order seed strict`) and
+  `rates` (`price_per_kwh currency gco2e_per_kwh gco2e_source`, null where not given). A scenario has `group`
+  (the name that its repeats share), `block` (which repeat, from 0), `streams`, `bitrates`, `settle` and
+  `conditions`; `encode` is of all streams together, `encode.per_stream` of each. With repeats the head has
+  `conclusions`: `group source low high`, the 95 % interval of a group's watts beyond its baselines. A
+  scenario that streams a clip has `input` (its path), `input_size` in bytes, `input_sha256` and
+  `input_hashed_bytes`, which is less than the size if only the two ends were hashed, half of it at each.
+
+Units: Unix seconds, seconds, joules, watts. Unknown keys are ignored: others may add theirs.
 """
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import math
+import os
 import re
-from typing import TYPE_CHECKING, Any
+import stat
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from powerbench_agent.core.model import ESTIMATE
 
-NEWEST_FORMAT = 2
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+FORMAT = 2  # the newest
 BASELINE = "baseline"
 
 # What may stand at the end of a text that was cut off: the beginning of a word, a number or an escape.
@@ -29,6 +53,9 @@ _BEGUN = re.compile(
     r"|t(r|ru)?|f(a|al|als)?|n(u|ul)?|N(a)?|-?I[a-z]{0,6}|-|[0-9]*\.|[0-9.]*[eE][+-]?|\\?(u[0-9a-fA-F]{0,3})?"
 )
 _CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity)')
+_DATED = re.compile(r"test_results_([0-9]{8}_[0-9]{6})")
+
+Origin = tuple[str, str]  # (component, source)
 
 
 class BadResults(Exception):  # noqa: N818 - a verdict
@@ -38,18 +65,37 @@ class BadResults(Exception):  # noqa: N818 - a verdict
         super().__init__(what)
         self.reason = reason
 
+    @property
+    def explained(self) -> str:
+        """Why the file cannot be used, and what to do."""
+        if self.reason == "half_written":
+            return f"it was cut off ({self}): take a whole copy, or measure again"
+        what_to_do = {
+            "broken": "; it was edited or damaged: mend it there, or take a copy",
+            "foreign": "; give a test_results_*.json of powerbench run",
+        }
+        return f"is not a results file: {self}{what_to_do.get(self.reason, '')}"
 
-class Part(msgspec.Struct, frozen=True):
-    """One component's energy over a window, by what measured it."""
+
+# -- the schema --------------------------------------------------------------------------------------
+
+
+class Part(msgspec.Struct, frozen=True, order=True):
+    """One component's energy over a window, as one source measured it."""
 
     component: str
     source: str
     joules: float
     watts: float  # mean
 
+    @property
+    def origin(self) -> Origin:
+        """What was measured, and by what."""
+        return self.component, self.source
+
 
 class Energy(msgspec.Struct, frozen=True):
-    """A window's energy."""
+    """A window's energy; its parts do not overlap."""
 
     source: str  # "rapl", "nvml + rapl", "estimate"
     seconds: float
@@ -58,12 +104,44 @@ class Energy(msgspec.Struct, frozen=True):
     measured: bool = True
     parts: tuple[Part, ...] = ()
 
+    @classmethod
+    def of_parts(cls, parts: Iterable[Part], seconds: float) -> Self:
+        """Return the sum of the parts of a window that lasted so long."""
+        found = tuple(parts)
+        sources = sorted({part.source for part in found})
+        return cls(
+            source=" + ".join(sources),
+            seconds=seconds,
+            joules=sum(part.joules for part in found),
+            mean_watts=sum(part.watts for part in found),
+            measured=ESTIMATE not in sources,
+            parts=found,
+        )
+
+    @property
+    def watts(self) -> float:
+        """Mean power of all parts together."""
+        return self.mean_watts
+
+    @property
+    def watt_hours(self) -> float:
+        """All parts together."""
+        return self.joules / 3600
+
+    @property
+    def origins(self) -> frozenset[Origin]:
+        """What was measured, and by what; without parts only the latter is known."""
+        if self.parts:
+            return frozenset(part.origin for part in self.parts)
+        return frozenset({("", self.source)})
+
     @property
     def impossible(self) -> str:
-        """Which of its figures cannot be; "" where all can."""
+        """Which of its figures is impossible, and why; "" if the energy is valid."""
         figures = {"seconds": self.seconds, "joules": self.joules, "mean_watts": self.mean_watts}
         for part in self.parts:
-            figures |= {f"joules of {part.component}": part.joules, f"watts of {part.component}": part.watts}
+            figures[f"joules of {part.component}"] = part.joules
+            figures[f"watts of {part.component}"] = part.watts
         for name, value in figures.items():
             if not math.isfinite(value):
                 return f"{name} is not finite"
@@ -79,14 +157,30 @@ class Encode(msgspec.Struct, frozen=True):
     frames: float | None = None
     megabits: float | None = None
     media_seconds: float | None = None
-    min_speed: float | None = None  # the slowest stream's, over any 10 s
+    min_speed: float | None = None  # the slowest stream's, over any 10 s of the window
     dropped: int | None = None
     duplicated: int | None = None
     quality: dict[str, Any] | None = None
 
+    @property
+    def fps(self) -> float | None:
+        """Frames encoded a second."""
+        return self._per_second(self.frames)
+
+    @property
+    def kbps(self) -> float | None:
+        """Kilobits written a second."""
+        rate = self._per_second(self.megabits)
+        return None if rate is None else rate * 1000
+
+    def _per_second(self, amount: float | None) -> float | None:
+        if amount is None or not 0 < self.seconds < math.inf:
+            return None
+        return amount / self.seconds
+
 
 class Versus(msgspec.Struct, frozen=True):
-    """A window against its baseline."""
+    """A window against its baselines."""
 
     delta_watts: float
     delta_wh: float
@@ -94,8 +188,8 @@ class Versus(msgspec.Struct, frozen=True):
     baseline: str | None = None
 
 
-class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """One window."""
+class RecordedScenario(msgspec.Struct, frozen=True, kw_only=True):
+    """One window of a file."""
 
     name: str
     start_time: float | None = None
@@ -112,8 +206,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     duration: float = 0.0
     encoder: str = ""
     preset: str = ""
-    input: str = ""  # path of the film that is streamed; "" for the test picture
-    input_sha256: str = ""  # which one it is; "" in files that do not say
+    input: str = ""  # path of the clip that is streamed; "" for the test picture
+    input_sha256: str = ""  # of the clip; "" in files that do not say
     streams: int = 1
     energy: Energy | None = None
     encode: Encode | None = None
@@ -125,9 +219,14 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it is an idle window."""
         return self.type == BASELINE
 
+    @property
+    def went_well(self) -> bool:
+        """Whether it neither failed nor was interrupted."""
+        return self.status == "ok"
+
 
 class Rates(msgspec.Struct, frozen=True):
-    """What a kilowatt-hour costs, in money and in greenhouse gas; None where nobody said."""
+    """What a kilowatt-hour costs, in money and in greenhouse gas; None if that was not given."""
 
     price_per_kwh: float | None = None
     currency: str | None = None
@@ -147,7 +246,7 @@ class Conclusion(msgspec.Struct, frozen=True, kw_only=True):
 class ResultsFile(msgspec.Struct, frozen=True, kw_only=True):
     """One file."""
 
-    scenarios: tuple[Scenario, ...]
+    scenarios: tuple[RecordedScenario, ...]
     format: int = 0
     run_id: str = ""
     test_date: str = ""
@@ -156,6 +255,9 @@ class ResultsFile(msgspec.Struct, frozen=True, kw_only=True):
     sink: str = ""
     rates: Rates = Rates()
     conclusions: tuple[Conclusion, ...] = ()
+
+
+# -- reading -----------------------------------------------------------------------------------------
 
 
 def parse_results(content: bytes, run_id: str) -> ResultsFile:
@@ -168,15 +270,10 @@ def parse_results(content: bytes, run_id: str) -> ResultsFile:
         raise BadResults("foreign", "it has no list of scenarios: is it a results file?")
     form = document.get("format", 0)
     if isinstance(form, bool) or not isinstance(form, int) or form < 0:
-        raise BadResults("foreign", f"its format is {json.dumps(form)[:40]}, and no whole number from 0")
-    if form > NEWEST_FORMAT:  # before the rest: nobody knows what its keys hold
-        raise BadResults("newer", f"its format {form} is newer than {NEWEST_FORMAT}; update powerbench")
-    document["scenarios"] = [
-        {key: value for key, value in scenario.items() if value is not None}  # null is what nobody said
-        if isinstance(scenario, dict)
-        else scenario
-        for scenario in document["scenarios"]
-    ]
+        raise BadResults("foreign", f"its format is {json.dumps(form)[:40]}, not a whole number from 0")
+    if form > FORMAT:  # before the rest: what its keys hold is not known
+        raise BadResults("newer", f"its format {form} is newer than {FORMAT}; update powerbench")
+    document["scenarios"] = [_without_nulls(scenario) for scenario in document["scenarios"]]
     try:
         found = msgspec.convert(document, ResultsFile, strict=False)
     except (msgspec.ValidationError, RecursionError) as error:
@@ -185,13 +282,25 @@ def parse_results(content: bytes, run_id: str) -> ResultsFile:
     return msgspec.structs.replace(found, scenarios=scenarios, run_id=found.run_id or run_id)
 
 
+def parse_scenario(entry: Mapping[str, Any]) -> RecordedScenario:
+    """Return one scenario of a file's document. Raises: msgspec.ValidationError."""
+    return _completed(msgspec.convert(_without_nulls(dict(entry)), RecordedScenario, strict=False))
+
+
+def _without_nulls(scenario: Any) -> Any:
+    """Return a scenario without the keys that are null: they say as much as missing ones."""
+    if not isinstance(scenario, dict):
+        return scenario
+    return {key: value for key, value in scenario.items() if value is not None}
+
+
 def _parse_json(content: bytes) -> Any:
     """Return a JSON document; numbers are numbers. Raises: BadResults."""
     try:
         text = content.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         cut = error.reason == "unexpected end of data"
-        what = f"no UTF-8 text at byte {error.start}: {error.reason}"
+        what = f"not UTF-8 text at byte {error.start}: {error.reason}"
         raise BadResults("half_written" if cut else "broken", what) from None
     try:
         return json.loads(text, parse_constant=_refuse_constant)
@@ -202,55 +311,339 @@ def _parse_json(content: bytes) -> Any:
         raise BadResults("half_written" if cut else "broken", where) from None
     except RecursionError:
         raise BadResults("broken", "its brackets are nested too deeply") from None
-    except _NoNumber as error:
-        at = next((match.start() for match in _CONSTANT.finditer(text) if match[1]), 0)
-        line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
-        raise BadResults("broken", f"line {line}, column {column}: {error} is no number in JSON") from None
+    except _NotANumber as error:
+        raise BadResults("broken", f"{_place_of_constant(text)}: {error} is not a number in JSON") from None
     except ValueError as error:  # an integer of thousands of digits
         raise BadResults("broken", str(error)) from None
 
 
-class _NoNumber(Exception):  # noqa: N818 - a verdict
-    """A constant that Python's reader would take for a number."""
+class _NotANumber(Exception):  # noqa: N818 - a verdict
+    """A constant that Python's reader would accept as a number."""
 
 
 def _refuse_constant(name: str) -> float:
-    raise _NoNumber(name)
+    raise _NotANumber(name)
 
 
-def _completed(scenario: Scenario) -> Scenario:
+def _place_of_constant(text: str) -> str:
+    """Return where the first NaN or Infinity outside a string is."""
+    at = next((match.start() for match in _CONSTANT.finditer(text) if match[1]), 0)
+    line = text.count("\n", 0, at) + 1
+    column = at - text.rfind("\n", 0, at)
+    return f"line {line}, column {column}"
+
+
+def _completed(scenario: RecordedScenario) -> RecordedScenario:
     """Return a scenario with what older formats leave to be understood."""
-    kind = scenario.type
-    if not kind:
-        idle = BASELINE in scenario.name.lower() or scenario.bitrate in ("0k", "0", "")
-        kind = BASELINE if idle else "single"
-    return msgspec.structs.replace(
-        scenario,
-        type=kind,
-        group=scenario.group or scenario.name,
-        streams=0 if kind == BASELINE else scenario.streams,
-        bitrates=scenario.bitrates or (() if kind == BASELINE else (scenario.bitrate,)),
+    kind = scenario.type or _type_by_name(scenario)
+    group = scenario.group or scenario.name
+    if kind == BASELINE:
+        return msgspec.structs.replace(scenario, type=kind, group=group, streams=0)
+    bitrates = scenario.bitrates or (scenario.bitrate,)
+    return msgspec.structs.replace(scenario, type=kind, group=group, bitrates=bitrates)
+
+
+def _type_by_name(scenario: RecordedScenario) -> str:
+    idle = BASELINE in scenario.name.lower() or scenario.bitrate in ("0k", "0", "")
+    return BASELINE if idle else "single"
+
+
+# -- writing -----------------------------------------------------------------------------------------
+
+
+def describe_energy(energy: Energy) -> dict[str, Any]:
+    """Return a window's energy as files hold it."""
+    return {
+        "source": energy.source,
+        "measured": energy.measured,
+        "seconds": energy.seconds,
+        "joules": energy.joules,
+        "wh": energy.watt_hours,
+        "mean_watts": energy.mean_watts,
+        "parts": [msgspec.structs.asdict(part) for part in energy.parts],
+    }
+
+
+def describe_encode(encode: Encode) -> dict[str, Any]:
+    """Return what one stream, or all of a window, did as files hold it; without scores."""
+    return {
+        "frames": encode.frames,
+        "media_seconds": encode.media_seconds,
+        "megabits": encode.megabits,
+        "seconds": encode.seconds,
+        "min_speed": encode.min_speed,
+        "dropped": encode.dropped,
+        "duplicated": encode.duplicated,
+    }
+
+
+def describe_per_unit(watts: float, encode: Encode) -> dict[str, float | None]:
+    """Return what a frame and a megabit cost at such a power, as files hold it."""
+    return {
+        "joules_per_frame": per_unit(watts, encode.frames, encode.seconds),
+        "joules_per_megabit": per_unit(watts, encode.megabits, encode.seconds),
+    }
+
+
+def describe_versus(
+    versus: Difference, baselines: Iterable[str], energy: Energy, encode: Encode | None
+) -> dict[str, Any]:
+    """Return a window's difference as files hold it; `baselines`: the names of the windows it is against."""
+    return {
+        "baseline": " + ".join(baselines),
+        "delta_watts": versus.watts,
+        "delta_wh": versus.watt_hours,
+        "percent": versus.percent,
+        **(describe_per_unit(versus.watts, encode) if encode else {}),
+        "source": energy.source,
+    }
+
+
+# -- the rules ---------------------------------------------------------------------------------------
+
+
+def valid(scenario: RecordedScenario) -> bool:
+    """Return whether a window went well and has energy that is possible."""
+    return scenario.went_well and scenario.energy is not None and not scenario.energy.impossible
+
+
+def comparable(one: Energy, other: Energy) -> bool:
+    """Return whether the same sources have measured the same components."""
+    return one.origins == other.origins
+
+
+def per_unit(watts: float, amount: float | None, seconds: float) -> float | None:
+    """Return joules a frame, or a megabit, of an encode that did such an amount in such a time.
+
+    It is power divided by rate: the windows of energy and encode need not agree to the millisecond.
+    """
+    if amount is None or not amount > 0 or not 0 < seconds < math.inf:
+        return None
+    return watts * seconds / amount
+
+
+def baselines_of(
+    windows: Sequence[RecordedScenario], scenarios: Iterable[RecordedScenario]
+) -> list[RecordedScenario]:
+    """Return the idle windows that a test's windows are compared with; none for idle windows.
+
+    They are all valid baselines of the blocks that the windows are in, or of the whole file if these blocks
+    have none, as far as the same sources have measured the same components. `windows`: of one such set.
+    """
+    first = windows[0]
+    if first.energy is None or first.is_baseline:
+        return []
+    origins = first.energy.origins
+    idle = [scenario for scenario in scenarios if scenario.is_baseline]
+    alike = [scenario for scenario in idle if origins_of(scenario) == origins]
+    blocks = {window.block for window in windows}
+    return [scenario for scenario in alike if scenario.block in blocks] or alike
+
+
+def energies_of(scenarios: Iterable[RecordedScenario]) -> list[Energy]:
+    """Return the energies of the valid windows among them."""
+    return [scenario.energy for scenario in scenarios if valid(scenario) and scenario.energy is not None]
+
+
+class Difference(NamedTuple):
+    """What a test's window drew beyond the idle machine."""
+
+    watts: float
+    watt_hours: float  # over the test's own window
+    percent: float | None  # of the idle power; None if that is 0
+
+
+def difference(test: Energy, idle: Sequence[Energy]) -> Difference | None:
+    """Return what a window drew beyond the mean of idle ones; None if none is comparable.
+
+    The mean power of the comparable idle windows is subtracted, each counting the same.
+    """
+    watts_idle = [energy.mean_watts for energy in idle if comparable(energy, test)]
+    if not watts_idle:
+        return None
+    mean_idle = mean(watts_idle)
+    watts = test.mean_watts - mean_idle
+    percent = 100 * watts / mean_idle if mean_idle > 0 else None
+    return Difference(watts, watts * test.seconds / 3600, percent)
+
+
+def mean_energy(energies: Sequence[Energy]) -> Energy:
+    """Return the mean of comparable windows, part by part."""
+    if len(energies) == 1:
+        return energies[0]
+    joules: defaultdict[Origin, float] = defaultdict(float)
+    watts: defaultdict[Origin, float] = defaultdict(float)
+    for energy in energies:
+        for part in energy.parts:
+            joules[part.origin] += part.joules / len(energies)
+            watts[part.origin] += part.watts / len(energies)
+    return Energy(
+        source=energies[0].source,
+        seconds=mean([energy.seconds for energy in energies]),
+        joules=mean([energy.joules for energy in energies]),
+        mean_watts=mean([energy.mean_watts for energy in energies]),
+        measured=all(energy.measured for energy in energies),
+        parts=tuple(Part(*origin, joules[origin], watts[origin]) for origin in joules),
     )
 
 
-def groups(scenarios: Iterable[Scenario]) -> dict[str, list[Scenario]]:
-    """Return the windows that hold by the name that repeats share, in their order."""
-    found: dict[str, list[Scenario]] = {}
+def mean(values: Sequence[float]) -> float:
+    """Return the mean; infinite if the sum is beyond any number."""
+    try:
+        return fmean(values)
+    except OverflowError:
+        return math.inf
+
+
+# -- repeats -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one stream is; `bitrates` has one entry if all streams have the same.
+
+    A clip is its content, whatever its name; its path in files that do not tell the content.
+    """
+
+    bitrates: tuple[str, ...]
+    resolution: str
+    fps: float
+    encoder: str
+    preset: str
+    input: str = field(default="", compare=False)  # the clip's file name; "" for the test picture
+    clip: str = ""  # its SHA-256, or its path
+
+    def __str__(self) -> str:
+        rates = "+".join(self.bitrates)
+        said = f"{rates} {self.resolution} {self.fps:g} fps {self.encoder} {self.preset} {self.input}"
+        return said.strip()
+
+
+def settings_of(scenario: RecordedScenario) -> Settings:
+    """Return what one of a scenario's streams is."""
+    rates = scenario.bitrates
+    return Settings(
+        bitrates=rates if len(set(rates)) > 1 else rates[:1],
+        resolution=scenario.resolution,
+        fps=scenario.fps,
+        encoder=scenario.encoder,
+        preset=scenario.preset,
+        input=PurePath(scenario.input).name,
+        clip=scenario.input_sha256 or scenario.input,
+    )
+
+
+def origins_of(scenario: RecordedScenario) -> frozenset[Origin]:
+    """Return what measured a window's energy; empty if it has no valid energy."""
+    return scenario.energy.origins if valid(scenario) and scenario.energy is not None else frozenset()
+
+
+def groups(scenarios: Iterable[RecordedScenario]) -> dict[str, list[RecordedScenario]]:
+    """Return the windows that went well by the name that repeats share, in their order."""
+    found: dict[str, list[RecordedScenario]] = {}
     for scenario in scenarios:
-        if scenario.status == "ok":
+        if scenario.went_well:
             found.setdefault(scenario.group, []).append(scenario)
     return found
 
 
-def baseline_of(scenario: Scenario, scenarios: Iterable[Scenario]) -> Scenario | None:
-    """Return the idle window that a test is compared with: its block's, the last before it, or any."""
-    idle = [s for s in scenarios if s.is_baseline and s.status == "ok" and s.energy is not None]
-    if scenario.versus_baseline is not None and scenario.versus_baseline.baseline:
-        named = [s for s in idle if s.name == scenario.versus_baseline.baseline]
-        if named:
-            return named[0]
-    in_block = [s for s in idle if s.block == scenario.block]
-    begin = scenario.start_time if scenario.start_time is not None else math.inf
-    before = [s for s in in_block or idle if s.start_time is not None and s.start_time <= begin]
-    candidates = before or in_block or idle
-    return candidates[-1] if candidates else None
+@dataclass(frozen=True)
+class Repeats:
+    """Windows of one group, one setting and one set of sources; `name` tells clips of one group apart."""
+
+    name: str
+    windows: tuple[RecordedScenario, ...]
+
+    @property
+    def first(self) -> RecordedScenario:
+        """One of them, for what they have in common."""
+        return self.windows[0]
+
+    @property
+    def energies(self) -> list[Energy]:
+        """Their energies; none if they have no valid ones."""
+        return energies_of(self.windows)
+
+    @property
+    def source(self) -> str:
+        """Where their joules come from; "" without valid energy."""
+        energies = self.energies
+        return energies[0].source if energies else ""
+
+
+def repeats(scenarios: Iterable[RecordedScenario]) -> list[Repeats]:
+    """Return the windows that went well, those that may be averaged together.
+
+    An estimate is never averaged with a measurement, nor one clip with another. Windows without valid energy
+    stand apart from those with it.
+    """
+    found: list[Repeats] = []
+    for name, windows in groups(scenarios).items():
+        alike: dict[object, list[RecordedScenario]] = {}
+        for window in windows:
+            settings = settings_of(window)
+            key = window.is_baseline, settings, window.streams, origins_of(window)
+            alike.setdefault(key, []).append(window)
+        several = len({settings_of(its[0]).clip for its in alike.values() if origins_of(its[0])}) > 1
+        for its in alike.values():
+            clip = settings_of(its[0]).input
+            found.append(Repeats(f"{name} ({clip})" if several and clip else name, tuple(its)))
+    return found
+
+
+# -- files -------------------------------------------------------------------------------------------
+
+
+class ListedFile(NamedTuple):
+    """One results file of a directory."""
+
+    name: str
+    status: os.stat_result  # its own, not a link's target's
+
+    @property
+    def run_id(self) -> str:
+        """The file's stem."""
+        return self.name.removesuffix(".json")
+
+    @property
+    def is_reserved(self) -> bool:
+        """Whether it is no more than a name that a run has just taken."""
+        return stat.S_ISREG(self.status.st_mode) and not self.status.st_size
+
+    @property
+    def age(self) -> tuple[str, int, str]:
+        """What tells the newest: the date in its name, else that of its last writing; then the latter."""
+        dated = _DATED.match(self.name)
+        date = dated[1] if dated else self._written
+        return date, self.status.st_mtime_ns, self.name
+
+    @property
+    def _written(self) -> str:
+        try:
+            return time.strftime("%Y%m%d_%H%M%S", time.localtime(self.status.st_mtime))
+        except (ValueError, OverflowError, OSError):
+            return ""
+
+
+def is_results_name(name: str) -> bool:
+    """Return whether a file of this name is taken for a results file."""
+    return name.startswith("test_results_") and name.endswith(".json")
+
+
+def list_results(directory: str | os.PathLike[str]) -> list[ListedFile]:
+    """Return a directory's results files, the newest first.
+
+    Raises: OSError; ValueError for a directory whose name holds a NUL.
+    """
+    found = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if is_results_name(entry.name):
+                with contextlib.suppress(OSError):  # it has just gone
+                    found.append(ListedFile(entry.name, entry.stat(follow_symlinks=False)))
+    return sorted(found, key=lambda file: file.age, reverse=True)
+
+
+def newest(files: Iterable[ListedFile]) -> ListedFile | None:
+    """Return the newest of listed files that holds anything."""
+    return next((file for file in files if not file.is_reserved), None)

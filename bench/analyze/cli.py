@@ -13,24 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from powerbench_agent.bench import exits
+from powerbench_agent.bench.analyze.files import Refused, need_extra, newest_in, read
 from powerbench_agent.bench.exits import BadFlag
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from powerbench_agent.bench.flags import Verbs
     from powerbench_agent.bench.statistics.groups import Analysis, Overhead
     from powerbench_agent.core.results import Rates, ResultsFile
 
 NO_ENERGY = "the file has no energy: give --prometheus URL of the Prometheus that scraped the worker"
-
-
-class Refused(Exception):  # noqa: N818 - a verdict
-    """What ends the verb: one line for a person, and the exit code."""
-
-    def __init__(self, text: str, code: int) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -118,17 +109,6 @@ def main(flags: argparse.Namespace) -> int:
         return exits.fail(str(refused), refused.code)
 
 
-def need_extra(verb: str) -> None:
-    """Check that the extra is installed. Raises: Refused."""
-    try:
-        import duckdb  # noqa: F401, PLC0415 - asked for before anything is read
-        import rich  # noqa: F401, PLC0415 - likewise
-        import scipy  # noqa: F401, PLC0415 - likewise
-    except ImportError as missing:
-        hint = f"{verb} needs {missing.name}, of the extra bench: pip install 'powerbench-agent[bench]'"
-        raise Refused(hint, exits.UNAVAILABLE) from None
-
-
 def _check(flags: argparse.Namespace) -> None:
     _check_apart(flags.csv, flags.json, flags.parquet)
     if flags.all is not None:
@@ -160,7 +140,7 @@ def _one(flags: argparse.Namespace) -> int:
     from powerbench_agent.bench.analyze import tables  # noqa: PLC0415 - of the extra
     from powerbench_agent.bench.statistics import groups  # noqa: PLC0415 - of the extra
 
-    path = flags.file or newest(flags.output_dir)
+    path = flags.file or newest_in(flags.output_dir)
     for out in (flags.csv, flags.json, flags.parquet):
         if out is not None and out.resolve() == path.resolve():
             raise BadFlag(f"{out} is the results file itself: it is not written over")
@@ -179,17 +159,8 @@ def _one(flags: argparse.Namespace) -> int:
         why = "no scenario has energy that can be" if found.impossible else "no scenario went well"
         raise Refused(f"{path}: {why}: nothing to analyse", exits.FAILED)
     _export(found, rates, beside, flags)
-    announce(console, beside, flags.json, flags.parquet)
+    tables.announce(console, {"CSV": beside, "JSON": flags.json, "Parquet": flags.parquet})
     return exits.OK
-
-
-def announce(console: Console, csv: Path | None, json: Path | None, parquet: Path | None) -> None:
-    """Say which files were written."""
-    from powerbench_agent.bench.analyze import tables  # noqa: PLC0415 - of the extra
-
-    for kind, path in (("CSV", csv), ("JSON", json), ("Parquet", parquet)):
-        if path is not None and path.is_file():  # and not /dev/stdout
-            tables.say(console, f"{kind}: {path}", whole=True)
 
 
 def _with_prometheus(
@@ -240,44 +211,3 @@ def rates_of(results: ResultsFile, flags: argparse.Namespace) -> tuple[Rates, li
     if flags.carbon_intensity is not None:
         rates = structs.replace(rates, gco2e_per_kwh=flags.carbon_intensity, gco2e_source=flags.carbon_source)
     return rates, odd
-
-
-def listed(directory: Path, flag: str = "") -> None:
-    """Check that a directory can be listed: a pattern finds nothing where it cannot. Raises: Refused."""
-    try:
-        next(directory.iterdir(), None)
-    except OSError as error:
-        hint = "" if flag else "; name a file, or give another --output-dir DIR"
-        what = f"{flag}{directory}: cannot list it: {error.strerror}{hint}"
-        raise Refused(what, exits.UNAVAILABLE) from None
-
-
-def newest(directory: Path) -> Path:
-    """Return the results file that was written last. Raises: Refused where there is none."""
-    listed(directory)
-    found = []
-    for path in directory.glob("test_results_*.json"):
-        try:
-            found.append((path.stat().st_mtime, path.name, path))
-        except OSError:  # it has just gone
-            continue
-    if not found:
-        hint = f"no test_results_*.json in {directory}: name a file, or give --output-dir DIR"
-        raise Refused(hint, exits.UNAVAILABLE)
-    return max(found)[2]
-
-
-def read(path: Path) -> ResultsFile:
-    """Return what a results file holds. Raises: Refused."""
-    from powerbench_agent.core.results import BadResults, parse_results  # noqa: PLC0415 - beside its only use
-
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise Refused(f"cannot read {path}: {error.strerror}", exits.BAD_FILE) from None
-    try:
-        return parse_results(content, path.stem)
-    except BadResults as bad:
-        from powerbench_agent.bench.run.record import unusable  # noqa: PLC0415 - heavy
-
-        raise Refused(f"{path}: {unusable(bad)}", exits.BAD_FILE) from None

@@ -10,20 +10,20 @@ from __future__ import annotations
 import csv
 import io
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from powerbench_agent.bench.run.record import encode, write_whole
 from powerbench_agent.bench.statistics import stats
-from powerbench_agent.bench.statistics.groups import ENOUGH_REPEATS, settings_of
+from powerbench_agent.bench.statistics.groups import ENOUGH_REPEATS
+from powerbench_agent.bench.statistics.stream_hour import spread, stream_hour
+from powerbench_agent.core.results import settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from powerbench_agent.bench.statistics.groups import Analysis, Family, Group
-    from powerbench_agent.bench.statistics.stats import Interval
-    from powerbench_agent.core.results import Rates, Scenario
+    from powerbench_agent.core.results import Rates, RecordedScenario, Settings
 
 FORMAT = 1  # of the JSON file
 
@@ -87,7 +87,7 @@ def rows(analysis: Analysis, rates: Rates) -> list[dict[str, Any]]:
     return [{**dict.fromkeys(COLUMNS), "run_id": analysis.results.run_id, **row} for row in found]
 
 
-def _bare(scenario: Scenario) -> dict[str, Any]:
+def _bare(scenario: RecordedScenario) -> dict[str, Any]:
     return {
         "group": scenario.group,
         "type": scenario.type,
@@ -111,11 +111,11 @@ def _row(group: Group, family: Family | None, rates: Rates) -> dict[str, Any]:
         "source": group.source,
         "measured": group.measured,
         "seconds": sum(s.energy.seconds for s in group.repeats if s.energy is not None),
-        **_spread("mean_watts", group.watts.mean, group.watts.interval),
+        **spread("mean_watts", group.watts.mean, group.watts.interval),
         "sd_watts": group.watts.sd,
         "min_speed": group.min_speed,
-        "frames_per_second": group.mean(lambda e: e.frames / e.seconds if e.frames is not None else None),
-        "kbps": group.mean(lambda e: e.megabits * 1000 / e.seconds if e.megabits is not None else None),
+        "frames_per_second": group.mean(lambda encode: encode.fps),
+        "kbps": group.mean(lambda encode: encode.kbps),
         "dropped_frames": group.dropped,
         **group.quality(),
         "docker_engine_cpu_percent": group.overhead.engine_cpu_percent,
@@ -128,7 +128,7 @@ def _row(group: Group, family: Family | None, rates: Rates) -> dict[str, Any]:
     if (versus := group.versus) is not None:
         low, high = versus.bootstrap or (None, None)
         row |= {
-            **_spread("delta_watts", versus.delta, versus.interval),
+            **spread("delta_watts", versus.delta, versus.interval),
             "delta_watts_bootstrap_low": low,
             "delta_watts_bootstrap_high": high,
             "t": versus.t,
@@ -140,43 +140,14 @@ def _row(group: Group, family: Family | None, rates: Rates) -> dict[str, Any]:
         }
     for unit, cost in (("frame", group.per_frame), ("megabit", group.per_megabit)):
         if cost is not None:
-            row |= _spread(f"joules_per_{unit}", cost.whole.mean, cost.whole.interval)
+            row |= spread(f"joules_per_{unit}", cost.whole.mean, cost.whole.interval)
             if cost.beyond is not None:
-                row |= _spread(f"joules_per_{unit}_beyond_idle", cost.beyond.delta, cost.beyond.interval)
+                row |= spread(f"joules_per_{unit}_beyond_idle", cost.beyond.delta, cost.beyond.interval)
     if family is not None:
         row["streams_sustained"] = family.sustained
         if family.slope is not None:
-            row |= _spread("marginal_watts_per_stream", family.slope.slope, family.slope.interval)
+            row |= spread("marginal_watts_per_stream", family.slope.slope, family.slope.interval)
     return row
-
-
-def stream_hour(group: Group, rates: Rates) -> dict[str, Any]:
-    """Return what a stream costs an hour: marginal, what it adds; attributional, its part of all.
-
-    Wh (watts are Wh an hour), money in the rates' currency, grams CO2e; what the group and the rates have.
-    """
-    if not group.streams:
-        return {}
-    row: dict[str, Any] = {}
-    kinds = [("attributional", group.watts.mean, group.watts.interval)]
-    if group.versus is not None:
-        kinds.append(("marginal", group.versus.delta, group.versus.interval))
-    for kind, watts, interval in kinds:
-        hour = watts / group.streams
-        ends = stats.Interval(*(end / group.streams for end in interval)) if interval else None
-        row |= _spread(f"wh_per_stream_hour_{kind}", hour, ends)
-        if rates.price_per_kwh is not None:
-            row[f"cost_per_stream_hour_{kind}"] = hour / 1000 * rates.price_per_kwh
-            row["currency"] = rates.currency or None
-        if rates.gco2e_per_kwh is not None:
-            row[f"gco2e_per_stream_hour_{kind}"] = hour / 1000 * rates.gco2e_per_kwh
-            row["gco2e_source"] = rates.gco2e_source or None
-    return row
-
-
-def _spread(name: str, value: float, interval: Interval | None) -> dict[str, float | None]:
-    low, high = interval or (None, None)
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def document(analysis: Analysis, rates: Rates) -> dict[str, Any]:
@@ -208,14 +179,14 @@ def document(analysis: Analysis, rates: Rates) -> dict[str, Any]:
         "groups": groups,
         "families": [
             {
-                **asdict(family.settings),
+                **_settings(family.settings),
                 "source": family.source,
                 "measured": family.measured,
                 "groups": [group.name for group in family.groups],
                 "streams": [group.streams for group in family.groups],
                 "streams_sustained": family.sustained,
                 **(
-                    _spread("marginal_watts_per_stream", family.slope.slope, family.slope.interval)
+                    spread("marginal_watts_per_stream", family.slope.slope, family.slope.interval)
                     if family.slope
                     else {}
                 ),
@@ -231,7 +202,20 @@ def document(analysis: Analysis, rates: Rates) -> dict[str, Any]:
     }
 
 
-def _repeat(scenario: Scenario) -> dict[str, Any]:
+def _settings(settings: Settings) -> dict[str, Any]:
+    """Return what a stream is; `film` is what this file calls a clip."""
+    return {
+        "bitrates": settings.bitrates,
+        "resolution": settings.resolution,
+        "fps": settings.fps,
+        "encoder": settings.encoder,
+        "preset": settings.preset,
+        "input": settings.input,
+        "film": settings.clip,
+    }
+
+
+def _repeat(scenario: RecordedScenario) -> dict[str, Any]:
     return {
         "name": scenario.name,
         "block": scenario.block,

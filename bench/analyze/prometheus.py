@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from powerbench_agent.bench.statistics.groups import Overhead, has_energy
+from powerbench_agent.bench.statistics.groups import Overhead
 from powerbench_agent.core.prometheus_windows import (
     ENERGY_METRICS,
     NODE_ENERGY,
@@ -25,13 +25,14 @@ from powerbench_agent.core.prometheus_windows import (
     energy_of_window,
     mean,
 )
+from powerbench_agent.core.results import valid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import aiohttp
 
-    from powerbench_agent.core.results import Energy, ResultsFile, Scenario
+    from powerbench_agent.core.results import Energy, RecordedScenario, ResultsFile
 
 ENGINE, CONTAINERS = "docker_engine_cpu_percent", "docker_containers_total_cpu_percent"
 _COUNTER_RESET = (
@@ -63,7 +64,7 @@ def fill(results: ResultsFile, url: str, instance: str = "") -> Filled:
 async def _fill(results: ResultsFile, url: str, instance: str) -> Filled:
     import aiohttp  # noqa: PLC0415 - heavy
 
-    scenarios: list[Scenario] = []
+    scenarios: list[RecordedScenario] = []
     overheads: dict[str, Overhead] = {}
     missing: list[str] = []
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT)) as session:
@@ -76,9 +77,9 @@ async def _fill(results: ResultsFile, url: str, instance: str) -> Filled:
             overheads[scenario.name] = overhead(series, start, end)
             filled = with_energy(scenario, series)
             scenarios.append(filled)
-            if not has_energy(filled):
+            if not valid(filled):
                 missing.append(scenario.name)
-    if missing and not any(has_energy(scenario) for scenario in scenarios):
+    if missing and not any(valid(scenario) for scenario in scenarios):
         raise NotThere(
             f"{url} has no {', '.join(ENERGY_METRICS[:-1])} or {ENERGY_METRICS[-1]} around the windows: "
             "does it scrape the worker, and does it keep samples for long enough?"
@@ -89,10 +90,10 @@ async def _fill(results: ResultsFile, url: str, instance: str) -> Filled:
     return Filled(msgspec.structs.replace(results, scenarios=tuple(scenarios)), overheads, notes)
 
 
-def with_energy(scenario: Scenario, series: Sequence[SampledSeries]) -> Scenario:
+def with_energy(scenario: RecordedScenario, series: Sequence[SampledSeries]) -> RecordedScenario:
     """Return a scenario with its window's energy, if it has none and the samples tell. Raises: NotThere."""
     start, end = scenario.start_time, scenario.end_time
-    if has_energy(scenario) or start is None or end is None:
+    if valid(scenario) or start is None or end is None:
         return scenario
     energy = energy_of(series, start, end)
     if energy is None:

@@ -11,18 +11,19 @@ import time
 from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 from powerbench_agent.agent import log
-from powerbench_agent.bench.analyze.export import stream_hour
 from powerbench_agent.bench.run.figures import MIN_SPEED
+from powerbench_agent.bench.statistics.stream_hour import stream_hour
 from powerbench_agent.core.terminal import align, printable, width
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from rich.console import Console
 
-    from powerbench_agent.bench.statistics.groups import Analysis, Group
+    from powerbench_agent.bench.statistics.groups import Analysis, Family, Group
     from powerbench_agent.bench.statistics.stats import Comparison, Interval
-    from powerbench_agent.core.results import Rates, ResultsFile
+    from powerbench_agent.core.results import Rates, RecordedScenario, ResultsFile
 
 _NAME_WIDTH = 8  # a name folds to no less
 _BOXED_ROWS = 300  # more are for a file, and a box takes seconds to draw
@@ -43,6 +44,10 @@ class Table(NamedTuple):
     title: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
+
+
+_GROUP = Column("group", words=True)
+_SOURCE = Column("source", words=True)
 
 
 # -- what to say -------------------------------------------------------------------------------------
@@ -78,57 +83,73 @@ def _both(interval: Interval | None) -> str:
 
 
 def analysis_tables(analysis: Analysis, rates: Rates) -> Iterator[Table]:
-    """Yield the tables of an analysis; none where no test has energy."""
-    tests, source = analysis.tests, Column("source", words=True)
-    group = Column("group", words=True)
-    if tests or analysis.baselines:
-        yield Table(
-            f"Power of the host{', ' + _ORDER if any(one.rank for one in tests) else ''}",
-            [Column("#"), group, Column("n"), Column("W ± 95 %"), Column("ΔW ± 95 %"), source],
-            [_power(one) for one in (*tests, *analysis.baselines)],
-        )
-    if any(one.versus and one.versus.p is not None for one in tests):
-        yield Table(
-            "Beyond idle (Welch; bootstrap BCa)",
-            [
-                group,
-                Column("p"),
-                Column("Hedges g"),
-                Column("bootstrap, W"),
-                source,
-            ],
-            [_certainty(one) for one in tests if one.versus and one.versus.p is not None],
-        )
-    if any(one.per_frame or one.per_megabit for one in tests):
-        units = [f"J/{unit}\n{of}" for unit in ("frame", "Mbit") for of in ("all of host", "beyond idle")]
-        yield Table("Energy a unit", [group, *map(Column, units), source], [_units(one) for one in tests])
-    hours = [(one, stream_hour(one, rates)) for one in tests]
-    for key, title, form in (
-        ("wh", "A stream for an hour, Wh", ".3f"),
-        ("cost", f"A stream for an hour, {rates.currency or 'money'}", ".6f"),
-        ("gco2e", "A stream for an hour, gCO2e", ".3f"),
+    """Yield the tables of an analysis; none if no test has energy."""
+    tables = [
+        _powers(analysis),
+        _certainties(analysis),
+        _energies_a_unit(analysis),
+        *_stream_hours(analysis, rates),
+        _families(analysis),
+        _containers(analysis),
+        _unmeasured(analysis),
+    ]
+    for table in tables:
+        if table is not None:
+            yield table
+
+
+def _powers(analysis: Analysis) -> Table | None:
+    groups = (*analysis.tests, *analysis.baselines)
+    ranked = any(group.rank for group in analysis.tests)
+    title = f"Power of the host, {_ORDER}" if ranked else "Power of the host"
+    columns = [Column("#"), _GROUP, Column("n"), Column("W ± 95 %"), Column("ΔW ± 95 %"), _SOURCE]
+    return Table(title, columns, [_power(group) for group in groups]) if groups else None
+
+
+def _certainties(analysis: Analysis) -> Table | None:
+    judged = [group for group in analysis.tests if group.versus and group.versus.p is not None]
+    rows = [_certainty(group, group.versus) for group in judged if group.versus]
+    columns = [_GROUP, Column("p"), Column("Hedges g"), Column("bootstrap, W"), _SOURCE]
+    return Table("Beyond idle (Welch; bootstrap BCa)", columns, rows) if rows else None
+
+
+def _energies_a_unit(analysis: Analysis) -> Table | None:
+    if not any(group.per_frame or group.per_megabit for group in analysis.tests):
+        return None
+    heads = ("J/frame\nall of host", "J/frame\nbeyond idle", "J/Mbit\nall of host", "J/Mbit\nbeyond idle")
+    columns = [_GROUP, *map(Column, heads), _SOURCE]
+    return Table("Energy a unit", columns, [_units(group) for group in analysis.tests])
+
+
+def _stream_hours(analysis: Analysis, rates: Rates) -> Iterator[Table]:
+    """Yield what a stream costs an hour: in energy, and in money and gas if there are rates."""
+    hours = [(group, stream_hour(group, rates)) for group in analysis.tests]
+    heads = ("streams", "marginal\n(beyond idle)", "attributional\n(all of host)")
+    columns = [_GROUP, *map(Column, heads), _SOURCE]
+    for key, unit, form in (
+        ("wh", "Wh", ".3f"),
+        ("cost", rates.currency or "money", ".6f"),
+        ("gco2e", "gCO2e", ".3f"),
     ):
-        names = f"{key}_per_stream_hour_marginal", f"{key}_per_stream_hour_attributional"
-        if any(names[1] in row for _, row in hours):
-            heads = "streams", "marginal\n(beyond idle)", "attributional\n(all of host)"
-            yield Table(
-                title,
-                [group, *map(Column, heads), source],
-                [
-                    (one.name, str(one.streams), *(figure(row.get(name), form) for name in names), one.source)
-                    for one, row in hours
-                ],
-            )
-    if any(family.sustained is not None or family.slope for family in analysis.families):
-        yield _families(analysis)
-    if any(any(one.overhead) for one in tests):
-        yield Table(
-            "Containers, mean CPU (100 % is one core)",
-            [group, Column("engine, %"), Column("containers, %")],
-            [(one.name, *(figure(value, ".2f") for value in one.overhead)) for one in tests],
-        )
-    if analysis.unmeasured:
-        yield _unmeasured(analysis)
+        marginal, whole = f"{key}_per_stream_hour_marginal", f"{key}_per_stream_hour_attributional"
+        if not any(whole in hour for _, hour in hours):
+            continue
+        rows = []
+        for group, hour in hours:
+            figures = figure(hour.get(marginal), form), figure(hour.get(whole), form)
+            rows.append((group.name, str(group.streams), *figures, group.source))
+        yield Table(f"A stream for an hour, {unit}", columns, rows)
+
+
+def _containers(analysis: Analysis) -> Table | None:
+    if not any(any(group.overhead) for group in analysis.tests):
+        return None
+    rows = []
+    for group in analysis.tests:
+        engine, containers = group.overhead
+        rows.append((group.name, figure(engine, ".2f"), figure(containers, ".2f")))
+    columns = [_GROUP, Column("engine, %"), Column("containers, %")]
+    return Table("Containers, mean CPU (100 % is one core)", columns, rows)
 
 
 def _power(group: Group) -> Sequence[str]:
@@ -143,17 +164,9 @@ def _power(group: Group) -> Sequence[str]:
     )
 
 
-def _certainty(group: Group) -> Sequence[str]:
-    versus = group.versus
-    if versus is None:
-        return ()
-    return (
-        group.name,
-        p_value(versus.p),
-        figure(versus.hedges_g, "+.2f"),
-        _both(versus.bootstrap),
-        group.source,
-    )
+def _certainty(group: Group, versus: Comparison) -> Sequence[str]:
+    g = figure(versus.hedges_g, "+.2f")
+    return group.name, p_value(versus.p), g, _both(versus.bootstrap), group.source
 
 
 def _units(group: Group) -> Sequence[str]:
@@ -166,42 +179,51 @@ def _units(group: Group) -> Sequence[str]:
     return group.name, *cells, group.source
 
 
-def _families(analysis: Analysis) -> Table:
-    rows = []
-    for family in analysis.families:
-        tried = " ".join(str(n) for n in dict.fromkeys(g.streams for g in family.groups))
-        slope = spread(family.slope.slope, family.slope.interval, "+.3f") if family.slope else "-"
-        rows.append((str(family.settings), tried, figure(family.sustained, "d"), slope, family.source))
-    heads = "tried", "sustained", "W a stream\n(slope ± 95 %)"
+def _families(analysis: Analysis) -> Table | None:
+    families = analysis.families
+    if not any(family.sustained is not None or family.slope for family in families):
+        return None
+    heads = ("tried", "sustained", "W a stream\n(slope ± 95 %)")
     return Table(
         f"Streams at once: sustained (speed ≥ {MIN_SPEED}, no drops), and what one more draws",
-        [Column("settings", words=True), *map(Column, heads), Column("source", words=True)],
-        rows,
+        [Column("settings", words=True), *map(Column, heads), _SOURCE],
+        [_family(family) for family in families],
     )
 
 
-def _unmeasured(analysis: Analysis) -> Table:
-    def start(moment: float | None) -> str:
-        try:
-            return "-" if moment is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
-        except (OverflowError, OSError, ValueError):
-            return f"{moment:g}"
+def _family(family: Family) -> Sequence[str]:
+    tried = dict.fromkeys(str(group.streams) for group in family.groups)
+    slope = spread(family.slope.slope, family.slope.interval, "+.3f") if family.slope else "-"
+    return str(family.settings), " ".join(tried), figure(family.sustained, "d"), slope, family.source
 
-    return Table(
-        "No energy in the file",
-        [Column("scenario", words=True), Column("start"), Column("s"), Column("settings", words=True)],
-        [
-            (
-                s.name,
-                start(s.start_time),
-                figure(s.duration, "g"),
-                "idle"
-                if s.is_baseline
-                else f"{'+'.join(s.bitrates)} {s.resolution} {s.fps:g} fps {s.encoder} {s.preset}".strip(),
-            )
-            for s in analysis.unmeasured
-        ],
-    )
+
+def _unmeasured(analysis: Analysis) -> Table | None:
+    if not analysis.unmeasured:
+        return None
+    words = Column("settings", words=True)
+    columns = [Column("scenario", words=True), Column("start"), Column("s"), words]
+    rows = []
+    for scenario in analysis.unmeasured:
+        duration = figure(scenario.duration, "g")
+        rows.append((scenario.name, _local_time(scenario.start_time), duration, _asked(scenario)))
+    return Table("No energy in the file", columns, rows)
+
+
+def _local_time(moment: float | None) -> str:
+    if moment is None:
+        return "-"
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+    except (OverflowError, OSError, ValueError):
+        return f"{moment:g}"
+
+
+def _asked(scenario: RecordedScenario) -> str:
+    if scenario.is_baseline:
+        return "idle"
+    rates = "+".join(scenario.bitrates)
+    said = f"{rates} {scenario.resolution} {scenario.fps:g} fps {scenario.encoder} {scenario.preset}"
+    return said.strip()
 
 
 def head(results: ResultsFile) -> str:
@@ -262,6 +284,13 @@ def say(console: Console, line: str, *, whole: bool = False) -> None:
     """Print a line; a path stays `whole`: no line end comes into it."""
     unwrapped = whole or not console.is_terminal
     console.print(printable(line), highlight=False, markup=False, soft_wrap=unwrapped)
+
+
+def announce(console: Console, written: Mapping[str, Path | None]) -> None:
+    """Say which files were written; `written`: by the name of their format."""
+    for name, path in written.items():
+        if path is not None and path.is_file():  # and not /dev/stdout
+            say(console, f"{name}: {path}", whole=True)
 
 
 def plain(table: Table) -> list[str]:

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from math import fsum, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
-from powerbench_agent.bench.run.figures import difference
+from powerbench_agent.core.results import difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from powerbench_agent.bench.measure.command import Used
     from powerbench_agent.bench.measure.share import Share
-    from powerbench_agent.bench.meter.energy import MeteredEnergy
-    from powerbench_agent.bench.run.figures import Difference
+    from powerbench_agent.core.results import Difference, Energy
 
 # Student's t for 95 %, two-sided, by degrees of freedom. Source: NIST/SEMATECH e-Handbook, 1.3.6.7.2.
 _T = (
@@ -30,7 +29,7 @@ class EnergyWindow(NamedTuple):
 
     start_time: float  # Unix seconds
     end_time: float
-    energy: MeteredEnergy
+    energy: Energy
 
 
 @dataclass(frozen=True)
@@ -112,14 +111,7 @@ def mean(values: Sequence[float]) -> Mean:
 
 def against(window: EnergyWindow, idle: EnergyWindow | None) -> Difference | None:
     """Return what a window drew beyond the idle one; None if their sources differ."""
-    if idle is None or _origins(window.energy) != _origins(idle.energy):
-        return None
-    return difference(window.energy, idle.energy)
-
-
-def _origins(energy: MeteredEnergy) -> set[tuple[str, str]]:
-    """Return the components that an energy consists of, each with its source."""
-    return {(part.component, part.source) for part in energy.parts}
+    return None if idle is None else difference(window.energy, [idle.energy])
 
 
 # -- figures -----------------------------------------------------------------------------------------
@@ -151,16 +143,11 @@ def energy_figures(measured: Measured) -> Iterator[Figure]:
         yield Figure("share", "share of the command", shares[0].source, joules, watts)
 
 
-def _component_figures(energies: Sequence[MeteredEnergy]) -> Iterator[Figure]:
+def _component_figures(energies: Sequence[Energy]) -> Iterator[Figure]:
     """Yield a figure for each component and source."""
-    origins = {origin for energy in energies for origin in _origins(energy)}
-    for component, source in sorted(origins):
-        parts = [
-            part
-            for energy in energies
-            for part in energy.parts
-            if (part.component, part.source) == (component, source)
-        ]
+    every = [part for energy in energies for part in energy.parts]
+    for component, source in sorted({part.origin for part in every}):
+        parts = [part for part in every if part.origin == (component, source)]
         joules = tuple(part.joules for part in parts)
         watts = tuple(part.watts for part in parts)
         yield Figure(f"{component}_{source}", component, source, joules, watts)

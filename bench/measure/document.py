@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from powerbench_agent.bench.measure.costs import (
     Measured,
     beyond_idle,
@@ -20,7 +22,7 @@ from powerbench_agent.bench.measure.costs import (
     mean,
 )
 from powerbench_agent.bench.measure.report import A_SHARE, hints
-from powerbench_agent.bench.run.outcome import describe_energy
+from powerbench_agent.core.results import describe_energy
 
 if TYPE_CHECKING:
     from powerbench_agent.bench.measure.costs import CommandRun, EnergyWindow
@@ -95,7 +97,7 @@ def _describe_share(share: Share) -> dict[str, Any]:
         "joules": share.joules,
         "mean_watts": share.watts,
         "source": share.source,
-        "parts": [part._asdict() for part in share.parts],
+        "parts": [structs.asdict(part) for part in share.parts],
         "missing": list(share.missing),
     }
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from powerbench_agent.bench.meter.energy import MeteredPart, counted
+from powerbench_agent.bench.meter.energy import counted
 from powerbench_agent.core.model import UNTOLD
+from powerbench_agent.core.results import Part
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from powerbench_agent.bench.meter.energy import Edge, MeteredEnergy
+    from powerbench_agent.bench.meter.energy import Edge
+    from powerbench_agent.core.results import Energy
 
 BY_CPU_TIME = ("cpu", "dram")
 GPU = "gpu"
@@ -35,7 +37,7 @@ class GpuGain(NamedTuple):
 class Share(NamedTuple):
     """A command's share of a window's energy."""
 
-    parts: tuple[MeteredPart, ...]
+    parts: tuple[Part, ...]
     missing: tuple[str, ...] = ()  # what could not be attributed and is not in it
 
     @property
@@ -99,7 +101,7 @@ def gpu_gains(begin: Edge, end: Edge) -> Iterator[GpuGain]:
 
 
 def share(
-    energy: MeteredEnergy, gains: Iterable[GpuGain], used: GpuUse, cpu_seconds: float, capacity: float | None
+    energy: Energy, gains: Iterable[GpuGain], used: GpuUse, cpu_seconds: float, capacity: float | None
 ) -> Share:
     """Return a command's share of a window's energy; never more than there is.
 
@@ -116,7 +118,7 @@ def share(
     return Share(tuple(parts), by_cpu.missing + by_gpu.missing)
 
 
-def _share_by_cpu_time(energy: MeteredEnergy, cpu_seconds: float, capacity: float) -> Share:
+def _share_by_cpu_time(energy: Energy, cpu_seconds: float, capacity: float) -> Share:
     """Return the share of the CPU and the memory."""
     whole = max(capacity, cpu_seconds)  # clocks of different resolution may disagree about the larger one
     ratio = cpu_seconds / whole if whole > 0 else 0.0
@@ -124,7 +126,8 @@ def _share_by_cpu_time(energy: MeteredEnergy, cpu_seconds: float, capacity: floa
     missing = []
     for part in energy.parts:
         if part.component in BY_CPU_TIME:
-            parts.append(part._replace(joules=part.joules * ratio, watts=part.watts * ratio))
+            joules, watts = part.joules * ratio, part.watts * ratio
+            parts.append(Part(part.component, part.source, joules, watts))
         elif part.component != GPU:
             missing.append(f"{part.component} ({part.source})")
     return Share(tuple(parts), tuple(missing))
@@ -144,5 +147,5 @@ def _share_by_gpu_use(gains: Iterable[GpuGain], used: GpuUse) -> Share:
         joules = gain.joules * seconds / max(gain.seconds, seconds)
         joules_of[source] += joules
         watts_of[source] += joules / gain.seconds
-    parts = [MeteredPart(GPU, source, joules_of[source], watts_of[source]) for source in joules_of]
+    parts = [Part(GPU, source, joules_of[source], watts_of[source]) for source in joules_of]
     return Share(tuple(parts), tuple(missing))

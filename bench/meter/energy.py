@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import NamedTuple
 
+import msgspec
+
 from powerbench_agent.bench.meter.client import AgentFailed
 from powerbench_agent.core.model import ESTIMATE
+from powerbench_agent.core.results import Energy, Part
 
 
 class MeterKey(NamedTuple):
@@ -41,46 +44,10 @@ class Edge(NamedTuple):
     marks: dict[MeterKey, Mark]
 
 
-class MeteredPart(NamedTuple):
-    """One component's energy over a window, by what measured it."""
+class MeteredEnergy(Energy, frozen=True):
+    """A window's energy as the agents' counters have it; `problems` say what is missing of it."""
 
-    component: str
-    source: str
-    joules: float
-    watts: float  # mean
-
-
-class MeteredEnergy(NamedTuple):
-    """A window's energy as the meters counted it: parts that do not overlap."""
-
-    parts: tuple[MeteredPart, ...]
-    seconds: float  # between the readings at its edges
     problems: tuple[str, ...] = ()
-
-    @property
-    def joules(self) -> float:
-        """All parts together."""
-        return sum(part.joules for part in self.parts)
-
-    @property
-    def watts(self) -> float:
-        """Mean power of all parts together."""
-        return sum(part.watts for part in self.parts)
-
-    @property
-    def watt_hours(self) -> float:
-        """All parts together."""
-        return self.joules / 3600
-
-    @property
-    def measured(self) -> bool:
-        """Whether no part is an estimate."""
-        return all(part.source != ESTIMATE for part in self.parts)
-
-    @property
-    def source(self) -> str:
-        """Where the joules come from: `rapl`, `nvml + rapl`, `estimate`."""
-        return " + ".join(sorted({part.source for part in self.parts}))
 
 
 def counted(marks: dict[MeterKey, Mark]) -> list[MeterKey]:
@@ -109,11 +76,9 @@ def energy_between(begin: Edge, end: Edge) -> MeteredEnergy:
     problems += [f"{key} appeared within the window: its energy is missing" for key in appeared]
     if not joules:
         raise AgentFailed("; ".join(problems) or "the agent has no energy counter; see its /health")
-    parts = [
-        MeteredPart(component, source, total, watts[component, source])
-        for (component, source), total in sorted(joules.items())
-    ]
-    return MeteredEnergy(tuple(parts), sum(spans) / len(spans), tuple(problems))
+    parts = [Part(*origin, total, watts[origin]) for origin, total in sorted(joules.items())]
+    energy = MeteredEnergy.of_parts(parts, sum(spans) / len(spans))
+    return msgspec.structs.replace(energy, problems=tuple(problems))
 
 
 def _is_gain(first: Mark, last: Mark) -> bool:

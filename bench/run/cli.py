@@ -96,14 +96,14 @@ def _execute(plan: Plan, console: Console, *, progress: bool | None) -> Run:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _show_tables(done: Run, tests: list[Outcome], console: Console) -> None:
+def _show_tables(tests: list[Outcome], console: Console) -> None:
     from powerbench_agent.bench.run import table  # noqa: PLC0415 - of the extra
 
     if len(tests) > _FEW:
         table.show_all(console, tests)
         return
     for outcome in tests:
-        table.show(console, outcome, done.baselines.get(outcome.scenario.name))
+        table.show(console, outcome)
 
 
 def _say_doubts(done: Run, say: Callable[[str], None]) -> None:
@@ -124,7 +124,7 @@ def report(done: Run, console: Console) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=unwrapped)
 
     tests = [outcome for outcome in done.outcomes if outcome.encode is not None]
-    _show_tables(done, tests, console)
+    _show_tables(tests, console)
     _say_doubts(done, say)
     if tests and (doubt := table.doubt(done.repeats, min(o.scenario.duration for o in tests))):
         say(doubt)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from powerbench_agent.core.results import Encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from powerbench_agent.bench.load.encoder import Point
-    from powerbench_agent.bench.meter.energy import MeteredEnergy
     from powerbench_agent.core.progress import Report
 
 SPEED_SPAN = 10.0  # seconds; over less, a healthy stream on a busy machine dips below any useful bound
@@ -24,28 +25,6 @@ MAX_BITRATE_MISS = 0.10
 def kind_of_warning(text: str) -> str:
     """Return what warnings that differ in their figures alone have in common."""
     return re.sub(r"\d+(\.\d+)?", "#", text)
-
-
-class Encode(NamedTuple):
-    """What a stream did within the window; None is what ffmpeg did not say."""
-
-    frames: float | None
-    media_seconds: float | None
-    megabits: float | None
-    seconds: float
-    min_speed: float | None  # over any 10 s of the window, or all of a shorter one
-    dropped: int | None
-    duplicated: int | None
-
-    @property
-    def kbps(self) -> float | None:
-        """Kilobits written a second."""
-        return None if self.megabits is None else self.megabits * 1000 / self.seconds
-
-    @property
-    def fps(self) -> float | None:
-        """Frames encoded a second."""
-        return None if self.frames is None else self.frames / self.seconds
 
 
 def combine(encodes: Sequence[Encode]) -> Encode:
@@ -66,14 +45,6 @@ def combine(encodes: Sequence[Encode]) -> Encode:
         dropped=None if dropped is None else round(dropped),
         duplicated=None if duplicated is None else round(duplicated),
     )
-
-
-class Difference(NamedTuple):
-    """A stream's window against an idle one."""
-
-    watts: float
-    watt_hours: float
-    percent: float | None  # of the idle power; None where that is 0
 
 
 def encode_figures(points: Sequence[Point], begin: float, end: float) -> Encode:
@@ -125,18 +96,6 @@ def smallest_speed(points: Sequence[Point], begin: float, end: float) -> float |
         if (first := at(known, start)) is not None and (last := at(known, start + span)) is not None
     ]
     return min(speeds, default=None)
-
-
-def per(watts: float, amount: float | None, seconds: float) -> float | None:
-    """Return joules a unit: power by rate, so that the two windows need not be one to the millisecond."""
-    return watts * seconds / amount if amount else None
-
-
-def difference(test: MeteredEnergy, idle: MeteredEnergy) -> Difference:
-    """Return what the test drew beyond the idle machine, over the test's own window."""
-    watts = test.watts - idle.watts
-    percent = 100 * watts / idle.watts if idle.watts > 0 else None
-    return Difference(watts, watts * test.seconds / 3600, percent)
 
 
 def warnings_of(encode: Encode, asked_kbps: float) -> list[str]:

@@ -1,21 +1,34 @@
-"""What a scenario came to: judged, and as the results file holds it. Pure."""
+"""What a scenario measured: judged, compared, and as the results file holds it. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from powerbench_agent.bench.meter.energy import MeteredEnergy, MeteredPart
+from powerbench_agent.bench.meter.energy import MeteredEnergy
 from powerbench_agent.bench.plan.scenario import AUDIO_KBPS, format_bitrate, format_bitrates
-from powerbench_agent.bench.run.figures import Difference, difference, per, warnings_of
+from powerbench_agent.bench.run.figures import warnings_of
+from powerbench_agent.core.results import (
+    BASELINE,
+    RecordedScenario,
+    baselines_of,
+    comparable,
+    describe_encode,
+    describe_energy,
+    describe_per_unit,
+    describe_versus,
+    difference,
+    energies_of,
+    mean_energy,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from powerbench_agent.bench.plan.scenario import Scenario
-    from powerbench_agent.bench.run.figures import Encode
+    from powerbench_agent.core.results import Difference, Encode, Energy
 
-_MAX_WINDOW_MISS = 0.02  # of the asked length, by the meters' own clock
+_MAX_WINDOW_MISS = 0.02  # of the requested length, by the meters' own clock
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,8 @@ class Outcome:
     energy: MeteredEnergy | None = None
     encode: Encode | None = None
     versus: Difference | None = None
+    idle: Energy | None = None  # what it is compared with: the mean of its baselines
+    baselines: tuple[str, ...] = ()  # their names
     warnings: tuple[str, ...] = ()
     start_time: float | None = None  # Unix seconds of the window
     end_time: float | None = None
@@ -38,38 +53,68 @@ class Outcome:
     conditions: Mapping[str, Any] | None = None
     quality: Mapping[str, Any] | None = None
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is missing of its energy."""
+        return self.energy.problems if isinstance(self.energy, MeteredEnergy) else ()
 
-def judge(outcome: Outcome, idle: MeteredEnergy | None, *, strict: bool = False) -> Outcome:
-    """Return the outcome with its verdict: what it drew beyond idle, what to be warned of, whether it holds.
+    @property
+    def recorded(self) -> RecordedScenario:
+        """The scenario as the rules about results files know it."""
+        scenario = self.scenario
+        return RecordedScenario(
+            name=scenario.name,
+            type=scenario.type,
+            status=self.status,
+            group=scenario.group or scenario.name,
+            block=scenario.block,
+            end_time=self.end_time,
+            energy=self.energy,
+        )
 
-    A window with part of its energy missing fails: its figures would pass for the whole. So does, where
-    `strict`, one that there is anything to be warned of.
+
+def judge(outcome: Outcome, baselines: Iterable[RecordedScenario] = (), *, strict: bool = False) -> Outcome:
+    """Return the outcome with its verdict: difference to idle, warnings, whether it is usable.
+
+    `baselines`: those of the run so far. A window that lacks part of its energy fails: its figures would
+    pass for the whole. With `strict`, so does one that has any warning.
     """
-    energy, encode, status, error = outcome.energy, outcome.encode, outcome.status, outcome.error
+    measured = list(baselines)
+    status, error, encode = outcome.status, outcome.error, outcome.encode
     warnings = list(outcome.warnings)
-    versus = None
-    if energy is None:
+    problem = "; ".join(outcome.problems)
+    if outcome.energy is None:
+        problem = "the window has no energy reading; see the agent's /health"
+    if problem:
         if status == "ok":
-            status, error = "failed", "the window has no energy reading; see the agent's /health"
-    elif energy.problems:
-        if status == "ok":
-            status, error = "failed", "; ".join(energy.problems)
-        encode = None
-    else:
-        warnings += energy_warnings(energy, outcome.scenario.duration if status == "ok" else None)
-        if idle is not None and {part[:2] for part in energy.parts} == {part[:2] for part in idle.parts}:
-            versus = difference(energy, idle)
-        elif idle is not None:
+            status, error = "failed", problem
+        if outcome.energy is not None:
+            encode = None
+    judged = replace(outcome, status=status, error=error, encode=encode)
+    if outcome.energy is not None and not problem:
+        warnings += energy_warnings(outcome.energy, outcome.scenario.duration if status == "ok" else None)
+        judged = compare(judged, measured)
+        idle = energies_of(measured)
+        if idle and not any(comparable(outcome.energy, energy) for energy in idle):
             warnings.append("the baseline's joules come from other sources: they are not compared")
     if encode is not None:
         warnings += _stream_warnings(outcome)
-    if outcome.scenario.type == "baseline":
-        versus = None
     if strict and status == "ok" and warnings:
-        status, error = "failed", f"--strict: {'; '.join(warnings)}"
-    return replace(
-        outcome, status=status, error=error, encode=encode, versus=versus, warnings=tuple(warnings)
-    )
+        judged = replace(judged, status="failed", error=f"--strict: {'; '.join(warnings)}")
+    return replace(judged, warnings=tuple(warnings))
+
+
+def compare(outcome: Outcome, baselines: Iterable[RecordedScenario]) -> Outcome:
+    """Return the outcome with its difference to those of the baselines that are its own."""
+    energy = outcome.energy
+    if energy is None or outcome.problems:
+        return outcome
+    own = baselines_of([outcome.recorded], baselines)
+    idle = energies_of(own)
+    if not idle:
+        return outcome
+    names = tuple(baseline.name for baseline in own)
+    return replace(outcome, versus=difference(energy, idle), idle=mean_energy(idle), baselines=names)
 
 
 def _stream_warnings(outcome: Outcome) -> list[str]:
@@ -97,22 +142,20 @@ def energy_warnings(energy: MeteredEnergy, asked_seconds: float | None) -> list[
     return found
 
 
-def describe(outcome: Outcome, baseline: str | None) -> dict[str, Any]:
-    """Return the scenario as the results file holds it; `baseline` names what it is compared with."""
-    scenario, energy, encode, versus = outcome.scenario, outcome.energy, outcome.encode, outcome.versus
-    streams, clip = scenario.type != "baseline", scenario.clip
-    bitrate = format_bitrates(scenario)
-    resolution = str(scenario.resolution) if streams else "N/A"
+def describe(outcome: Outcome) -> dict[str, Any]:
+    """Return the scenario as the results file holds it."""
+    scenario, energy = outcome.scenario, outcome.energy
+    resolution = str(scenario.resolution) if scenario.type != BASELINE else "N/A"
     rates = [format_bitrate(stream.video_kbps) for stream in scenario.streams]
     ladder = [{"bitrate": rate, "resolution": resolution, "fps": scenario.fps} for rate in rates]
-    described: dict[str, Any] = {
+    return {
         "name": scenario.name,
         "type": scenario.type,
         "group": scenario.group or scenario.name,
         "block": scenario.block,
         "status": outcome.status,
         **({"error": outcome.error} if outcome.error else {}),
-        "bitrate": bitrate,
+        "bitrate": format_bitrates(scenario),
         "resolution": resolution,
         "fps": scenario.fps,
         "duration": scenario.duration,
@@ -122,8 +165,7 @@ def describe(outcome: Outcome, baseline: str | None) -> dict[str, Any]:
         "preset": scenario.preset,
         "streams": len(scenario.streams),
         "bitrates": rates,
-        **({"input": scenario.input} if scenario.input else {}),
-        **({f"input_{key}": value for key, value in clip._asdict().items()} if clip else {}),
+        **_describe_input(scenario),
         "outputs": list(scenario.outputs) or ladder,
         "start_time": outcome.start_time,
         "end_time": outcome.end_time,
@@ -132,58 +174,47 @@ def describe(outcome: Outcome, baseline: str | None) -> dict[str, Any]:
         "trace": dict(outcome.trace),
         "settle": outcome.settle,
         "conditions": outcome.conditions,
+        **_describe_comparison(outcome),
     }
-    if encode is not None and energy is not None:
-        described["encode"] = {
-            **encode._asdict(),
-            "achieved_kbps": encode.kbps,
-            "asked_kbps": scenario.asked_kbps,
-            "asked_audio_kbps": AUDIO_KBPS * len(scenario.streams),
-            "achieved_fps": encode.fps,
-            **_per_unit(energy.watts, encode),
-            "cpu_seconds": dict(outcome.cpu_seconds),
-            "per_stream": [
-                {"name": name, **one._asdict(), "achieved_kbps": one.kbps, "achieved_fps": one.fps}
-                for name, one in outcome.per_stream.items()
-            ],
-            "source": energy.source,
-            **({"quality": dict(outcome.quality)} if outcome.quality is not None else {}),
-        }
-    if versus is not None and energy is not None:
-        described["versus_baseline"] = {
-            "baseline": baseline,
-            "delta_watts": versus.watts,
-            "delta_wh": versus.watt_hours,
-            "percent": versus.percent,
-            **(_per_unit(versus.watts, encode) if encode else {}),
-            "source": energy.source,
-        }
+
+
+def _describe_input(scenario: Scenario) -> dict[str, Any]:
+    """Return which clip is streamed; nothing for the test picture."""
+    described: dict[str, Any] = {"input": scenario.input} if scenario.input else {}
+    if scenario.clip:
+        for key, value in scenario.clip._asdict().items():
+            described[f"input_{key}"] = value
     return described
 
 
-def energy_of(entry: Mapping[str, Any]) -> MeteredEnergy | None:
-    """Return the energy of a scenario that a results file holds."""
-    said = entry.get("energy")
-    if not said:
-        return None
-    return MeteredEnergy(tuple(MeteredPart(**part) for part in said["parts"]), said["seconds"])
+def _describe_comparison(outcome: Outcome) -> dict[str, Any]:
+    """Return what the streams did for the energy, and the difference to the baselines, if there are any."""
+    energy, encode, versus = outcome.energy, outcome.encode, outcome.versus
+    described: dict[str, Any] = {}
+    if energy is None:
+        return described
+    if encode is not None:
+        described["encode"] = _describe_encode(outcome, encode, energy)
+    if versus is not None:
+        described["versus_baseline"] = describe_versus(versus, outcome.baselines, energy, encode)
+    return described
 
 
-def _per_unit(watts: float, encode: Encode) -> dict[str, float | None]:
+def _describe_encode(outcome: Outcome, encode: Encode, energy: Energy) -> dict[str, Any]:
+    """Return what all streams of a scenario did together, and each of them."""
+    scenario = outcome.scenario
     return {
-        "joules_per_frame": per(watts, encode.frames, encode.seconds),
-        "joules_per_megabit": per(watts, encode.megabits, encode.seconds),
-    }
-
-
-def describe_energy(energy: MeteredEnergy) -> dict[str, Any]:
-    """Return a window's energy as files hold it."""
-    return {
+        **describe_encode(encode),
+        "achieved_kbps": encode.kbps,
+        "asked_kbps": scenario.asked_kbps,
+        "asked_audio_kbps": AUDIO_KBPS * len(scenario.streams),
+        "achieved_fps": encode.fps,
+        **describe_per_unit(energy.watts, encode),
+        "cpu_seconds": dict(outcome.cpu_seconds),
+        "per_stream": [
+            {"name": name, **describe_encode(one), "achieved_kbps": one.kbps, "achieved_fps": one.fps}
+            for name, one in outcome.per_stream.items()
+        ],
         "source": energy.source,
-        "measured": energy.measured,
-        "seconds": energy.seconds,
-        "joules": energy.joules,
-        "wh": energy.watt_hours,
-        "mean_watts": energy.watts,
-        "parts": [part._asdict() for part in energy.parts],
+        **({"quality": dict(outcome.quality)} if outcome.quality is not None else {}),
     }

@@ -1,18 +1,6 @@
 """What a run leaves behind: a results file, written whole after every scenario, and the power trace.
 
-History of `format`:
-
-1. `test_date`, `run_id`, `powerbench`, `host`, `ffmpeg`, `agents`, `scenarios[]`. A scenario has the keys
-   that files without `format` have (`name bitrate resolution fps duration encoder preset start_time
-   end_time outputs`) and `type`, `status`, `energy`, `encode`, `versus_baseline`, `warnings`, `trace`.
-
-2. Scenarios of several streams, and repeats. The head has `settings` (`kind repeat order seed strict`) and
-   `rates` (`price_per_kwh currency gco2e_per_kwh gco2e_source`, null where nobody said). A scenario has
-   `group` (the name that its repeats share), `block` (which repeat, from 0), `streams`, `bitrates`, `settle`
-   and `conditions`; `encode` is of all streams together, `encode.per_stream` of each. With repeats the head
-   has `conclusions`: `group source low high`, the 95 % interval of a group's watts beyond its baselines.
-   A scenario whose streams are a clip has `input` (its path), `input_size` in bytes, `input_sha256` and
-   `input_hashed_bytes`: fewer than its size where its two ends alone were hashed, half of them at each.
+core/results.py has the file's schema and the history of its `format`.
 
 Times are Unix seconds, durations seconds, energy joules.
 """
@@ -31,13 +19,22 @@ import msgspec
 
 from powerbench_agent.bench.exits import BadFile
 from powerbench_agent.bench.meter.energy import counted
-from powerbench_agent.core.results import BadResults, parse_results
+from powerbench_agent.core.results import (
+    FORMAT,
+    BadResults,
+    baselines_of,
+    describe_versus,
+    difference,
+    energies_of,
+    parse_results,
+    parse_scenario,
+)
 
 if TYPE_CHECKING:
-    from powerbench_agent.bench.meter.energy import Edge
-    from powerbench_agent.core.results import Conclusion
+    from collections.abc import Sequence
 
-FORMAT = 2
+    from powerbench_agent.bench.meter.energy import Edge
+    from powerbench_agent.core.results import Conclusion, RecordedScenario
 
 # The trace, a row a counter and reading: `time` in Unix seconds here, `monotonic` in the agent's own.
 _COLUMNS = {
@@ -76,7 +73,7 @@ class Results:
         except OSError as error:
             raise BadFile(f"--resume {path}: cannot read it: {error.strerror}") from None
         except BadResults as bad:
-            raise BadFile(f"--resume {path}: {unusable(bad)}") from None
+            raise BadFile(f"--resume {path}: {bad.explained}") from None
         document = msgspec.json.decode(content)
         if document.get("format") != FORMAT or not isinstance(document.get("test_date"), str):
             raise BadFile(f"--resume {path}: is no results file of this version of powerbench")
@@ -120,8 +117,17 @@ class Results:
         self._written = True
 
     def _write(self, scenarios: list[dict[str, Any]]) -> None:
-        head = {"format": FORMAT, "test_date": self._date, "run_id": self._stem, **self._head}
-        content = {**head, "conclusions": self._conclusions(scenarios), "scenarios": scenarios}
+        recorded = [parse_scenario(scenario) for scenario in scenarios]
+        baselines = [scenario for scenario in recorded if scenario.is_baseline]
+        both = zip(scenarios, recorded, strict=True)
+        content = {
+            "format": FORMAT,
+            "test_date": self._date,
+            "run_id": self._stem,
+            **self._head,
+            "conclusions": _conclusions(recorded),
+            "scenarios": [_compared(entry, scenario, baselines) for entry, scenario in both],
+        }
         try:
             write_whole(self.path, encode(content))
         except OSError:
@@ -130,13 +136,33 @@ class Results:
                 self._reserved = False
             raise
 
-    def _conclusions(self, scenarios: list[dict[str, Any]]) -> list[Conclusion]:
-        """Return how sure the differences are, as far as there are repeats."""
-        if not any(scenario.get("block") for scenario in scenarios):
-            return []
-        from powerbench_agent.bench.statistics import groups  # noqa: PLC0415 - heavy; between scenarios
 
-        return groups.conclude(parse_results(encode({"scenarios": scenarios}), self._stem))
+def _compared(
+    entry: dict[str, Any], scenario: RecordedScenario, baselines: Sequence[RecordedScenario]
+) -> dict[str, Any]:
+    """Return a scenario's entry with its difference to the baselines that the whole file has for it.
+
+    It is worked out again at each writing: a later baseline of the block counts as much as an earlier one.
+    """
+    described = {key: value for key, value in entry.items() if key != "versus_baseline"}
+    went_well = entry.get("status") == "ok"
+    if scenario.energy is None or not (went_well or "versus_baseline" in entry):
+        return described  # what failed is compared only if its energy was found to be whole
+    own = baselines_of([scenario], baselines)
+    versus = difference(scenario.energy, energies_of(own))
+    if versus is not None:
+        names = [baseline.name for baseline in own]
+        described["versus_baseline"] = describe_versus(versus, names, scenario.energy, scenario.encode)
+    return described
+
+
+def _conclusions(scenarios: Sequence[RecordedScenario]) -> list[Conclusion]:
+    """Return how sure the differences are, if there are repeats."""
+    if not any(scenario.block for scenario in scenarios):
+        return []
+    from powerbench_agent.bench.statistics import groups  # noqa: PLC0415 - heavy; between scenarios
+
+    return groups.conclude(scenarios)
 
 
 def encode(content: dict[str, Any]) -> bytes:
@@ -273,17 +299,6 @@ def _said(rates: Any) -> dict[str, Any]:
     """Return the rates that somebody has named."""
     known = rates.items() if isinstance(rates, dict) else ()
     return {key: value for key, value in known if value not in (None, "")}
-
-
-def unusable(bad: BadResults) -> str:
-    """Return why a file is no results file, and what to do."""
-    if bad.reason == "half_written":
-        return f"it was cut off ({bad}): take a whole copy, or measure again"
-    what_to_do = {
-        "broken": "; it was edited or damaged: mend it there, or take a copy",
-        "foreign": "; give a test_results_*.json of powerbench run",
-    }
-    return f"is no results file: {bad}{what_to_do.get(bad.reason, '')}"
 
 
 def _quoted(text: str) -> str:

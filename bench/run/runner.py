@@ -26,10 +26,11 @@ from powerbench_agent.bench.meter.client import AgentFailed
 from powerbench_agent.bench.meter.conditions import describe as describe_conditions
 from powerbench_agent.bench.meter.conditions import read_conditions, warnings_of
 from powerbench_agent.bench.run.figures import combine, encode_figures
-from powerbench_agent.bench.run.outcome import Outcome, describe, energy_of, judge
+from powerbench_agent.bench.run.outcome import Outcome, compare, describe, judge
 from powerbench_agent.bench.run.phases import Phases, Window
 from powerbench_agent.bench.run.record import Results, Trace, trace_path
 from powerbench_agent.core.host import Host
+from powerbench_agent.core.results import baselines_of, parse_scenario, valid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from powerbench_agent.bench.load.encoder import Point
     from powerbench_agent.bench.load.ffmpeg import Ffmpeg
     from powerbench_agent.bench.meter.conditions import Conditions
-    from powerbench_agent.bench.meter.energy import MeteredEnergy
     from powerbench_agent.bench.meter.meters import Meters
     from powerbench_agent.bench.plan.plan import Plan
     from powerbench_agent.bench.plan.scenario import Scenario
@@ -64,9 +64,6 @@ class Run:
     interrupted: bool = False
     repeats: int = 0  # windows that the file holds of a test, at most
     unsaved: str = ""  # why something of it could not be written
-    baselines: dict[str, MeteredEnergy] = field(
-        default_factory=dict
-    )  # what each test was compared with, by its name
 
 
 async def run(plan: Plan, display: Display) -> Run:
@@ -148,13 +145,9 @@ class _Runner:
         self._host = Host()
         self._phases = Phases(meters, self._trace, display, self._host)
         self._first = read_conditions(self._host)
-        self._baselines: dict[int, Outcome] = {}  # by block
-        self._latest: Outcome | None = None  # baseline of any block
+        kept = [parse_scenario(entry) for entry in self._kept.values()]
+        self._baselines = [scenario for scenario in kept if scenario.is_baseline and valid(scenario)]
         self._interrupted = False
-        for scenario in plan.scenarios:
-            if scenario.type == "baseline" and (entry := self._kept.get(scenario.name)):
-                before = Outcome(scenario, "ok", energy=energy_of(entry), end_time=entry.get("end_time"))
-                self._baselines[scenario.block] = self._latest = before
 
     async def run(self) -> Run:
         done = Run(path=self._results.path if self._results.earlier else None)
@@ -164,13 +157,11 @@ class _Runner:
                     continue
                 outcome = await self._scenario(scenario)
                 done.outcomes.append(outcome)
-                baseline = self._baseline(scenario)
-                if scenario.type != "baseline" and baseline is not None and baseline.energy is not None:
-                    done.baselines[scenario.name] = baseline.energy
                 self._save_trace(done)  # first: a scenario that is in the results has its trace
                 self._save(done)
                 if outcome.status == "ok" and scenario.type == "baseline":
-                    self._baselines[scenario.block] = self._latest = outcome
+                    self._baselines.append(outcome.recorded)
+                    done.outcomes = [compare(each, self._baselines) for each in done.outcomes]
                 if outcome.status != "interrupted":
                     outcome = done.outcomes[-1] = await self._after(outcome)
                     self._save(done)
@@ -187,7 +178,7 @@ class _Runner:
     def _save(self, done: Run) -> None:
         """Write the results file anew. A full disk is no reason to lose the table."""
         try:
-            new = {o.scenario.name: describe(o, self._baseline_name(o.scenario)) for o in done.outcomes}
+            new = {outcome.scenario.name: describe(outcome) for outcome in done.outcomes}
             described = self._kept | new
             order = list(dict.fromkeys([*(s.name for s in self._plan.scenarios), *described]))
             self._results.save([described[name] for name in order if name in described])
@@ -213,7 +204,7 @@ class _Runner:
         """Refuse to go on where a name means other settings by now. Raises: BadFile."""
         kept = [scenario for scenario in self._plan.scenarios if scenario.name in self._kept]
         for scenario in kept:
-            now = describe(Outcome(scenario, "ok"), None)
+            now = describe(Outcome(scenario, "ok"))
             was = self._kept[scenario.name]
             changed = [
                 f"{key} {was[key]} there and {now[key]} now"
@@ -228,14 +219,6 @@ class _Runner:
                 raise BadFile(f"--resume {self._results.path}: {what}")
         if self._results.earlier:
             self._display.say(f"{len(kept)} of {len(self._plan.scenarios)} scenarios are there already.")
-
-    def _baseline(self, scenario: Scenario) -> Outcome | None:
-        """Return the idle window that a scenario is compared with: its block's, else the latest."""
-        return self._baselines.get(scenario.block) or self._latest
-
-    def _baseline_name(self, scenario: Scenario) -> str | None:
-        baseline = self._baseline(scenario)
-        return baseline.scenario.name if baseline else None
 
     def _save_trace(self, done: Run) -> None:
         if not self._trace.rows:
@@ -289,18 +272,12 @@ class _Runner:
             ours = sum(running.cpu.values())
             around = describe_conditions(running.before, running.after, ours)
             notes += warnings_of(running.before, running.after, self._first, ours)
-        baseline = self._baseline(scenario)
-        if scenario.type != "baseline" and baseline is not None and baseline.end_time is not None:
-            age = (opened.begin.time if opened.begin else time.time()) - baseline.end_time
-            if age > MAX_BASELINE_AGE:
-                notes.append(f"its baseline is {age / 60:.0f} minutes old: measure one in every block")
         outcome = Outcome(
             scenario,
             status,
             error,
             energy,
             combine(list(per_stream.values())) if per_stream else None,
-            warnings=tuple(notes),
             start_time=opened.begin.time if opened.begin else None,
             end_time=opened.end.time if opened.end else None,
             trace={"asked_hz": self._meters.hertz, "readings": opened.readings, "hz": opened.hertz},
@@ -309,7 +286,18 @@ class _Runner:
             settle=running.settling._asdict() if running.settling else None,
             conditions=around,
         )
-        return judge(outcome, baseline.energy if baseline else None, strict=self._plan.strict)
+        notes += self._age_of_baselines(outcome)
+        return judge(replace(outcome, warnings=tuple(notes)), self._baselines, strict=self._plan.strict)
+
+    def _age_of_baselines(self, outcome: Outcome) -> list[str]:
+        """Return a warning if what a test is compared with was measured long before it."""
+        own = baselines_of([outcome.recorded], self._baselines)
+        ended = [baseline.end_time for baseline in own if baseline.end_time is not None]
+        began = time.time() if outcome.start_time is None else outcome.start_time
+        if not ended or began - max(ended) <= MAX_BASELINE_AGE:
+            return []
+        minutes = (began - max(ended)) / 60
+        return [f"its baseline is {minutes:.0f} minutes old: measure one in every block"]
 
     async def _idle(self, scenario: Scenario, running: _Running) -> None:
         await self._phases.wait("resting", scenario.stabilization)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from powerbench_agent.bench.run.figures import SPEED_SPAN, per
+from powerbench_agent.bench.run.figures import SPEED_SPAN
+from powerbench_agent.core.results import per_unit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rich.console import Console
 
-    from powerbench_agent.bench.meter.energy import MeteredEnergy
-    from powerbench_agent.bench.run.figures import Difference, Encode
     from powerbench_agent.bench.run.outcome import Outcome
+    from powerbench_agent.core.results import Difference, Encode, Energy, Origin
 
 _NAME_WIDTH = 14
 _FIGURE_WIDTH = 8  # of "estimate", and of any figure
@@ -42,27 +43,27 @@ class Row(NamedTuple):
     test: str
 
 
-def energy_rows(test: MeteredEnergy, idle: MeteredEnergy | None) -> Iterator[Row]:
+def energy_rows(test: Energy, idle: Energy | None) -> Iterator[Row]:
     """Yield what both windows drew. Every line of energy says where the joules come from."""
 
-    def row(what: str, unit: str, pick: Callable[[MeteredEnergy], str]) -> Row:
+    def row(what: str, unit: str, pick: Callable[[Energy], str]) -> Row:
         return Row(what, unit, pick(idle) if idle else "", pick(test))
 
     yield row("joules come from", "", lambda energy: energy.source)
     yield row("window", "s", lambda energy: f"{energy.seconds:.2f}")
     for part in test.parts if len(test.parts) > 1 else ():
-        yield row(
-            f"mean power, {part.component}",
-            f"W ({part.source})",
-            lambda energy, part=part: " ".join(f"{p.watts:.3f}" for p in energy.parts if p[:2] == part[:2]),  # type: ignore[misc]
-        )
+        pick = partial(_watts_of, part.origin)
+        yield row(f"mean power, {part.component}", f"W ({part.source})", pick)
     yield row("mean power", f"W ({test.source})", lambda energy: f"{energy.watts:.3f}")
     yield row("energy", f"Wh ({test.source})", lambda energy: f"{energy.watt_hours:.5f}")
 
 
-def stream_rows(
-    test: MeteredEnergy, encode: Encode, versus: Difference | None, asked_kbps: float
-) -> Iterator[Row]:
+def _watts_of(origin: Origin, energy: Energy) -> str:
+    """Return the mean power of one component by one source; "" if it was not measured."""
+    return " ".join(f"{part.watts:.3f}" for part in energy.parts if part.origin == origin)
+
+
+def stream_rows(test: Energy, encode: Encode, versus: Difference | None, asked_kbps: float) -> Iterator[Row]:
     """Yield what the stream cost, and how it went."""
 
     def cost(what: str, unit: str, figure: str) -> Row:
@@ -74,9 +75,9 @@ def stream_rows(
         if versus.percent is not None:
             yield cost("increase", "%", f"{versus.percent:+.1f}")
     for what, amount in (("frame", encode.frames), ("Mbit", encode.megabits)):
-        if (all_of_it := per(test.watts, amount, encode.seconds)) is not None:
+        if (all_of_it := per_unit(test.watts, amount, encode.seconds)) is not None:
             yield cost(f"per {what}, all of the host", f"J/{what}", f"{all_of_it:.4f}")
-        if versus is not None and (beyond := per(versus.watts, amount, encode.seconds)) is not None:
+        if versus is not None and (beyond := per_unit(versus.watts, amount, encode.seconds)) is not None:
             yield cost(f"per {what}, beyond idle", f"J/{what}", f"{beyond:+.4f}")
     span = f"{SPEED_SPAN:g} s" if encode.seconds >= SPEED_SPAN else "the window"
     for what, unit, figure, form in (
@@ -120,7 +121,7 @@ def show_all(console: Console, outcomes: Sequence[Outcome]) -> None:
         energy, encode, versus = outcome.energy, outcome.encode, outcome.versus
         if energy is None or encode is None:
             continue
-        cost = per(energy.watts, encode.frames, encode.seconds)
+        cost = per_unit(energy.watts, encode.frames, encode.seconds)
         table.add_row(
             Text(outcome.scenario.name + ("" if outcome.status == "ok" else f" ({outcome.status})")),
             str(len(outcome.scenario.streams)),
@@ -133,13 +134,13 @@ def show_all(console: Console, outcomes: Sequence[Outcome]) -> None:
     console.print(table)
 
 
-def show(console: Console, outcome: Outcome, idle: MeteredEnergy | None) -> None:
+def show(console: Console, outcome: Outcome) -> None:
     """Print a stream's table: boxed and coloured in a terminal, aligned plain columns elsewhere."""
     from rich import box  # noqa: PLC0415 - heavy
     from rich.table import Table  # noqa: PLC0415 - heavy
     from rich.text import Text  # noqa: PLC0415 - heavy
 
-    scenario, energy, encode = outcome.scenario, outcome.energy, outcome.encode
+    scenario, energy, encode, idle = outcome.scenario, outcome.energy, outcome.encode, outcome.idle
     if energy is None or encode is None:
         return
     lines = [*energy_rows(energy, idle), *stream_rows(energy, encode, outcome.versus, scenario.asked_kbps)]

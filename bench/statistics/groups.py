@@ -10,47 +10,30 @@ Units: watts, joules; intervals are 95 %. Every figure is of the host alone: no 
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, field, replace
-from pathlib import PurePath
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.bench.run.figures import MIN_SPEED, kind_of_warning
 from powerbench_agent.bench.statistics import stats
-from powerbench_agent.core.results import Conclusion
-from powerbench_agent.core.results import groups as by_name
+from powerbench_agent.core.results import (
+    Conclusion,
+    baselines_of,
+    energies_of,
+    origins_of,
+    per_unit,
+    repeats,
+    settings_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from powerbench_agent.bench.statistics.stats import Comparison, Slope, Summary
-    from powerbench_agent.core.results import Encode, ResultsFile, Scenario
+    from powerbench_agent.core.results import Encode, RecordedScenario, Repeats, ResultsFile, Settings
 
 ENOUGH_REPEATS = 5
 ILLUSTRATION = "one run is an illustration, not a result"
 _QUALITIES = ("vmaf", "psnr_db", "ssim")
-
-Sources = frozenset[tuple[str, str]]  # (component, source)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What one stream is; `bitrates` is one where all streams have the same.
-
-    A film is its content, whatever its name; where a file does not say which one it is, its path.
-    """
-
-    bitrates: tuple[str, ...]
-    resolution: str
-    fps: float
-    encoder: str
-    preset: str
-    input: str = field(default="", compare=False)  # the film's name; "" for the test picture
-    film: str = ""  # its SHA-256, or its path
-
-    def __str__(self) -> str:
-        rates = "+".join(self.bitrates)
-        said = f"{rates} {self.resolution} {self.fps:g} fps {self.encoder} {self.preset} {self.input}"
-        return said.strip()
 
 
 class Overhead(NamedTuple):
@@ -75,7 +58,7 @@ class Group:
     """Repeats of one thing."""
 
     name: str
-    repeats: tuple[Scenario, ...]
+    repeats: tuple[RecordedScenario, ...]
     settings: Settings
     streams: int  # 0 for a baseline
     source: str
@@ -157,135 +140,97 @@ class Analysis:
     families: tuple[Family, ...]
     warnings: tuple[Warned, ...]
     notes: tuple[str, ...]  # what a person is to know of the figures
-    unmeasured: tuple[Scenario, ...]  # went well, and have no energy
-    impossible: tuple[tuple[Scenario, str], ...]  # went well, with energy that cannot be, and why
-    failed: tuple[Scenario, ...]
+    unmeasured: tuple[RecordedScenario, ...]  # went well, and have no energy
+    impossible: tuple[tuple[RecordedScenario, str], ...]  # went well, with energy that cannot be, and why
+    failed: tuple[RecordedScenario, ...]
 
 
 def analyze(results: ResultsFile, overheads: Mapping[str, Overhead] | None = None) -> Analysis:
     """Return what the file says; `overheads` by the scenarios' names."""
-    usable = [scenario for scenario in results.scenarios if scenario.status == "ok" and has_energy(scenario)]
-    idle = [scenario for scenario in usable if scenario.is_baseline]
-    found = _told_apart([_group(repeats, idle, overheads or {}) for repeats in split(usable)])
+    scenarios = results.scenarios
+    found = groups_of(scenarios, overheads or {})
     tests = _ranked([group for group in found if not group.is_baseline])
+    well = [scenario for scenario in scenarios if scenario.went_well]
     return Analysis(
         results=results,
         tests=tuple(tests),
         baselines=tuple(group for group in found if group.is_baseline),
-        families=tuple(_families(tests, idle)),
-        warnings=tuple(kinds_of_warnings(results.scenarios)),
+        families=tuple(_families(tests, scenarios)),
+        warnings=tuple(kinds_of_warnings(scenarios)),
         notes=tuple(_notes(tests, found)),
-        unmeasured=tuple(s for s in results.scenarios if s.status == "ok" and s.energy is None),
-        impossible=tuple(
-            (s, f"its energy is impossible: {s.energy.impossible}")
-            for s in results.scenarios
-            if s.status == "ok" and s.energy is not None and s.energy.impossible
-        ),
-        failed=tuple(s for s in results.scenarios if s.status != "ok"),
+        unmeasured=tuple(scenario for scenario in well if scenario.energy is None),
+        impossible=tuple(_impossible(well)),
+        failed=tuple(scenario for scenario in scenarios if not scenario.went_well),
     )
 
 
-def conclude(results: ResultsFile) -> list[Conclusion]:
-    """Return what each repeated test came to: for those who read the file and have no statistics."""
-    usable = [scenario for scenario in results.scenarios if scenario.status == "ok" and has_energy(scenario)]
-    idle = [scenario for scenario in usable if scenario.is_baseline]
+def _impossible(scenarios: Iterable[RecordedScenario]) -> Iterator[tuple[RecordedScenario, str]]:
+    """Yield the scenarios whose energy is impossible, each with what is wrong with it."""
+    for scenario in scenarios:
+        if scenario.energy is not None and scenario.energy.impossible:
+            yield scenario, f"its energy is impossible: {scenario.energy.impossible}"
+
+
+def groups_of(
+    scenarios: Sequence[RecordedScenario],
+    overheads: Mapping[str, Overhead] | None = None,
+    *,
+    resample: bool = True,
+) -> list[Group]:
+    """Return the groups that have valid energy; `resample`: with an interval by bootstrap as well."""
+    idle = [scenario for scenario in scenarios if scenario.is_baseline]
     found = []
-    for repeats in split(scenario for scenario in usable if not scenario.is_baseline):
-        if not (resting := watts_of(idle_of(repeats, idle))):
-            continue
-        versus = stats.compare(watts_of(repeats), resting, resample=False)
-        if versus.interval is not None and repeats[0].energy is not None:
-            source = repeats[0].energy.source
-            found.append(Conclusion(group=repeats[0].group, source=source, **versus.interval._asdict()))
+    for same in repeats(scenarios):
+        if same.energies:
+            resting = watts_of(baselines_of(same.windows, idle))
+            found.append(_group(same, resting, overheads or {}, resample=resample))
     return found
 
 
-def has_energy(scenario: Scenario) -> bool:
-    """Return whether its window has a figure to reckon with."""
-    return scenario.energy is not None and not scenario.energy.impossible
+def conclude(scenarios: Sequence[RecordedScenario]) -> list[Conclusion]:
+    """Return how sure the difference of each repeated test is: for readers of the file without statistics."""
+    idle = [scenario for scenario in scenarios if scenario.is_baseline]
+    found = []
+    for same in repeats(scenarios):
+        resting = watts_of(baselines_of(same.windows, idle)) if same.energies else []
+        if not resting:
+            continue
+        versus = stats.compare(watts_of(same.windows), resting, resample=False)
+        if versus.interval is not None:
+            low, high = versus.interval
+            found.append(Conclusion(group=same.name, source=same.source, low=low, high=high))
+    return found
 
 
-def sources_of(scenario: Scenario) -> Sources:
-    """Return what a window's joules come from."""
-    if scenario.energy is None:
-        return frozenset()
-    return frozenset((p.component, p.source) for p in scenario.energy.parts) or frozenset(
-        {("", scenario.energy.source)}
-    )
+def watts_of(scenarios: Iterable[RecordedScenario]) -> list[float]:
+    """Return each valid window's mean watts."""
+    return [energy.mean_watts for energy in energies_of(scenarios)]
 
 
-def settings_of(scenario: Scenario) -> Settings:
-    """Return what one of its streams is."""
-    rates = scenario.bitrates if len(set(scenario.bitrates)) > 1 else scenario.bitrates[:1]
-    return Settings(
-        rates,
-        scenario.resolution,
-        scenario.fps,
-        scenario.encoder,
-        scenario.preset,
-        PurePath(scenario.input).name,
-        scenario.input_sha256 or scenario.input,
-    )
-
-
-def split(scenarios: Iterable[Scenario]) -> list[list[Scenario]]:
-    """Return the repeats of each group: of one name, one setting and one set of sources."""
-    found: dict[object, list[Scenario]] = {}
-    for name, repeats in by_name(scenarios).items():
-        for scenario in repeats:
-            what = name, scenario.is_baseline, settings_of(scenario), scenario.streams, sources_of(scenario)
-            found.setdefault(what, []).append(scenario)
-    return list(found.values())
-
-
-def idle_of(repeats: Sequence[Scenario], idle: Iterable[Scenario]) -> list[Scenario]:
-    """Return the baselines of the repeats' own blocks, of the same sources; else all of those sources."""
-    blocks = {scenario.block for scenario in repeats}
-    alike = [scenario for scenario in idle if sources_of(scenario) == sources_of(repeats[0])]
-    return [scenario for scenario in alike if scenario.block in blocks] or alike
-
-
-def watts_of(scenarios: Iterable[Scenario]) -> list[float]:
-    """Return each window's mean watts."""
-    return [scenario.energy.mean_watts for scenario in scenarios if scenario.energy is not None]
-
-
-def _group(repeats: Sequence[Scenario], idle: Sequence[Scenario], overheads: Mapping[str, Overhead]) -> Group:
-    first, watts = repeats[0], watts_of(repeats)
-    resting = [] if first.is_baseline else watts_of(idle_of(repeats, idle))
-    energies = [scenario.energy for scenario in repeats if scenario.energy is not None]
+def _group(
+    same: Repeats, resting: Sequence[float], overheads: Mapping[str, Overhead], *, resample: bool
+) -> Group:
+    windows, watts = same.windows, watts_of(same.windows)
+    outliers = stats.outliers(watts)
     return Group(
-        name=first.group,
-        repeats=tuple(repeats),
-        settings=settings_of(first),
-        streams=first.streams,
-        source=energies[0].source,
-        measured=all(energy.measured for energy in energies),
+        name=same.name,
+        repeats=windows,
+        settings=settings_of(same.first),
+        streams=same.first.streams,
+        source=same.source,
+        measured=all(energy.measured for energy in same.energies),
         watts=stats.summarize(watts),
         idle=stats.summarize(resting) if resting else None,
-        versus=stats.compare(watts, resting) if resting else None,
-        per_frame=cost(repeats, resting, lambda encode: encode.frames),
-        per_megabit=cost(repeats, resting, lambda encode: encode.megabits),
-        overhead=_overhead([overheads[s.name] for s in repeats if s.name in overheads]),
-        outliers=tuple(repeats[place].name for place in stats.outliers(watts)),
+        versus=stats.compare(watts, resting, resample=resample) if resting else None,
+        per_frame=cost(windows, resting, lambda encode: encode.frames),
+        per_megabit=cost(windows, resting, lambda encode: encode.megabits),
+        overhead=_overhead([overheads[window.name] for window in windows if window.name in overheads]),
+        outliers=tuple(windows[place].name for place in outliers),
     )
-
-
-def _told_apart(groups: Sequence[Group]) -> list[Group]:
-    """Return the groups, those of one name that stream different films with the film's name."""
-    films: dict[str, set[str]] = {}
-    for group in groups:
-        films.setdefault(group.name, set()).add(group.settings.film)
-    return [
-        replace(group, name=f"{group.name} ({group.settings.input})")
-        if len(films[group.name]) > 1 and group.settings.input
-        else group
-        for group in groups
-    ]
 
 
 def cost(
-    repeats: Iterable[Scenario], resting: Sequence[float], amount: Callable[[Encode], float | None]
+    windows: Iterable[RecordedScenario], resting: Sequence[float], amount: Callable[[Encode], float | None]
 ) -> Cost | None:
     """Return joules a unit: power by rate, so that the two windows need not be one to the millisecond.
 
@@ -293,18 +238,23 @@ def cost(
     difference of the means is the mean of the differences, and Welch's interval knows both spreads.
     """
     figures, rates = [], []
-    for scenario in repeats:
-        encode = scenario.encode
-        if encode is None or scenario.energy is None or encode.seconds <= 0:
+    for window in windows:
+        encode, energy = window.encode, window.energy
+        if encode is None or energy is None:
             continue
-        if (units := amount(encode)) and units > 0:
+        units = amount(encode)
+        joules = per_unit(energy.mean_watts, units, encode.seconds)
+        if joules is not None and units is not None:
+            figures.append(joules)
             rates.append(units / encode.seconds)
-            figures.append(scenario.energy.mean_watts / rates[-1])
     if not figures:
         return None
-    rate = statistics.harmonic_mean(rates)
-    beyond = stats.compare(figures, [w / rate for w in resting], resample=False) if resting else None
-    return Cost(stats.summarize(figures), beyond)
+    whole = stats.summarize(figures)
+    if not resting:
+        return Cost(whole, None)
+    seconds_per_unit = 1 / statistics.harmonic_mean(rates)
+    idle = [watts * seconds_per_unit for watts in resting]
+    return Cost(whole, stats.compare(figures, idle, resample=False))
 
 
 def _overhead(found: Sequence[Overhead]) -> Overhead:
@@ -333,35 +283,40 @@ def _ranked(tests: Sequence[Group]) -> list[Group]:
     return ranked
 
 
-def _families(tests: Sequence[Group], idle: Sequence[Scenario]) -> list[Family]:
+def _families(tests: Sequence[Group], scenarios: Sequence[RecordedScenario]) -> list[Family]:
     found: dict[object, list[Group]] = {}
     for group in tests:
-        found.setdefault((group.settings, sources_of(group.repeats[0])), []).append(group)
+        found.setdefault((group.settings, origins_of(group.repeats[0])), []).append(group)
     families = []
     for alike in found.values():
         members = sorted(alike, key=lambda group: group.streams)
+        first = members[0]
         kept_up = [group.streams for group in members if group.sustained]
         known = any(group.sustained is not None for group in members)
-        slope = None
-        if len({group.streams for group in members}) > 1:
-            repeats = [scenario for group in members for scenario in group.repeats]
-            resting = watts_of(idle_of(repeats, idle))
-            running = [(s.streams, s.energy.mean_watts) for s in repeats if s.energy is not None]
-            slope = stats.fit([*((0.0, watts) for watts in resting), *running])
-        families.append(
-            Family(
-                settings=members[0].settings,
-                source=members[0].source,
-                measured=members[0].measured,
-                groups=tuple(members),
-                sustained=max(kept_up, default=0) if known else None,
-                slope=slope,
-            )
+        family = Family(
+            settings=first.settings,
+            source=first.source,
+            measured=first.measured,
+            groups=tuple(members),
+            sustained=max(kept_up, default=0) if known else None,
+            slope=_slope(members, scenarios),
         )
+        families.append(family)
     return families
 
 
-def kinds_of_warnings(scenarios: Iterable[Scenario]) -> list[Warned]:
+def _slope(members: Sequence[Group], scenarios: Sequence[RecordedScenario]) -> Slope | None:
+    """Return what one stream more draws; None if all members have as many streams."""
+    if len({group.streams for group in members}) < 2:
+        return None
+    windows = [window for group in members for window in group.repeats]
+    points = [(0.0, watts) for watts in watts_of(baselines_of(windows, scenarios))]
+    for group in members:
+        points += [(float(group.streams), watts) for watts in watts_of(group.repeats)]
+    return stats.fit(points)
+
+
+def kinds_of_warnings(scenarios: Iterable[RecordedScenario]) -> list[Warned]:
     """Return the scenarios' warnings, those that differ in figures only as one."""
     found: dict[str, list[tuple[str, str]]] = {}
     for scenario in scenarios:

@@ -11,12 +11,10 @@ bounded, links are not followed, and what cannot be used is counted, logged and 
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
 import stat
-import time
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -28,11 +26,19 @@ from powerbench_agent.collectors.results import metrics
 from powerbench_agent.collectors.results.window_query import WindowQuery
 from powerbench_agent.core.model import Absent, Metric, ReadFailed, Reading, Sample
 from powerbench_agent.core.options import CollectorOptions, Seconds
-from powerbench_agent.core.results import BadResults, Rates, ResultsFile, groups, parse_results
+from powerbench_agent.core.results import (
+    BadResults,
+    ListedFile,
+    Rates,
+    ResultsFile,
+    groups,
+    list_results,
+    parse_results,
+)
 from powerbench_agent.core.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Mapping
 
     from powerbench_agent.collectors.results.window_query import Window
     from powerbench_agent.core.host import Host
@@ -59,7 +65,6 @@ MAX_WINDOWS_IN_FILE = 5_000
 BYTES_A_BEAT = 32 * 2**20  # of new files; what is left over is read at the next beat
 _FILE_COST = 65_536  # so that small files count, too
 Version = tuple[int, int, int, int]
-_DATED = re.compile(r"test_results_([0-9]{8}_[0-9]{6})")
 _MATCHER = r'[a-zA-Z_][a-zA-Z0-9_]*\s*(=|!=|=~|!~)\s*"([^"\\]|\\.)*"'
 _MATCHERS = re.compile(rf"\s*({_MATCHER}\s*(,\s*{_MATCHER}\s*)*)?")
 
@@ -104,38 +109,16 @@ def _is_server(url: str) -> bool:
     return plain and parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
 
 
-class Listed(NamedTuple):
-    """One file of the directory."""
-
-    name: str
-    status: os.stat_result  # its own, not a link's target's
-
-    @property
-    def version(self) -> Version:
-        """What tells two states of it apart: inode, size, mtime, and ctime, which modes change."""
-        status = self.status
-        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-    @property
-    def run_id(self) -> str:
-        """The file's stem."""
-        return self.name.removesuffix(".json")
-
-    @property
-    def age(self) -> tuple[str, int, str]:
-        """What newest is told by: the date in its name, or else that of its last writing; then that."""
-        dated = _DATED.match(self.name)
-        if dated:
-            return dated[1], self.status.st_mtime_ns, self.name
-        with contextlib.suppress(ValueError, OverflowError, OSError):
-            written = time.strftime("%Y%m%d_%H%M%S", time.localtime(self.status.st_mtime))
-            return written, self.status.st_mtime_ns, self.name
-        return "", self.status.st_mtime_ns, self.name
+def version_of(file: ListedFile) -> Version:
+    """Return what tells two states of a file apart: inode, size, mtime, and ctime, which modes change."""
+    status = file.status
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 class _Run(NamedTuple):
     """One file, as it is shown."""
 
+    run_id: str
     version: Version
     samples: list[list[Sample]]  # by group
     groups: int  # in the file
@@ -186,52 +169,74 @@ class Results:
         files = list_files(self._options.directory)
         if not files:
             raise Absent(f"no test_results_*.json in {self._options.directory}")
+        shown = self._newest_runs(files)
+        self._say_cut(cut=self._is_cut(shown, len(files)))
+        self._runs = shown
+        names = {file.name for file in files}
+        self._bad = {name: bad for name, bad in self._bad.items() if name in names}
+        # The same object as long as nothing has changed: it is rendered once.
+        state = ([(name, run.version, run.generation) for name, run in shown.items()], dict(self._skipped))
+        if self._last is None or self._last[0] != state:
+            reading = Reading(self._samples(shown.values()), taken=self._clock.monotonic())
+            self._last = (state, reading)
+        return self._last[1], [window for run in shown.values() for window in run.wanted]
+
+    def _newest_runs(self, files: Iterable[ListedFile]) -> dict[str, _Run]:
+        """Return the newest runs, as many as are to be shown and as can be read in one beat."""
         shown: dict[str, _Run] = {}
-        samples: list[Sample] = []
         budget, room = BYTES_A_BEAT, self._options.max_scenarios
         for file in files:
             if len(shown) == self._options.runs or room <= 0:
                 break
             run = self._runs.get(file.name)
-            if run is None or run.version != file.version:
+            if run is None or run.version != version_of(file):
                 if budget < BYTES_A_BEAT and budget < file.status.st_size + _FILE_COST:
-                    continue
+                    continue  # at a later beat
                 content = self._content(file)
-                budget -= 0 if content is None else len(content) + _FILE_COST
-                run = None if content is None else self._parsed(file, content)
+                if content is None:
+                    continue
+                budget -= len(content) + _FILE_COST
+                run = self._parsed(file, content)
                 if run is None:
                     continue
             elif self.query is not None and run.found and run.generation != self.query.generation:
                 run = self._described(file, run.found)
             shown[file.name] = run
-            samples.append(SCENARIOS.sample(run.groups, metrics.label(file.run_id)))
-            if math.isfinite(run.began):
-                samples.append(BEGAN.sample(run.began, metrics.label(file.run_id)))
-            samples.extend(sample for group in run.samples[:room] for sample in group)
             room -= len(run.samples)
-        self._runs = shown
-        names = {file.name for file in files}
-        self._bad = {name: bad for name, bad in self._bad.items() if name in names}
-        most = self._options.max_scenarios
-        cut = any(len(run.samples) == most < run.groups for run in shown.values())
-        more = room <= 0 and len(shown) < min(self._options.runs, len(files))
-        self._say_cut(cut=room < 0 or cut or more)
-        samples.extend(SKIPPED.sample(count, reason) for reason, count in self._skipped.items())
-        # The same object as long as nothing has changed: it is rendered once.
-        state = ([(name, run.version, run.generation) for name, run in shown.items()], dict(self._skipped))
-        if self._last is None or self._last[0] != state:
-            self._last = (state, Reading(samples, taken=self._clock.monotonic()))
-        return self._last[1], [window for run in shown.values() for window in run.wanted]
+        return shown
 
-    def _content(self, file: Listed) -> bytes | None:
+    def _is_cut(self, shown: Mapping[str, _Run], files: int) -> bool:
+        """Return whether there are more scenarios than are shown."""
+        most = self._options.max_scenarios
+        samples = sum(len(run.samples) for run in shown.values())
+        if samples > most or any(len(run.samples) == most < run.groups for run in shown.values()):
+            return True
+        return samples == most and len(shown) < min(self._options.runs, files)
+
+    def _samples(self, shown: Iterable[_Run]) -> list[Sample]:
+        """Return the samples of the runs that are shown, no more scenarios than configured."""
+        samples: list[Sample] = []
+        room = self._options.max_scenarios
+        for run in shown:
+            run_id = metrics.label(run.run_id)
+            samples.append(SCENARIOS.sample(run.groups, run_id))
+            if math.isfinite(run.began):
+                samples.append(BEGAN.sample(run.began, run_id))
+            for group in run.samples[:room]:
+                samples.extend(group)
+            room -= len(run.samples)
+        samples.extend(SKIPPED.sample(count, reason) for reason, count in self._skipped.items())
+        return samples
+
+    def _content(self, file: ListedFile) -> bytes | None:
         """Return a file's content; None where there is nothing to be had, now or in this version."""
-        version = file.version
+        version = version_of(file)
         bad = self._bad.get(file.name)
         # What could not be read may be readable by now, without a new version.
         if bad is not None and bad[0] == version and bad[1] != "unreadable":
             return None
-        if stat.S_ISREG(file.status.st_mode) and not file.status.st_size:
-            return None  # a name that the writer has reserved
+        if file.is_reserved:
+            return None
         try:
             return read_bounded(f"{self._options.directory}/{file.name}", file, self._options.max_file_bytes)
         except FileNotFoundError:
@@ -240,7 +245,7 @@ class Results:
             self._skip(file, verdict)
             return None
 
-    def _parsed(self, file: Listed, content: bytes) -> _Run | None:
+    def _parsed(self, file: ListedFile, content: bytes) -> _Run | None:
         try:
             found = parse_results(content, file.run_id)
             if len(found.scenarios) > MAX_WINDOWS_IN_FILE:
@@ -251,14 +256,15 @@ class Results:
         self._bad.pop(file.name, None)
         return self._described(file, msgspec.structs.replace(found, host={}, ffmpeg={}))
 
-    def _described(self, file: Listed, found: ResultsFile) -> _Run:
+    def _described(self, file: ListedFile, found: ResultsFile) -> _Run:
         generation = self.query.generation if self.query else 0
         answer = self.query.answer if self.query else lambda _: None
         wanted = (metrics.window_of(scenario) for scenario in found.scenarios) if self.query else ()
         windows = list(islice((w for w in wanted if w is not None), self._options.max_scenarios))
         described = metrics.describe(found, file.run_id, self._rates, answer)
         return _Run(
-            version=file.version,
+            run_id=file.run_id,
+            version=version_of(file),
             samples=list(islice(described, self._options.max_scenarios)),
             groups=len(groups(found.scenarios)),
             began=min((s.start_time for s in found.scenarios if s.start_time is not None), default=math.inf),
@@ -267,9 +273,9 @@ class Results:
             generation=generation,
         )
 
-    def _skip(self, file: Listed, verdict: BadResults) -> None:
+    def _skip(self, file: ListedFile, verdict: BadResults) -> None:
         """Count and log a version of a file, once."""
-        this = (file.version, verdict.reason)
+        this = (version_of(file), verdict.reason)
         if self._bad.get(file.name) == this:
             return
         self._bad[file.name] = this
@@ -292,11 +298,10 @@ async def open_collector(options: Options, host: Host) -> Results:
     return Results(options, host)
 
 
-def list_files(directory: str) -> list[Listed]:
+def list_files(directory: str) -> list[ListedFile]:
     """Return the directory's results files, the newest first. Raises: Absent, ReadFailed."""
     try:
-        with os.scandir(directory) as entries:
-            found = list(_listed(entries))
+        return list_results(directory)
     except PermissionError:
         raise ReadFailed(
             f"cannot list {directory}: permission denied", "let the agent's user read it"
@@ -304,18 +309,10 @@ def list_files(directory: str) -> list[Listed]:
     except OSError as error:
         raise Absent(f"cannot list {directory}: {error.strerror}") from None
     except ValueError:
-        raise Absent(f"{directory!r} is no directory's name") from None
-    return sorted(found, key=lambda file: file.age, reverse=True)
+        raise Absent(f"{directory!r} is not the name of a directory") from None
 
 
-def _listed(entries: Iterable[os.DirEntry[str]]) -> Iterator[Listed]:
-    for entry in entries:
-        if entry.name.startswith("test_results_") and entry.name.endswith(".json"):
-            with contextlib.suppress(OSError):  # gone meanwhile
-                yield Listed(entry.name, entry.stat(follow_symlinks=False))
-
-
-def read_bounded(path: str, file: Listed, limit: int) -> bytes:
+def read_bounded(path: str, file: ListedFile, limit: int) -> bytes:
     """Return a regular file's content. Raises: BadResults; FileNotFoundError."""
     if stat.S_ISLNK(file.status.st_mode):
         raise BadResults("unreadable", "is a symbolic link; put the file itself there")

@@ -6,7 +6,6 @@ Joules, watts, seconds, and watt-hours where a name says so.
 from __future__ import annotations
 
 import math
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,12 +13,20 @@ import msgspec
 from powerbench_agent.collectors.results.window_query import Window
 from powerbench_agent.core.labels import shorten
 from powerbench_agent.core.model import Metric, Sample
-from powerbench_agent.core.results import baseline_of, groups
+from powerbench_agent.core.results import (
+    baselines_of,
+    difference,
+    energies_of,
+    mean,
+    per_unit,
+    repeats,
+    valid,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from powerbench_agent.core.results import Encode, Energy, Rates, ResultsFile, Scenario
+    from powerbench_agent.core.results import Encode, Energy, Rates, RecordedScenario, Repeats, ResultsFile
 
 MAX_NAME = 200  # characters of a label
 LABELS = (
@@ -77,9 +84,9 @@ METRICS = (
 )
 
 
-def window_of(scenario: Scenario) -> Window | None:
-    """Return the window whose energy the file does not hold; None where it does, or has no window."""
-    if scenario.status != "ok" or scenario.energy is not None:
+def window_of(scenario: RecordedScenario) -> Window | None:
+    """Return the window whose energy the file does not hold; None if it does, or has no window."""
+    if not scenario.went_well or scenario.energy is not None:
         return None
     if scenario.start_time is None or scenario.end_time is None:
         return None
@@ -90,109 +97,114 @@ def window_of(scenario: Scenario) -> Window | None:
 def describe(
     found: ResultsFile, run_id: str, rates: Rates, answer: Callable[[Window], Energy | None]
 ) -> Iterator[list[Sample]]:
-    """Yield the samples of each group of windows that hold, sources apart; no series comes twice.
+    """Yield the samples of each set of repeats, sources apart; no series comes twice.
 
-    `rates`: where the file says nothing; `answer`: a window's energy where the file holds none.
+    `rates`: for a file that names none; `answer`: the energy of a window that the file has none of.
     """
     scenarios = [_with_energy(scenario, answer) for scenario in found.scenarios]
-    idle = [s for s in scenarios if s.is_baseline and s.status == "ok" and s.energy is not None]
     rates = msgspec.structs.replace(
         found.rates,
         price_per_kwh=_first(found.rates.price_per_kwh, rates.price_per_kwh),
         gco2e_per_kwh=_first(found.rates.gco2e_per_kwh, rates.gco2e_per_kwh),
     )
-    intervals = {(c.group, c.source): (c.low, c.high) for c in found.conclusions}
-    seen = set()
-    for name, repeats in groups(scenarios).items():
-        for source in dict.fromkeys(_source(repeat) for repeat in repeats):
-            windows = [repeat for repeat in repeats if _source(repeat) == source]
-            labels = (label(run_id), label(name), *_settings(windows[0]), label(source))
-            if labels in seen:  # two names that are one once they are cut
-                continue
-            seen.add(labels)
-            figures: dict[Metric, list[float]] = {}
-            for window in windows:
-                for metric, value in _figures(window, idle, rates):
-                    if value is not None and math.isfinite(value):
-                        figures.setdefault(metric, []).append(value)
-            figures[REPEATS] = [len(windows)]
-            if (interval := intervals.get((name, source))) is not None and DELTA_POWER in figures:
-                figures[LOW], figures[HIGH] = ([end] for end in interval)
-            means = ((metric, _mean(values)) for metric, values in figures.items())
-            yield [metric.sample(mean, *labels) for metric, mean in means if math.isfinite(mean)]
+    conclusions = {(one.group, one.source): one for one in found.conclusions}
+    baselines = [scenario for scenario in scenarios if scenario.is_baseline and valid(scenario)]
+    shown = set()
+    for same in repeats(scenarios):
+        labels = (label(run_id), label(same.name), *_settings(same.first), label(same.source))
+        if labels in shown:  # two names that are one once they are cut
+            continue
+        shown.add(labels)
+        idle = energies_of(baselines_of(same.windows, baselines))
+        figures = _means(same, idle if baselines else None, rates)
+        figures[REPEATS] = len(same.windows)
+        conclusion = conclusions.get((same.name, same.source))
+        if conclusion is not None and DELTA_POWER in figures:
+            figures[LOW], figures[HIGH] = conclusion.low, conclusion.high
+        yield [metric.sample(value, *labels) for metric, value in figures.items() if math.isfinite(value)]
 
 
-def _with_energy(scenario: Scenario, answer: Callable[[Window], Energy | None]) -> Scenario:
-    energy = scenario.energy
-    if energy is None:
-        window = window_of(scenario)
-        energy = None if window is None else answer(window)
-        return scenario if energy is None else msgspec.structs.replace(scenario, energy=energy)
-    sound = (
-        all(math.isfinite(value) and value >= 0 for value in (energy.joules, energy.mean_watts))
-        and 0 < energy.seconds < math.inf
-    )
-    return scenario if sound else msgspec.structs.replace(scenario, energy=None)
+def _with_energy(scenario: RecordedScenario, answer: Callable[[Window], Energy | None]) -> RecordedScenario:
+    window = window_of(scenario)
+    energy = None if window is None else answer(window)
+    return scenario if energy is None else msgspec.structs.replace(scenario, energy=energy)
 
 
-def _figures(window: Scenario, idle: list[Scenario], rates: Rates) -> Iterator[tuple[Metric, float | None]]:
-    energy, encode = window.energy, window.encode
+def _means(same: Repeats, idle: Sequence[Energy] | None, rates: Rates) -> dict[Metric, float]:
+    """Return the mean of each figure over the repeats that have it.
+
+    `idle`: what they are compared with; None if the file has no baseline, of whatever source.
+    """
+    values: dict[Metric, list[float]] = {}
+    for window in same.windows:
+        for metric, value in _figures(window, idle, rates):
+            if value is not None and math.isfinite(value):
+                values.setdefault(metric, []).append(value)
+    return {metric: mean(its) for metric, its in values.items()}
+
+
+def _figures(
+    window: RecordedScenario, idle: Sequence[Energy] | None, rates: Rates
+) -> Iterator[tuple[Metric, float | None]]:
+    energy, encode = window.energy if valid(window) else None, window.encode
     if encode is not None and not 0 < encode.seconds < math.inf:
         encode = None
     yield DURATION, _seconds(window, energy, encode)
     if energy is not None:
-        watt_hours = energy.joules / 3600
-        yield POWER, energy.mean_watts
-        yield JOULES, energy.joules
-        yield WATT_HOURS, watt_hours
-        if rates.price_per_kwh is not None:
-            yield COST, watt_hours / 1000 * rates.price_per_kwh
-        if rates.gco2e_per_kwh is not None:
-            yield CO2E, watt_hours / 1000 * rates.gco2e_per_kwh
+        yield from _energy_figures(energy, rates)
         if not window.is_baseline:
-            yield from _versus(window, energy, idle)
-    if encode is None:
-        return
-    frames = encode.frames
-    yield FRAMES, frames
+            yield from _said(window) if idle is None else _versus(energy, idle)
+    if encode is not None:
+        yield from _encode_figures(encode)
+        if energy is not None:
+            yield from _efficiency_figures(energy, encode)
+
+
+def _energy_figures(energy: Energy, rates: Rates) -> Iterator[tuple[Metric, float | None]]:
+    yield POWER, energy.mean_watts
+    yield JOULES, energy.joules
+    yield WATT_HOURS, energy.watt_hours
+    kilowatt_hours = energy.watt_hours / 1000
+    if rates.price_per_kwh is not None:
+        yield COST, kilowatt_hours * rates.price_per_kwh
+    if rates.gco2e_per_kwh is not None:
+        yield CO2E, kilowatt_hours * rates.gco2e_per_kwh
+
+
+def _said(window: RecordedScenario) -> Iterator[tuple[Metric, float | None]]:
+    """Yield the difference that the file says: its baseline is in another file."""
+    said = window.versus_baseline
+    if said is not None:
+        yield DELTA_POWER, said.delta_watts
+        yield DELTA_ENERGY, said.delta_wh
+        yield PERCENT, said.percent
+
+
+def _versus(energy: Energy, idle: Sequence[Energy]) -> Iterator[tuple[Metric, float | None]]:
+    found = difference(energy, idle)
+    if found is not None:
+        yield DELTA_POWER, found.watts
+        yield DELTA_ENERGY, found.watt_hours
+        yield PERCENT, found.percent
+
+
+def _encode_figures(encode: Encode) -> Iterator[tuple[Metric, float | None]]:
+    yield FRAMES, encode.frames
     yield DROPPED, _number(encode.dropped)
-    yield FPS, None if frames is None else frames / encode.seconds
-    if energy is not None:
-        # Power by rate: the two windows need not be one to the millisecond.
-        if frames is not None and frames > 0:
-            yield MJ_PER_FRAME, energy.mean_watts * encode.seconds / frames * 1000
-        if encode.megabits is not None and encode.megabits > 0:
-            yield WH_PER_MBPS, energy.joules / 3600 * encode.seconds / encode.megabits
+    yield FPS, encode.fps
     quality = encode.quality or {}
     yield VMAF, _number(quality.get("vmaf"))
     yield PSNR, _number(quality.get("psnr_db"))
 
 
-def _versus(window: Scenario, energy: Energy, idle: list[Scenario]) -> Iterator[tuple[Metric, float | None]]:
-    baseline = baseline_of(window, idle)
-    if baseline is None or baseline.energy is None:
-        if (said := window.versus_baseline) is not None:  # the baseline is in another file
-            yield DELTA_POWER, said.delta_watts
-            yield DELTA_ENERGY, said.delta_wh
-            yield PERCENT, said.percent
-        return
-    if not _comparable(energy, baseline.energy):
-        return
-    watts = energy.mean_watts - baseline.energy.mean_watts
-    yield DELTA_POWER, watts
-    yield DELTA_ENERGY, watts * energy.seconds / 3600
-    if baseline.energy.mean_watts > 0:
-        yield PERCENT, 100 * watts / baseline.energy.mean_watts
+def _efficiency_figures(energy: Energy, encode: Encode) -> Iterator[tuple[Metric, float | None]]:
+    joules = per_unit(energy.mean_watts, encode.frames, encode.seconds)
+    yield MJ_PER_FRAME, None if joules is None else joules * 1000
+    if encode.megabits is not None and encode.megabits > 0:
+        yield WH_PER_MBPS, energy.watt_hours * encode.seconds / encode.megabits
 
 
-def _comparable(one: Energy, other: Energy) -> bool:
-    """Return whether the same sources have measured the same components."""
-    if one.parts and other.parts:
-        return {(p.component, p.source) for p in one.parts} == {(p.component, p.source) for p in other.parts}
-    return one.source == other.source
-
-
-def _seconds(window: Scenario, energy: Energy | None, encode: Encode | None) -> float | None:
+def _seconds(window: RecordedScenario, energy: Energy | None, encode: Encode | None) -> float | None:
     if energy is not None:
         return energy.seconds
     if encode is not None:
@@ -204,11 +216,7 @@ def _seconds(window: Scenario, energy: Energy | None, encode: Encode | None) -> 
     return seconds if seconds > 0 else None
 
 
-def _source(window: Scenario) -> str:
-    return window.energy.source if window.energy is not None else ""
-
-
-def _settings(window: Scenario) -> tuple[str, str, str, str, str, str]:
+def _settings(window: RecordedScenario) -> tuple[str, str, str, str, str, str]:
     """Return the labels that say what was asked for."""
     return (
         label(window.bitrate or ",".join(window.bitrates)),
@@ -237,10 +245,3 @@ def _number(value: object) -> float | None:
 
 def _first(one: float | None, other: float | None) -> float | None:
     return other if one is None else one
-
-
-def _mean(values: list[float]) -> float:
-    try:
-        return fmean(values)
-    except OverflowError:
-        return math.inf

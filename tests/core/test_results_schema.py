@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from places import CAPTURES
 
-from powerbench_agent.core.results import BadResults, ResultsFile, baseline_of, groups, parse_results
+from powerbench_agent.core.results import BadResults, ResultsFile, baselines_of, groups, parse_results
 
 REASONS = {"half_written", "broken", "foreign", "newer"}
 
@@ -56,7 +56,7 @@ def test_format_1() -> None:
     assert test.encode is not None
     assert test.encode.quality is not None
     assert test.encode.quality["vmaf"] == 93.25
-    assert baseline_of(test, found.scenarios) is idle
+    assert baselines_of([test], found.scenarios) == [idle]
 
 
 def test_format_2() -> None:
@@ -65,7 +65,8 @@ def test_format_2() -> None:
     assert (found.format, found.rates.price_per_kwh, found.rates.gco2e_per_kwh) == (2, 0.25, 300)
     by_name = groups(found.scenarios)
     assert {name: len(windows) for name, windows in by_name.items()} == {"baseline": 2, "abr": 2}
-    assert [found.scenarios.index(baseline_of(w, found.scenarios)) for w in by_name["abr"]] == [0, 2]  # type: ignore[arg-type]
+    own = [baselines_of([window], found.scenarios) for window in by_name["abr"]]
+    assert own == [[found.scenarios[0]], [found.scenarios[2]]]
 
 
 # Python 3.13 names the comma itself, the versions before it what follows.

@@ -200,9 +200,9 @@ def test_what_looks_like_markup_or_a_control_is_text() -> None:
 
 
 def test_the_newest_file_and_a_csv_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without FILE it is the one written last; a row a group lies beside it."""
-    newest, older = written(tmp_path), written(tmp_path, name="20270101_120000")
-    os.utime(older, (1, 1))
+    """Without FILE it is the newest by the date in its name; a row a group lies beside it."""
+    newest, older = written(tmp_path), written(tmp_path, name="20250101_120000")
+    os.utime(newest, (1, 1))
     assert cli.main(["analyze", "--output-dir", str(tmp_path)]) == 0
     with newest.with_suffix(".csv").open() as file:
         rows = list(csv.DictReader(file))

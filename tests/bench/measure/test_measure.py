@@ -29,7 +29,8 @@ from powerbench_agent.bench.measure.report import hints, report
 from powerbench_agent.bench.measure.runs import is_here
 from powerbench_agent.bench.measure.session import make_plan
 from powerbench_agent.bench.measure.share import GpuGain, GpuUse, Share, gpu_gains, share
-from powerbench_agent.bench.meter.energy import Edge, Mark, MeteredEnergy, MeteredPart, MeterKey
+from powerbench_agent.bench.meter.energy import Edge, Mark, MeterKey
+from powerbench_agent.core.results import Energy, Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,15 +185,13 @@ def test_between_two_known_quantiles_the_wider_counts(degrees: int, t: float) ->
 # -- shares ------------------------------------------------------------------------------------------
 
 
-ENERGY = MeteredEnergy(
-    (MeteredPart("cpu", "rapl", 100.0, 10.0), MeteredPart("dram", "rapl", 20.0, 2.0)), 10.0
-)
+ENERGY = Energy.of_parts((Part("cpu", "rapl", 100.0, 10.0), Part("dram", "rapl", 20.0, 2.0)), 10.0)
 
 
 def test_cpu_and_dram_are_shared_by_cpu_time() -> None:
     """10 CPU seconds of 40 are a quarter of the joules and of the watts."""
     found = share(ENERGY, (), GpuUse(), 10.0, 40.0)
-    assert found.parts == (MeteredPart("cpu", "rapl", 25.0, 2.5), MeteredPart("dram", "rapl", 5.0, 0.5))
+    assert found.parts == (Part("cpu", "rapl", 25.0, 2.5), Part("dram", "rapl", 5.0, 0.5))
     assert (found.joules, found.watts, found.source, found.missing) == (30.0, 3.0, "rapl", ())
 
 
@@ -204,7 +203,7 @@ def test_a_share_is_never_more_than_the_whole() -> None:
 @pytest.mark.parametrize("capacity", [None, 40.0])
 def test_what_cannot_be_shared_is_named(capacity: float | None) -> None:
     """An unknown component, or any without /proc/stat, is left out of the share and named."""
-    energy = MeteredEnergy((MeteredPart("board", "textfile", 9.0, 1.0),), 9.0)
+    energy = Energy.of_parts((Part("board", "textfile", 9.0, 1.0),), 9.0)
     found = share(energy, (), GpuUse(), 1.0, capacity)
     assert found.parts == ()
     assert "board" in found.missing[0]
@@ -224,16 +223,14 @@ def test_a_gpu_is_shared_by_the_busiest_engine_of_the_commands_processes() -> No
     )
     used.take("a", snapshot(("sm", 7, 2.0), ("encoder", 7, 2.0), ("sm", 8, 1.0)), {7, 8})
     gain = GpuGain(("a", "nvml", "0"), 1000.0, 10.0)
-    found = share(MeteredEnergy((MeteredPart("gpu", "nvml", 1000.0, 100.0),), 10.0), [gain], used, 0.0, 40.0)
-    assert found.parts == (MeteredPart("gpu", "nvml", 400.0, 40.0),)
+    found = share(Energy.of_parts((Part("gpu", "nvml", 1000.0, 100.0),), 10.0), [gain], used, 0.0, 40.0)
+    assert found.parts == (Part("gpu", "nvml", 400.0, 40.0),)
 
 
 def test_a_gpu_whose_processes_are_not_reported_has_no_share() -> None:
     """Unreported use is not zero use: the GPU's joules are left out, and it is named."""
     gain = GpuGain(("a", "drm", "0000:03:00.0"), 1000.0, 10.0)
-    found = share(
-        MeteredEnergy((MeteredPart("gpu", "drm", 1000.0, 100.0),), 10.0), [gain], GpuUse(), 0.0, 40.0
-    )
+    found = share(Energy.of_parts((Part("gpu", "drm", 1000.0, 100.0),), 10.0), [gain], GpuUse(), 0.0, 40.0)
     assert found.parts == ()
     assert "0000:03:00.0" in found.missing[0]
 
@@ -285,23 +282,23 @@ def test_only_an_ffmpeg_without_progress_of_its_own_is_asked_for_it(command: lis
 
 def run_of(scale: float) -> CommandRun:
     parts = (
-        MeteredPart("cpu", "rapl", 480.0 * scale, 40.0 * scale),
-        MeteredPart("dram", "rapl", 60.0 * scale, 5.0 * scale),
-        MeteredPart("gpu", "nvml", 1200.0 * scale, 100.0 * scale),
+        Part("cpu", "rapl", 480.0 * scale, 40.0 * scale),
+        Part("dram", "rapl", 60.0 * scale, 5.0 * scale),
+        Part("gpu", "nvml", 1200.0 * scale, 100.0 * scale),
     )
-    window = EnergyWindow(1000.0, 1012.0, MeteredEnergy(parts, 12.0))
-    idle = MeteredEnergy(tuple(MeteredPart(p.component, p.source, 120.0, 10.0) for p in parts), 12.0)
+    window = EnergyWindow(1000.0, 1012.0, Energy.of_parts(parts, 12.0))
+    idle = Energy.of_parts(tuple(Part(p.component, p.source, 120.0, 10.0) for p in parts), 12.0)
     return CommandRun(
         Used(0, 12.0 * scale, 20.0, 4.0, 24.0, frames=1200),
         window,
         costs.against(window, EnergyWindow(0.0, 12.0, idle)),
-        Share((MeteredPart("cpu", "rapl", 120.0 * scale, 10.0 * scale),), ("gpu (nvml 0: …)",)),
+        Share((Part("cpu", "rapl", 120.0 * scale, 10.0 * scale),), ("gpu (nvml 0: …)",)),
         96.0,
     )
 
 
 IDLE = EnergyWindow(
-    0.0, 12.0, MeteredEnergy(tuple(MeteredPart(p, "rapl", 120.0, 10.0) for p in ("cpu", "dram", "gpu")), 12.0)
+    0.0, 12.0, Energy.of_parts(tuple(Part(p, "rapl", 120.0, 10.0) for p in ("cpu", "dram", "gpu")), 12.0)
 )
 
 REPEATED = """\
@@ -357,8 +354,8 @@ Nothing measures the CPU here.
 
 
 def failed(code: int) -> CommandRun:
-    window = EnergyWindow(0.0, 3.0, MeteredEnergy((MeteredPart("cpu", "estimate", 12.0, 4.0),), 3.0))
-    part = Share((MeteredPart("cpu", "estimate", 3.0, 1.0),))
+    window = EnergyWindow(0.0, 3.0, Energy.of_parts((Part("cpu", "estimate", 12.0, 4.0),), 3.0))
+    part = Share((Part("cpu", "estimate", 3.0, 1.0),))
     return CommandRun(Used(code, 3.0, 2.0, 0.0, 2.0), window, None, part, 8.0)
 
 

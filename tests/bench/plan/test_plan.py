@@ -67,7 +67,7 @@ def test_a_clip_is_known_before_anything_is_measured(tmp_path: Path) -> None:
     assert streamed.clip == several.clip == several.streams[1].clip == single.clip
     assert several.name == "2x_2500k_720p30_h264_a clip"
     assert (picture.clip, picture.name) == (None, "2500k_720p30_h264")
-    described = describe(Outcome(single, "ok"), None)
+    described = describe(Outcome(single, "ok"))
     assert described["input_sha256"] == hashlib.sha256(b"frames").hexdigest()
     assert (described["input_size"], described["input_hashed_bytes"]) == (6, 6)
 

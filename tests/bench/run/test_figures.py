@@ -7,12 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from powerbench_agent.bench.load.encoder import Point
-from powerbench_agent.bench.meter.energy import MeteredEnergy, MeteredPart
 from powerbench_agent.bench.run.figures import (
     at,
-    difference,
     encode_figures,
-    per,
     smallest_speed,
     warnings_of,
 )
@@ -29,10 +26,6 @@ def stream(
         report = Report(int(t * fps), int(t * kbps * 125), t * speed, 0, 0, ended=False)
         points.append(Point(100.0 + t, report))
     return points
-
-
-def energy(watts: float, seconds: float, source: str = "rapl") -> MeteredEnergy:
-    return MeteredEnergy((MeteredPart("cpu", source, watts * seconds, watts),), seconds)
 
 
 @given(st.floats(101, 110), st.floats(1, 15))
@@ -79,26 +72,6 @@ def test_after_the_last_report_nothing_is_known_to_have_come() -> None:
     assert at(known, 0.5) is None
     assert at(known, 1.5) == 15.0
     assert at(known, 9.0) == 20.0
-
-
-def test_the_difference_is_taken_over_the_tests_window() -> None:
-    """A test twice as long as its baseline is not charged the baseline's joules but its watts."""
-    versus = difference(energy(30.0, 60.0), energy(20.0, 30.0))
-    assert versus.watts == 10.0
-    assert versus.watt_hours == pytest.approx(10.0 * 60 / 3600)
-    assert versus.percent == pytest.approx(50.0)
-
-
-def test_nothing_is_a_percentage_of_zero() -> None:
-    """A baseline of 0 W has no percentage."""
-    assert difference(energy(1.0, 10.0), energy(0.0, 10.0)).percent is None
-
-
-def test_joules_a_frame_do_not_depend_on_the_windows_being_one() -> None:
-    """30 W at 30 frames a second are 1 J a frame, over any length."""
-    assert per(30.0, 300.0, 10.0) == pytest.approx(1.0)
-    assert per(30.0, None, 10.0) is None
-    assert per(30.0, 0.0, 10.0) is None
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from powerbench_agent.bench.meter.energy import MeteredEnergy, MeteredPart
+from msgspec import structs
+
+from powerbench_agent.bench.meter.energy import MeteredEnergy
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
-from powerbench_agent.bench.run.figures import Encode
 from powerbench_agent.bench.run.outcome import Outcome, describe, judge
+from powerbench_agent.core.results import Encode, Part, RecordedScenario
 
 SCENARIO = Scenario(
     name="x",
@@ -17,22 +19,27 @@ SCENARIO = Scenario(
     encoder="h264",
     preset="fast",
 )
-ENCODE = Encode(300.0, 10.0, 20.0, 10.0, 1.0, 0, 0)
+ENCODE = Encode(10.0, 300.0, 20.0, 10.0, 1.0, 0, 0)
 
 
 def energy(
     watts: float, *, source: str = "rapl", problems: tuple[str, ...] = (), seconds: float = 10.0
 ) -> MeteredEnergy:
-    return MeteredEnergy((MeteredPart("cpu", source, watts * seconds, watts),), seconds, problems)
+    found = MeteredEnergy.of_parts([Part("cpu", source, watts * seconds, watts)], seconds)
+    return structs.replace(found, problems=problems)
+
+
+def idle(watts: float, source: str = "rapl") -> list[RecordedScenario]:
+    return [RecordedScenario(name="baseline", type="baseline", energy=energy(watts, source=source))]
 
 
 def test_a_good_window_holds_and_is_compared() -> None:
     """With all of its energy a stream is ok, and its difference is that of the powers."""
-    judged = judge(Outcome(SCENARIO, "ok", energy=energy(30), encode=ENCODE), energy(20))
+    judged = judge(Outcome(SCENARIO, "ok", energy=energy(30), encode=ENCODE), idle(20))
     assert (judged.status, judged.warnings) == ("ok", ())
     assert judged.versus is not None
     assert judged.versus.watts == 10
-    described = describe(judged, "baseline")
+    described = describe(judged)
     assert described["versus_baseline"]["joules_per_frame"] == 10 * 10 / 300
     assert described["encode"]["joules_per_frame"] == 30 * 10 / 300
     assert described["encode"]["source"] == described["versus_baseline"]["source"] == "rapl"
@@ -41,39 +48,39 @@ def test_a_good_window_holds_and_is_compared() -> None:
 def test_a_part_of_the_energy_does_not_pass_for_the_whole() -> None:
     """A counter that was lost fails the scenario: no joules a frame, no difference."""
     partial = energy(30, problems=("dram (rapl) could not be read",))
-    judged = judge(Outcome(SCENARIO, "ok", energy=partial, encode=ENCODE), energy(20))
+    judged = judge(Outcome(SCENARIO, "ok", energy=partial, encode=ENCODE), idle(20))
     assert (judged.status, judged.error) == ("failed", "dram (rapl) could not be read")
-    described = describe(judged, "baseline")
+    described = describe(judged)
     assert "encode" not in described
     assert "versus_baseline" not in described
 
 
 def test_no_energy_is_a_failure() -> None:
     """A window that was never read is no window."""
-    assert judge(Outcome(SCENARIO, "ok"), None).status == "failed"
+    assert judge(Outcome(SCENARIO, "ok")).status == "failed"
 
 
 def test_other_sources_are_not_compared() -> None:
     """A measured test is not held against an estimated baseline."""
-    judged = judge(Outcome(SCENARIO, "ok", energy=energy(30), encode=ENCODE), energy(20, source="estimate"))
+    judged = judge(Outcome(SCENARIO, "ok", energy=energy(30), encode=ENCODE), idle(20, "estimate"))
     assert judged.versus is None
     assert "other sources" in judged.warnings[0]
 
 
 def test_a_counter_that_stands_still_is_warned_of() -> None:
     """0 W is said to be a counter that does not count."""
-    judged = judge(Outcome(SCENARIO, "ok", energy=energy(0), encode=ENCODE), None)
+    judged = judge(Outcome(SCENARIO, "ok", energy=energy(0), encode=ENCODE))
     assert "stands still" in judged.warnings[0]
 
 
 def test_a_window_of_another_length_is_warned_of() -> None:
     """Edges read too early or too late by the meters' own clock are said to be."""
-    judged = judge(Outcome(SCENARIO, "ok", energy=energy(30, seconds=9.0), encode=ENCODE), None)
+    judged = judge(Outcome(SCENARIO, "ok", energy=energy(30, seconds=9.0), encode=ENCODE))
     assert "9.00 s apart" in judged.warnings[0]
 
 
 def test_an_interrupted_scenario_stays_one() -> None:
     """What was measured until the interruption is described, and its status says what it is."""
-    described = describe(judge(Outcome(SCENARIO, "interrupted", "kept", energy(30), ENCODE), None), None)
+    described = describe(judge(Outcome(SCENARIO, "interrupted", "kept", energy(30), ENCODE)))
     assert (described["status"], described["error"]) == ("interrupted", "kept")
     assert described["energy"]["joules"] == 300

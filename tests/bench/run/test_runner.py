@@ -151,17 +151,19 @@ def stream(name: str = "x", block: int = 0, warm_up: float = 0) -> Scenario:
     )
 
 
-def kept(name: str, watts: float, *, ago: float = 600, kind: str = "baseline") -> dict[str, Any]:
+def kept(
+    name: str, watts: float, block: int = 0, *, ago: float = 600, kind: str = "baseline"
+) -> dict[str, Any]:
     """Return a scenario as an earlier run has left it in the file."""
     part = {"component": "cpu", "source": "rapl", "joules": watts * 60, "watts": watts}
     energy = {"source": "rapl", "seconds": 60.0, "joules": watts * 60, "mean_watts": watts, "parts": [part]}
     times = {"start_time": NOW - ago - 60, "end_time": NOW - ago}
-    return {"name": name, "type": kind, "status": "ok", "energy": energy, **times}
+    return {"name": name, "type": kind, "status": "ok", "block": block, "energy": energy, **times}
 
 
 async def test_a_stream_is_compared_with_its_own_blocks_baseline(bench: Bench) -> None:
-    """Each block's test is held against that block's idle window; without one, against the latest."""
-    bench.results.earlier = [kept("idle", 10), kept("idle#2", 20)]
+    """Each block's test is held against that block's idle window; without one, against all."""
+    bench.results.earlier = [kept("idle", 10), kept("idle#2", 20, 1)]
     plan = (idle("idle"), stream("a"), idle("idle#2", 1), stream("a#2", 1), stream("a#3", 2))
     done = await bench.run(*plan)
     assert [outcome.status for outcome in done.outcomes] == ["ok"] * 3
@@ -169,10 +171,10 @@ async def test_a_stream_is_compared_with_its_own_blocks_baseline(bench: Bench) -
     assert {name: one["baseline"] for name, one in versus.items()} == {
         "a": "idle",
         "a#2": "idle#2",
-        "a#3": "idle#2",
+        "a#3": "idle + idle#2",
     }
-    assert [one["delta_watts"] for one in versus.values()] == pytest.approx([20, 10, 10])
-    assert {name: energy.watts for name, energy in done.baselines.items()} == {"a": 10, "a#2": 20, "a#3": 20}
+    assert [one["delta_watts"] for one in versus.values()] == pytest.approx([20, 10, 15])
+    assert [outcome.idle and outcome.idle.watts for outcome in done.outcomes] == [10, 20, 15]
 
 
 async def test_a_failed_baseline_is_none(bench: Bench) -> None:
@@ -181,7 +183,7 @@ async def test_a_failed_baseline_is_none(bench: Bench) -> None:
     done = await bench.run(idle(), stream())
     assert done.outcomes[0].status == "failed"
     assert done.outcomes[1].versus is None
-    assert done.baselines == {}
+    assert done.outcomes[1].idle is None
 
 
 @pytest.mark.parametrize(("ago", "old"), [(3500, False), (3700, True)])
@@ -205,7 +207,9 @@ async def test_what_is_finished_is_not_measured_again_and_keeps_its_place(bench:
     assert [outcome.scenario.name for outcome in done.outcomes] == ["a", "b", "d"]
     assert [s["name"] for s in bench.written] == ["baseline", "a", "b", "c", "d"]
     assert [s["status"] for s in bench.written] == ["ok"] * 5
-    assert (bench.written[0], bench.written[3]) == tuple(bench.results.earlier[:2])
+    idle_window, finished = bench.written[0], bench.written[3]
+    assert finished.pop("versus_baseline")["delta_watts"] == 20
+    assert (idle_window, finished) == tuple(bench.results.earlier[:2])
 
 
 @pytest.mark.parametrize("warm_up", [10, 20])

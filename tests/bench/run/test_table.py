@@ -9,11 +9,10 @@ import pytest
 from msgspec import structs
 from rich.console import Console
 
-from powerbench_agent.bench.meter.energy import MeteredEnergy, MeteredPart
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
-from powerbench_agent.bench.run.figures import Difference, Encode
 from powerbench_agent.bench.run.outcome import Outcome
 from powerbench_agent.bench.run.table import doubt, show
+from powerbench_agent.core.results import Difference, Encode, Energy, Part
 
 SCENARIO = Scenario(
     name="demo",
@@ -25,11 +24,11 @@ SCENARIO = Scenario(
     encoder="h264",
     preset="veryfast",
 )
-IDLE = MeteredEnergy((MeteredPart("cpu", "estimate", 10.0, 1.0),), 10.0)
-TEST = MeteredEnergy((MeteredPart("cpu", "estimate", 60.0, 3.0),), 20.0)
-ENCODE = Encode(600.0, 20.0, 40.0, 20.0, 0.99, 0, 0)
+IDLE = Energy.of_parts((Part("cpu", "estimate", 10.0, 1.0),), 10.0)
+TEST = Energy.of_parts((Part("cpu", "estimate", 60.0, 3.0),), 20.0)
+ENCODE = Encode(20.0, 600.0, 40.0, 20.0, 0.99, 0, 0)
 VERSUS = Difference(2.0, 2.0 * 20 / 3600, 200.0)
-OUTCOME = Outcome(SCENARIO, "ok", energy=TEST, encode=ENCODE, versus=VERSUS)
+OUTCOME = Outcome(SCENARIO, "ok", energy=TEST, encode=ENCODE, versus=VERSUS, idle=IDLE)
 
 
 @pytest.mark.parametrize(
@@ -48,11 +47,9 @@ def test_one_run_is_called_one_only_where_it_is(repeats: int, seconds: float, wo
     assert bool(said) == bool(words)
 
 
-def printed(
-    *, terminal: bool, outcome: Outcome = OUTCOME, idle: MeteredEnergy | None = IDLE, width: int = 100
-) -> str:
+def printed(*, terminal: bool, outcome: Outcome = OUTCOME, width: int = 100) -> str:
     out = io.StringIO()
-    show(Console(file=out, width=width, force_terminal=terminal), outcome, idle)
+    show(Console(file=out, width=width, force_terminal=terminal), outcome)
     return out.getvalue()
 
 
@@ -92,7 +89,7 @@ def test_a_pipe_gets_plain_lines_and_a_terminal_a_box() -> None:
 
 def test_without_a_baseline_there_is_no_column_for_one() -> None:
     """A stream alone has its own figures and no empty column."""
-    text = printed(terminal=False, outcome=replace(OUTCOME, versus=None), idle=None)
+    text = printed(terminal=False, outcome=replace(OUTCOME, versus=None, idle=None))
     assert "baseline" not in text
     assert "Δ" not in text
     assert "3.000" in text

@@ -20,8 +20,8 @@ from powerbench_agent.core.results import (
     Energy,
     Part,
     Rates,
+    RecordedScenario,
     ResultsFile,
-    Scenario,
     Versus,
     parse_results,
 )
@@ -38,16 +38,16 @@ def energy(watts: float, *sources: str) -> Energy:
     return Energy(" + ".join(names), 60.0, watts * 60, watts, "estimate" not in names, parts)
 
 
-def idle(watts: float, block: int = 0, *sources: str) -> Scenario:
+def idle(watts: float, block: int = 0, *sources: str) -> RecordedScenario:
     name = f"baseline#{block + 1}" if block else "baseline"
-    return Scenario(
+    return RecordedScenario(
         name=name, group="baseline", type="baseline", block=block, streams=0, energy=energy(watts, *sources)
     )
 
 
 def encoded(
     name: str, watts: float, block: int = 0, *sources: str, streams: int = 1, **more: Any
-) -> Scenario:
+) -> RecordedScenario:
     figures: dict[str, Any] = {
         "frames": 1800.0 * streams,
         "megabits": 150.0 * streams,
@@ -55,7 +55,7 @@ def encoded(
         "dropped": 0,
     }
     figures |= more.pop("encode", {})
-    return Scenario(
+    return RecordedScenario(
         **{
             "name": f"{name}#{block + 1}" if block else name,
             "group": name,
@@ -74,7 +74,7 @@ def encoded(
     )
 
 
-def analyzed(*scenarios: Scenario) -> Analysis:
+def analyzed(*scenarios: RecordedScenario) -> Analysis:
     return analyze(ResultsFile(scenarios=scenarios, run_id="run"))
 
 

@@ -1,0 +1,173 @@
+"""The rules about results files: what is compared with what, joules a frame, the newest file."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from msgspec import structs
+
+from powerbench_agent.core.results import (
+    Encode,
+    Energy,
+    Part,
+    RecordedScenario,
+    baselines_of,
+    comparable,
+    difference,
+    list_results,
+    mean_energy,
+    newest,
+    per_unit,
+    repeats,
+    valid,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def energy(watts: float, seconds: float, source: str = "rapl") -> Energy:
+    return Energy.of_parts((Part("cpu", source, watts * seconds, watts),), seconds)
+
+
+def idle(watts: float, block: int = 0, source: str = "rapl", **more: Any) -> RecordedScenario:
+    return RecordedScenario(
+        name=f"idle {watts:g}", type="baseline", block=block, energy=energy(watts, 60.0, source), **more
+    )
+
+
+def stream(watts: float, block: int = 0, source: str = "rapl", **more: Any) -> RecordedScenario:
+    return RecordedScenario(
+        name="x", group="x", type="single", block=block, energy=energy(watts, 60.0, source), **more
+    )
+
+
+def watts(scenarios: list[RecordedScenario]) -> list[float]:
+    return [scenario.energy.watts for scenario in scenarios if scenario.energy is not None]
+
+
+# -- baselines ---------------------------------------------------------------------------------------
+
+
+def test_all_baselines_of_the_block_count_the_same() -> None:
+    """Two idle windows of 10 W and 14 W are one baseline of 12 W, wherever they lie in the block."""
+    one = stream(30.0)
+    own = baselines_of([one], [idle(10.0), one, idle(14.0), idle(99.0, 1)])
+    assert watts(own) == [10.0, 14.0]
+    versus = difference(energy(30.0, 60.0), [energy(10.0, 60.0), energy(14.0, 60.0)])
+    assert versus is not None
+    assert versus.watts == 18.0
+
+
+def test_repeats_have_the_baselines_of_all_their_blocks() -> None:
+    """Windows of blocks 0 and 1 stand against the idle windows of both, and of no third."""
+    scenarios = [idle(10.0), idle(20.0, 1), idle(99.0, 2)]
+    assert watts(baselines_of([stream(1.0), stream(1.0, 1)], scenarios)) == [10.0, 20.0]
+
+
+def test_a_block_without_a_baseline_has_all_of_the_file() -> None:
+    """One that failed, or is impossible, is no baseline; without one of its own a test has the others'."""
+    broken = structs.replace(energy(1.0, 60.0), joules=-1.0)
+    unusable = [idle(1.0, status="failed"), structs.replace(idle(1.0), energy=broken)]
+    assert watts(baselines_of([stream(30.0)], [*unusable, idle(10.0, 1), idle(20.0, 2)])) == [10.0, 20.0]
+
+
+def test_other_sources_or_components_are_never_compared() -> None:
+    """An estimate is no baseline of a measurement, nor the CPU alone one of CPU and memory."""
+    parts = [Part("cpu", "rapl", 60.0, 1.0), Part("dram", "rapl", 60.0, 1.0)]
+    both = Energy.of_parts(parts, 60.0)
+    assert baselines_of([stream(30.0)], [idle(10.0, 0, "estimate")]) == []
+    assert baselines_of([structs.replace(stream(30.0), energy=both)], [idle(10.0)]) == []
+    assert difference(both, [energy(10.0, 60.0)]) is None
+    assert comparable(both, structs.replace(both, joules=5.0))
+    assert not comparable(both, energy(10.0, 60.0))
+
+
+def test_an_idle_window_has_no_baseline() -> None:
+    """It is what others are compared with."""
+    assert baselines_of([idle(10.0)], [idle(14.0)]) == []
+
+
+def test_the_difference_is_taken_over_the_tests_window() -> None:
+    """A test twice as long as its baseline is not charged the baseline's joules but its watts."""
+    versus = difference(energy(30.0, 60.0), [energy(20.0, 30.0)])
+    assert versus is not None
+    assert versus.watts == 10.0
+    assert versus.watt_hours == pytest.approx(10.0 * 60 / 3600)
+    assert versus.percent == pytest.approx(50.0)
+
+
+def test_nothing_is_a_percentage_of_zero() -> None:
+    """A baseline of 0 W has no percentage."""
+    versus = difference(energy(1.0, 10.0), [energy(0.0, 10.0)])
+    assert versus is not None
+    assert versus.percent is None
+
+
+def test_joules_a_frame_do_not_depend_on_the_windows_being_one() -> None:
+    """30 W at 30 frames a second are 1 J a frame, over any length."""
+    assert per_unit(30.0, 300.0, 10.0) == pytest.approx(1.0)
+    assert per_unit(30.0, None, 10.0) is None
+    assert per_unit(30.0, 0.0, 10.0) is None
+
+
+def test_an_impossible_encode_has_no_joules_a_frame() -> None:
+    """Negative frames, and no or endless time, make no figure and no error."""
+    for frames, seconds in ((-1.0, 10.0), (300.0, 0.0), (300.0, math.inf), (math.nan, 10.0)):
+        assert per_unit(30.0, frames, seconds) is None
+    assert (Encode(0.0, 300.0, 20.0).fps, Encode(0.0, 300.0, 20.0).kbps) == (None, None)
+
+
+def test_the_mean_of_windows_is_that_of_their_parts() -> None:
+    """Joules, watts and seconds are means; the parts add up to the whole."""
+    found = mean_energy([energy(10.0, 60.0), energy(14.0, 60.0)])
+    assert (found.watts, found.joules, found.seconds) == (12.0, 720.0, 60.0)
+    assert found.parts == (Part("cpu", "rapl", 720.0, 12.0),)
+    assert found.measured
+
+
+# -- repeats -----------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_averaged_stands_apart() -> None:
+    """A measurement, an estimate, and a window without valid energy are three sets of one name."""
+    without = structs.replace(stream(5.0), energy=None)
+    found = repeats([stream(5.0), stream(5.0, 1, "estimate"), without, stream(7.0, 2)])
+    assert [(same.name, same.source, len(same.windows)) for same in found] == [
+        ("x", "rapl", 2),
+        ("x", "estimate", 1),
+        ("x", "", 1),
+    ]
+    assert [valid(same.first) for same in found] == [True, True, False]
+
+
+def test_clips_of_one_name_are_told_apart() -> None:
+    """Two clips under one name are two sets, called by the clip's name."""
+    found = repeats(
+        [stream(5.0, input="/a.mp4", input_sha256="1"), stream(5.0, 1, input="/b.mp4", input_sha256="2")]
+    )
+    assert [same.name for same in found] == ["x (a.mp4)", "x (b.mp4)"]
+
+
+# -- files -------------------------------------------------------------------------------------------
+
+
+def test_the_date_in_the_name_tells_the_newest(tmp_path: Path) -> None:
+    """A copy of an old run is not the newest; a name without a date has that of its last writing."""
+    for name, written in (("20260103_000000", 1), ("20260102_000000", 300), ("mine", 1_767_225_600)):
+        path = tmp_path / f"test_results_{name}.json"
+        path.write_text("{}")
+        os.utime(path, (written, written))
+    (tmp_path / "test_results_20270101_000000.json").touch()  # a name that a run has just taken
+    (tmp_path / "other.json").write_text("{}")
+    listed = list_results(tmp_path)
+    assert [file.run_id.removeprefix("test_results_") for file in listed] == [
+        *("20270101_000000", "20260103_000000", "20260102_000000", "mine"),
+    ]
+    found = newest(listed)
+    assert found is not None
+    assert found.name == "test_results_20260103_000000.json"
+    assert newest([]) is None

@@ -1,6 +1,7 @@
-"""Energy for the windows of a results file that has none, out of a Prometheus or VictoriaMetrics.
+"""Asks a Prometheus or VictoriaMetrics for the energy of windows for which a results file holds none.
 
-A range selector in an instant query returns raw samples; core/prometheus_windows.py says what they mean.
+Raw samples come by a range selector in an instant query; core/prometheus_windows.py says what energy that is.
+The CPU that containers and their engine used in a window comes with it.
 
 Units: seconds, Unix seconds, joules, watts; CPU percent, 100 is one core.
 Source: https://prometheus.io/docs/prometheus/latest/querying/api/#instant-queries
@@ -9,40 +10,43 @@ Source: https://prometheus.io/docs/prometheus/latest/querying/api/#instant-queri
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from powerbench_agent.bench.statistics.groups import Overhead
 from powerbench_agent.core.prometheus_windows import (
-    ENERGY_METRICS,
-    NODE_ENERGY,
-    RAPL_ENERGY,
-    REACH,
-    SampledSeries,
+    METRICS,
+    NODE,
+    POWER,
+    RAPL,
+    NotPrometheus,
+    PastWindow,
     SeveralMachines,
-    began_again,
-    energy_of_window,
+    energy_of,
+    is_energy,
     mean,
+    parse_answer,
+    range_query,
 )
 from powerbench_agent.core.results import valid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     import aiohttp
 
-    from powerbench_agent.core.results import Energy, RecordedScenario, ResultsFile
+    from powerbench_agent.core.prometheus_windows import Series, WindowEnergy
+    from powerbench_agent.core.results import RecordedScenario, ResultsFile
 
-ENGINE, CONTAINERS = "docker_engine_cpu_percent", "docker_containers_total_cpu_percent"
-_COUNTER_RESET = (
-    "a counter was reset in the window: the energy between its last sample and the reset is missing"
-)
+ENGINE = "docker_engine_cpu_percent"
+CONTAINERS = "docker_containers_total_cpu_percent"
+_RESTARTED = "a counter started again from 0 in the window: what it gained just before that is lost"
 _TIMEOUT = 30.0  # seconds a query
 
 
 class NotThere(Exception):  # noqa: N818 - a verdict
-    """A Prometheus that does not answer, or has not what was asked for."""
+    """A Prometheus that does not answer, or does not have what was asked for."""
 
 
 class Filled(NamedTuple):
@@ -53,65 +57,90 @@ class Filled(NamedTuple):
     notes: list[str]
 
 
+class _Found(NamedTuple):
+    """What a server has about one window."""
+
+    energy: WindowEnergy
+    overhead: Overhead
+
+
 def fill(results: ResultsFile, url: str, instance: str = "") -> Filled:
-    """Ask for what the file's windows have no energy of; `instance`: of that worker alone.
+    """Ask for the energy that the file's windows lack; `instance`: that worker's only.
 
-    Raises: NotThere where it does not answer, knows several workers, or has no energy for any window.
+    Raises: NotThere if it does not answer, knows several workers, or does not have energy for any window.
     """
-    return asyncio.run(_fill(results, url, instance))
-
-
-async def _fill(results: ResultsFile, url: str, instance: str) -> Filled:
-    import aiohttp  # noqa: PLC0415 - heavy
-
+    found = asyncio.run(_ask(results, url, instance))
     scenarios: list[RecordedScenario] = []
     overheads: dict[str, Overhead] = {}
     missing: list[str] = []
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT)) as session:
-        for scenario in results.scenarios:
-            start, end = scenario.start_time, scenario.end_time
-            if scenario.status != "ok" or start is None or end is None or not start < end:
-                scenarios.append(scenario)
-                continue
-            series = of_worker(await _query(session, url, start, end), instance)
-            overheads[scenario.name] = overhead(series, start, end)
-            filled = with_energy(scenario, series)
-            scenarios.append(filled)
-            if not valid(filled):
-                missing.append(scenario.name)
+    filled = 0
+    for scenario, known in zip(results.scenarios, found, strict=True):
+        if known is not None:
+            overheads[scenario.name] = known.overhead
+        if known is None or valid(scenario):
+            scenarios.append(scenario)
+        elif known.energy.energy is None:
+            scenarios.append(scenario)
+            missing.append(scenario.name)
+        else:
+            scenarios.append(_with_energy(scenario, known.energy))
+            filled += 1
     if missing and not any(valid(scenario) for scenario in scenarios):
         raise NotThere(
-            f"{url} has no {', '.join(ENERGY_METRICS[:-1])} or {ENERGY_METRICS[-1]} around the windows: "
-            "does it scrape the worker, and does it keep samples for long enough?"
+            f"{url} has no {NODE}, {RAPL} or {POWER} that covers a window: "
+            "does it scrape the worker, more often than a window is long, and keep samples for so long?"
         )
-    notes = [f"{url} has no energy for {', '.join(missing)}"] if missing else []
-    if len(missing) < len(overheads):
-        notes.append(f"energy from {url}, interpolated between samples at the edges of the windows")
-    return Filled(msgspec.structs.replace(results, scenarios=tuple(scenarios)), overheads, notes)
+    complete = msgspec.structs.replace(results, scenarios=tuple(scenarios))
+    return Filled(complete, overheads, _notes(url, missing, filled))
 
 
-def with_energy(scenario: RecordedScenario, series: Sequence[SampledSeries]) -> RecordedScenario:
-    """Return a scenario with its window's energy, if it has none and the samples tell. Raises: NotThere."""
-    start, end = scenario.start_time, scenario.end_time
-    if valid(scenario) or start is None or end is None:
-        return scenario
-    energy = energy_of(series, start, end)
-    if energy is None:
-        return scenario
+def _with_energy(scenario: RecordedScenario, found: WindowEnergy) -> RecordedScenario:
     warnings = scenario.warnings
-    counters = [one for one in series if one.name in (NODE_ENERGY, RAPL_ENERGY)]
-    if any(began_again(one.samples, start, end) for one in counters):
-        warnings = (*warnings, _COUNTER_RESET)
-    return msgspec.structs.replace(scenario, energy=energy, warnings=warnings)
+    if found.restarted:
+        warnings = (*warnings, _RESTARTED)
+    return msgspec.structs.replace(scenario, energy=found.energy, warnings=warnings)
 
 
-async def _query(session: aiohttp.ClientSession, url: str, start: float, end: float) -> list[SampledSeries]:
+def _notes(url: str, missing: list[str], filled: int) -> list[str]:
+    notes = []
+    if missing:
+        notes.append(f"{url} has no energy for {', '.join(missing)}")
+    if filled:
+        notes.append(f"energy of windows from {url}, interpolated at their edges between samples")
+    return notes
+
+
+async def _ask(results: ResultsFile, url: str, instance: str) -> list[_Found | None]:
+    """Return what a server has about each scenario's window; None without a window. Raises: NotThere."""
+    import aiohttp  # noqa: PLC0415 - heavy
+
+    found: list[_Found | None] = []
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        for scenario in results.scenarios:
+            window = _window_of(scenario)
+            if window is None:
+                found.append(None)
+                continue
+            series = of_worker(await _query(session, url, window), instance)
+            found.append(_Found(_energy(series, window), overhead(series, window)))
+    return found
+
+
+def _window_of(scenario: RecordedScenario) -> PastWindow | None:
+    """Return a scenario's window; None if it failed, or does not say when it was."""
+    if scenario.status != "ok" or scenario.start_time is None or scenario.end_time is None:
+        return None
+    window = PastWindow(scenario.start_time, scenario.end_time)
+    return window if window.is_possible else None
+
+
+async def _query(session: aiohttp.ClientSession, url: str, window: PastWindow) -> list[Series]:
     """Return the samples around a window. Raises: NotThere."""
     import aiohttp  # noqa: PLC0415 - heavy
 
-    names = "|".join((*ENERGY_METRICS, ENGINE, CONTAINERS))
-    span = round((end - start + 2 * REACH) * 1000)
-    form = {"query": f'{{__name__=~"{names}"}}[{span}ms]', "time": f"{end + REACH:.3f}"}
+    names = "|".join((*METRICS, ENGINE, CONTAINERS))
+    form = range_query(f'{{__name__=~"{names}"}}', window)
     try:
         async with session.post(f"{url.rstrip('/')}/api/v1/query", data=form) as answer:
             content = await answer.read()
@@ -120,57 +149,48 @@ async def _query(session: aiohttp.ClientSession, url: str, start: float, end: fl
         raise NotThere(f"{url} did not answer within {_TIMEOUT:g} s") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise NotThere(f"no Prometheus answers at {url}: {error}") from None
-    return parse_answer(content, status, url)
+    return series_in(content, status, url)
 
 
-def parse_answer(content: bytes, status: int, url: str) -> list[SampledSeries]:
+def series_in(content: bytes, status: int, url: str) -> list[Series]:
     """Return the series of an answer to a range selector. Raises: NotThere."""
     try:
-        document: Any = msgspec.json.decode(content)
-        if document["status"] != "success":
-            raise NotThere(f"{url} refused the query: {document.get('error', status)}")
-        return [
-            SampledSeries(series["metric"], [(float(time), float(value)) for time, value in series["values"]])
-            for series in document["data"]["result"]
-        ]
-    except (msgspec.DecodeError, KeyError, TypeError, ValueError, AttributeError):
-        raise NotThere(f"{url} answers {status}, and not as a Prometheus: is it the right URL?") from None
+        answer = parse_answer(content)
+    except NotPrometheus:
+        raise NotThere(f"{url} answers {status}, but not like a Prometheus: is it the right URL?") from None
+    if answer.error:
+        raise NotThere(f"{url} refused the query: {answer.error}")
+    return answer.series
 
 
-def of_worker(series: Iterable[SampledSeries], instance: str) -> list[SampledSeries]:
-    """Return one worker's series: those of `instance` (the label, or its host alone), or the only worker's.
+def of_worker(series: Iterable[Series], instance: str) -> list[Series]:
+    """Return one worker's series: `instance`'s (the label, or its host alone), else the only one's.
 
-    Raises: NotThere if several workers have energy and none was named.
+    Its containers may be on another port than its energy. Raises: NotThere if several workers have energy.
     """
     found = list(series)
     if instance:
         named = [one for one in found if one.labels.get("instance") == instance]
-        hosts = {one.host for one in named} or {instance}
-        # Energy of the named port alone; the engine's metrics may come from another port of the same host.
-        found = [
-            one
-            for one in found
-            if one.host in hosts and (not named or one in named or one.name not in ENERGY_METRICS)
-        ]
-    workers = sorted({one.host for one in found if one.name in ENERGY_METRICS})
+        host = named[0].host if named else instance
+        found = [one for one in found if one.host == host]
+        if named:
+            others = [one for one in found if not is_energy(one)]
+            found = [one for one in named if is_energy(one)] + others
+    workers = sorted({one.host for one in found if is_energy(one)})
     if len(workers) > 1:
-        raise NotThere(_which(workers))
+        raise NotThere(f"several workers have energy there ({', '.join(workers)}): name one with --instance")
     return [one for one in found if not workers or one.host == workers[0]]
 
 
-def energy_of(series: Iterable[SampledSeries], start: float, end: float) -> Energy | None:
-    """Return one worker's energy from `start` to `end`, or None. Raises: NotThere if there are several."""
+def _energy(series: Iterable[Series], window: PastWindow) -> WindowEnergy:
+    """Return what a worker's samples say. Raises: NotThere if they are several machines' after all."""
     try:
-        return energy_of_window(series, start, end)
+        return energy_of(series, window)
     except SeveralMachines as several:
-        raise NotThere(_which(several.instances)) from None
+        raise NotThere(f"{several}: ask a server that scrapes only one of them") from None
 
 
-def _which(workers: Iterable[str]) -> str:
-    return f"it knows several workers ({', '.join(workers)}): name one with --instance"
-
-
-def overhead(series: Iterable[SampledSeries], start: float, end: float) -> Overhead:
-    """Return the mean CPU use of the container engine and of the containers over a window."""
-    found = {one.labels.get("__name__"): mean(one.samples, start, end) for one in series}
+def overhead(series: Iterable[Series], window: PastWindow) -> Overhead:
+    """Return the CPU that the container engine and the containers used, mean over a window."""
+    found = {one.name: mean(one.samples, *window) for one in series}
     return Overhead(found.get(ENGINE), found.get(CONTAINERS))

@@ -40,8 +40,8 @@ from powerbench_agent.core.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from powerbench_agent.collectors.results.window_query import Window
     from powerbench_agent.core.host import Host
+    from powerbench_agent.core.prometheus_windows import PastWindow
 
 log = structlog.get_logger("results")
 
@@ -123,7 +123,7 @@ class _Run(NamedTuple):
     samples: list[list[Sample]]  # by group
     groups: int  # in the file
     began: float  # Unix seconds; inf where no window says it
-    wanted: list[Window]  # whose energy it does not hold
+    wanted: list[PastWindow]  # whose energy it does not hold
     found: ResultsFile | None  # kept while something is wanted
     generation: int  # of the answers that are in it
 
@@ -165,7 +165,7 @@ class Results:
         if self.query is not None:
             await self.query.aclose()
 
-    def _read(self) -> tuple[Reading, list[Window]]:
+    def _read(self) -> tuple[Reading, list[PastWindow]]:
         files = list_files(self._options.directory)
         if not files:
             raise Absent(f"no test_results_*.json in {self._options.directory}")

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from powerbench_agent.collectors.results.window_query import Window
+from powerbench_agent.collectors.results.window_query import can_be_asked
 from powerbench_agent.core.labels import shorten
 from powerbench_agent.core.model import Metric, Sample
+from powerbench_agent.core.prometheus_windows import PastWindow
 from powerbench_agent.core.results import (
     baselines_of,
     difference,
@@ -84,18 +85,18 @@ METRICS = (
 )
 
 
-def window_of(scenario: RecordedScenario) -> Window | None:
+def window_of(scenario: RecordedScenario) -> PastWindow | None:
     """Return the window whose energy the file does not hold; None if it does, or has no window."""
     if not scenario.went_well or scenario.energy is not None:
         return None
     if scenario.start_time is None or scenario.end_time is None:
         return None
-    window = Window(scenario.start_time, scenario.end_time)
-    return window if window.can_be_asked else None
+    window = PastWindow(scenario.start_time, scenario.end_time)
+    return window if can_be_asked(window) else None
 
 
 def describe(
-    found: ResultsFile, run_id: str, rates: Rates, answer: Callable[[Window], Energy | None]
+    found: ResultsFile, run_id: str, rates: Rates, answer: Callable[[PastWindow], Energy | None]
 ) -> Iterator[list[Sample]]:
     """Yield the samples of each set of repeats, sources apart; no series comes twice.
 
@@ -124,7 +125,9 @@ def describe(
         yield [metric.sample(value, *labels) for metric, value in figures.items() if math.isfinite(value)]
 
 
-def _with_energy(scenario: RecordedScenario, answer: Callable[[Window], Energy | None]) -> RecordedScenario:
+def _with_energy(
+    scenario: RecordedScenario, answer: Callable[[PastWindow], Energy | None]
+) -> RecordedScenario:
     window = window_of(scenario)
     energy = None if window is None else answer(window)
     return scenario if energy is None else msgspec.structs.replace(scenario, energy=energy)

@@ -105,7 +105,7 @@ def test_an_old_file_gets_its_energy_from_prometheus(tmp_path: Path, port: int) 
         (tmp_path / "results/test_results_20260105_105132.json").write_text(json.dumps(content))
         wait_for(lambda: len(shown(watching, "mean_power_watts")) == 2, "the energy shows")
         for value, labels in shown(watching, "mean_power_watts").values():
-            assert labels["source"] == "prometheus"
+            assert labels["source"] == "rapl"
             # Whole beats, scraped a moment later: what a window of 6.5 s can be told by.
             assert value == pytest.approx(sum(WATTS.values()), rel=0.12)
         joules, _ = shown(watching, "total_energy_joules")["2.5 Mbps"]

@@ -24,7 +24,7 @@ from trees import run_as_nobody
 from powerbench_agent.bench import cli
 from powerbench_agent.bench.analyze import prometheus, survey, tables
 from powerbench_agent.bench.statistics.groups import analyze
-from powerbench_agent.core.prometheus_windows import NODE_ENERGY, RAPL_ENERGY, RAPL_POWER, SampledSeries
+from powerbench_agent.core.prometheus_windows import NODE, POWER, RAPL, PastWindow, Series, energy_of
 from powerbench_agent.core.results import parse_results
 
 if TYPE_CHECKING:
@@ -448,9 +448,9 @@ def gauge(name: str, value: float, instance: str = "w1:9501", **labels: str) -> 
     return {"metric": {"__name__": name, "instance": instance, "job": "b", **labels}, "values": values}
 
 
-def parsed(*series: dict[str, Any]) -> list[SampledSeries]:
+def parsed(*series: dict[str, Any]) -> list[Series]:
     content = json.dumps({"status": "success", "data": {"result": series}}).encode()
-    return prometheus.parse_answer(content, 200, "http://p")
+    return prometheus.series_in(content, 200, "http://p")
 
 
 def test_an_old_files_energy_comes_from_prometheus(
@@ -459,7 +459,7 @@ def test_an_old_files_energy_comes_from_prometheus(
     """A counter of 12 W over windows that begin between samples is 12 W, with the containers beside it."""
     path = tmp_path / "test_results_1.json"
     shutil.copy(OLD, path)
-    node = counter(NODE_ENERGY, 12.0, component="cpu", source="rapl")
+    node = counter(NODE, 12.0, component="cpu", source="rapl")
     with a_prometheus([node, gauge(prometheus.ENGINE, 3.5), gauge(prometheus.CONTAINERS, 40.0)]) as url:
         assert cli.main(["analyze", str(path), "--prometheus", url]) == 0
     assert "interpolated" in capsys.readouterr().out
@@ -479,23 +479,32 @@ def test_a_prometheus_without_the_windows_is_exit_69(
     shutil.copy(OLD, path)
     with a_prometheus([]) as url:
         assert cli.main(["analyze", str(path), "--prometheus", url]) == 69
-    assert NODE_ENERGY in capsys.readouterr().err
+    assert NODE in capsys.readouterr().err
     with pytest.raises(prometheus.NotThere, match="right URL"):
-        prometheus.parse_answer(b"<html>", 404, "http://x")
+        prometheus.series_in(b"<html>", 404, "http://x")
     with pytest.raises(prometheus.NotThere, match="too many"):
-        prometheus.parse_answer(b'{"status": "error", "error": "too many samples"}', 422, "http://x")
+        prometheus.series_in(b'{"status": "error", "error": "too many samples"}', 422, "http://x")
+
+
+def test_a_file_with_energy_of_its_own_keeps_it() -> None:
+    """A Prometheus is not named as the source of energy that the file holds itself."""
+    mine = parse_results(json.dumps(document()).encode(), "run")
+    with a_prometheus([gauge(prometheus.ENGINE, 3.5)]) as url:
+        filled = prometheus.fill(mine, url)
+    assert filled.results == mine
+    assert filled.notes == []
 
 
 def test_zones_within_or_beside_one_another_count_once() -> None:
     """Packages and dram are summed; cores, psys and mirrored mmio twins are not."""
     zones = [
-        counter(RAPL_ENERGY, 10.0, package="0", zone="package", path="intel-rapl:0"),
-        counter(RAPL_ENERGY, 10.0, package="0", zone="package", path="intel-rapl-mmio:0"),
-        counter(RAPL_ENERGY, 7.0, package="0", zone="core", path="intel-rapl:0:0"),
-        counter(RAPL_ENERGY, 2.0, package="0", zone="dram", path="intel-rapl:0:1"),
-        counter(RAPL_ENERGY, 30.0, zone="psys", path="intel-rapl:1"),
+        counter(RAPL, 10.0, package="0", zone="package", path="intel-rapl:0"),
+        counter(RAPL, 10.0, package="0", zone="package", path="intel-rapl-mmio:0"),
+        counter(RAPL, 7.0, package="0", zone="core", path="intel-rapl:0:0"),
+        counter(RAPL, 2.0, package="0", zone="dram", path="intel-rapl:0:1"),
+        counter(RAPL, 30.0, zone="psys", path="intel-rapl:1"),
     ]
-    found = prometheus.energy_of(parsed(*zones), BEGIN + 20, BEGIN + 80)
+    found = energy_of(parsed(*zones), PastWindow(BEGIN + 20, BEGIN + 80)).energy
     assert found is not None
     assert found.mean_watts == pytest.approx(12.0)
     assert [(p.component, p.source) for p in found.parts] == [("cpu", "rapl"), ("dram", "rapl")]
@@ -503,11 +512,11 @@ def test_zones_within_or_beside_one_another_count_once() -> None:
 
 def test_the_nodes_own_counter_goes_before_raw_zones_and_gauges() -> None:
     """Of three ways to know it the best that has samples is taken; a gauge's mean is the last."""
-    node = counter(NODE_ENERGY, 5.0, component="cpu", source="estimate")
-    zone = counter(RAPL_ENERGY, 6.0, package="0", zone="package-0")
-    watts = gauge(RAPL_POWER, 7.0, package="0", zone="package")
+    node = counter(NODE, 5.0, component="cpu", source="estimate")
+    zone = counter(RAPL, 6.0, package="0", zone="package-0")
+    watts = gauge(POWER, 7.0, package="0", zone="package")
     for series, expected in (([node, zone, watts], 5.0), ([zone, watts], 6.0), ([watts], 7.0)):
-        found = prometheus.energy_of(parsed(*series), BEGIN + 20, BEGIN + 80)
+        found = energy_of(parsed(*series), PastWindow(BEGIN + 20, BEGIN + 80)).energy
         assert found is not None
         assert found.mean_watts == pytest.approx(expected)
         assert found.measured == (expected != 5.0)
@@ -515,17 +524,17 @@ def test_the_nodes_own_counter_goes_before_raw_zones_and_gauges() -> None:
 
 def test_a_part_of_the_energy_never_passes_for_the_whole() -> None:
     """A counter that ends within the window leaves it without a figure."""
-    node = counter(NODE_ENERGY, 5.0, component="cpu", source="rapl")
-    gone = counter(NODE_ENERGY, 9.0, component="gpu", source="nvml")
+    node = counter(NODE, 5.0, component="cpu", source="rapl")
+    gone = counter(NODE, 9.0, component="gpu", source="nvml")
     gone["values"] = gone["values"][:4]
-    assert prometheus.energy_of(parsed(node, gone), BEGIN + 20, BEGIN + 80) is None
-    assert prometheus.energy_of(parsed(node, gone), BEGIN + 100, BEGIN + 160) is not None
+    assert energy_of(parsed(node, gone), PastWindow(BEGIN + 20, BEGIN + 80)).energy is None
+    assert energy_of(parsed(node, gone), PastWindow(BEGIN + 100, BEGIN + 160)).energy is not None
 
 
 def test_two_workers_are_not_one() -> None:
     """Of several workers one is to be named; its Docker exporter on another port is its own."""
-    one = counter(NODE_ENERGY, 5.0, "w1:9510", component="cpu", source="rapl")
-    other = counter(NODE_ENERGY, 9.0, "w2:9510", component="cpu", source="rapl")
+    one = counter(NODE, 5.0, "w1:9510", component="cpu", source="rapl")
+    other = counter(NODE, 9.0, "w2:9510", component="cpu", source="rapl")
     engine = gauge(prometheus.ENGINE, 3.0, "w1:9501")
     with pytest.raises(prometheus.NotThere, match=r"w1, w2.*--instance"):
         prometheus.of_worker(parsed(one, other, engine), "")

@@ -21,7 +21,7 @@ from powerbench_agent.agent import config, daemon, log, roster
 from powerbench_agent.bench.meter.client import AgentClient
 from powerbench_agent.bench.meter.meters import Meters
 from powerbench_agent.bench.run.display import PlainDisplay
-from powerbench_agent.bench.run.phases import Phases, Window
+from powerbench_agent.bench.run.phases import OpenWindow, Phases
 from powerbench_agent.bench.run.record import Trace
 from powerbench_agent.core.host import Host
 
@@ -37,7 +37,7 @@ async def cost(sysfs: Path, hertz: float) -> tuple[float, int]:
         meters = Meters([AgentClient(session, inside.url, inside.token)])
         await meters.ready()
         meters.hertz = hertz
-        trace, window = Trace(), Window()
+        trace, window = Trace(), OpenWindow()
         with contextlib.closing(trace):
             phases = Phases(meters, trace, PlainDisplay(Console(), progress=False), Host())
             begun, used = time.monotonic(), time.process_time()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _PLAIN_EVERY = 10.0  # seconds between lines of one phase
 
 
-class Display(Protocol):
+class PhaseDisplay(Protocol):
     """Shows phases; `news` is one short line of live figures."""
 
     def say(self, text: str) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from powerbench_agent.bench.load.encoder import Encoder
     from powerbench_agent.bench.meter.meters import Meters
-    from powerbench_agent.bench.run.display import Display
+    from powerbench_agent.bench.run.display import PhaseDisplay
     from powerbench_agent.bench.run.record import Trace
     from powerbench_agent.core.host import Host
 
@@ -39,7 +39,7 @@ class Settling(NamedTuple):
     settled: bool
 
 
-class Window:
+class OpenWindow:
     """A window while it is open: its edges so far."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Window:
 class Phases:
     """What the phases of all scenarios share: the meters, the trace, who is told."""
 
-    def __init__(self, meters: Meters, trace: Trace, display: Display, host: Host) -> None:
+    def __init__(self, meters: Meters, trace: Trace, display: PhaseDisplay, host: Host) -> None:
         self._meters = meters
         self._trace = trace
         self._display = display
@@ -120,7 +120,7 @@ class Phases:
         return Settling(round(time.monotonic() - begun, 2), steady)
 
     async def measure(
-        self, title: str, name: str, seconds: float, opened: Window, encoders: Sequence[Encoder] = ()
+        self, title: str, name: str, seconds: float, opened: OpenWindow, encoders: Sequence[Encoder] = ()
     ) -> None:
         """Open the window, keep the trace, close it. Raises: StreamFailed, AgentFailed."""
         opened.open(await self._meters.edge())

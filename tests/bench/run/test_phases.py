@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from powerbench_agent.bench.meter.energy import Edge, Mark, MeterKey
-from powerbench_agent.bench.run.phases import Window, is_steady
+from powerbench_agent.bench.run.phases import OpenWindow, is_steady
 
 KEY = MeterKey("here", "rapl", "cpu", "rapl", "0")
 
@@ -50,7 +50,7 @@ def test_counters_that_do_not_answer_are_not_steady() -> None:
 
 def test_a_window_without_edges_has_no_energy() -> None:
     """Nothing is made of a window that never opened, or never closed."""
-    opened = Window()
+    opened = OpenWindow()
     assert (opened.energy(), opened.hertz) == (None, None)
     opened.open(edges([])[0][0])
     assert opened.energy() is None

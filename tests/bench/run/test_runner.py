@@ -20,7 +20,7 @@ from powerbench_agent.bench.meter.energy import Edge, Mark, MeterKey
 from powerbench_agent.bench.plan.clip import Clip
 from powerbench_agent.bench.plan.plan import Plan
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
-from powerbench_agent.bench.run import phases, runner
+from powerbench_agent.bench.run import measuring, phases, runner
 from powerbench_agent.bench.run.record import Results, Trace, trace_path
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Bench:
     async def run(self, *scenarios: Scenario, strict: bool = False) -> Run:
         plan = Plan(scenarios=scenarios, output_dir=self.results.path.parent, strict=strict)
         ffmpeg = Ffmpeg("ffmpeg", "5.1", "", frozenset())
-        return await runner._Runner(
+        return await runner.Runner(
             plan, ffmpeg, cast("Meters", self.meters), self.display, self.results
         ).run()
 
@@ -122,10 +122,10 @@ async def streaming(_: Ffmpeg, scenario: Scenario, *__: object) -> AsyncIterator
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Give a run whose clock is the loop's, on a machine about which nothing is known."""
-    monkeypatch.setattr(runner, "streaming", streaming)
+    monkeypatch.setattr(measuring, "streaming", streaming)
     monkeypatch.setattr(phases, "time", SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time()))
     silent = Conditions(None, None, 0.0, None, None, None, None, None)
-    monkeypatch.setattr(runner, "read_conditions", lambda _: silent)
+    monkeypatch.setattr(measuring, "read_conditions", lambda _: silent)
     monkeypatch.setattr(phases.conditions, "read_conditions", lambda _: silent)
     return Bench(tmp_path)
 

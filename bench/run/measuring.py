@@ -1,0 +1,209 @@
+"""Measures one scenario: idle or stream, warm-up, window, and what makes its figures doubtful.
+
+What goes wrong in a scenario ends that scenario; what was measured until then is kept, and reported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from powerbench_agent.bench.load import quality
+from powerbench_agent.bench.load.child import StreamFailed
+from powerbench_agent.bench.load.streams import streaming
+from powerbench_agent.bench.meter.client import AgentFailed
+from powerbench_agent.bench.meter.conditions import describe as describe_conditions
+from powerbench_agent.bench.meter.conditions import read_conditions, warnings_of
+from powerbench_agent.bench.run.figures import combine, encode_figures
+from powerbench_agent.bench.run.outcome import Outcome, judge
+from powerbench_agent.bench.run.phases import OpenWindow, Phases
+from powerbench_agent.core.host import Host
+from powerbench_agent.core.results import baselines_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from powerbench_agent.bench.load.encoder import Point
+    from powerbench_agent.bench.load.ffmpeg import Ffmpeg
+    from powerbench_agent.bench.load.streams import RunningStream
+    from powerbench_agent.bench.meter.conditions import Conditions
+    from powerbench_agent.bench.meter.meters import Meters
+    from powerbench_agent.bench.plan.plan import Plan
+    from powerbench_agent.bench.plan.scenario import Scenario
+    from powerbench_agent.bench.run.display import PhaseDisplay
+    from powerbench_agent.bench.run.phases import Settling
+    from powerbench_agent.bench.run.record import Trace
+    from powerbench_agent.core.results import RecordedScenario
+
+CLOCK_STEP_SECONDS = 0.5
+MAX_BASELINE_AGE = 3600.0  # seconds
+
+
+class _Attempt:
+    """What is known of a scenario while it runs, whatever ends it."""
+
+    def __init__(self) -> None:
+        self.status, self.error = "ok", ""
+        self.window = OpenWindow()
+        self.points: dict[str, list[Point]] = {}  # by stream
+        self.cpu: dict[str, float] = {}  # seconds of encoders and sinks
+        self.settling: Settling | None = None
+        self.before: Conditions | None = None
+        self.after: Conditions | None = None
+        self.clock_step = 0.0  # seconds by which the wall clock was set
+
+    def add_cpu(self, streams: Sequence[RunningStream], before: Sequence[Mapping[str, float]]) -> None:
+        """Add the CPU time that the ends of the streams have used since then."""
+        for stream, earlier in zip(streams, before, strict=True):
+            for end, seconds in stream.cpu_seconds().items():
+                used = max(0.0, seconds - earlier[end])
+                self.cpu[end] = self.cpu.get(end, 0.0) + used
+
+
+class Measuring:
+    """Measures scenarios, one at a time."""
+
+    def __init__(
+        self, plan: Plan, ffmpeg: Ffmpeg, meters: Meters, display: PhaseDisplay, trace: Trace
+    ) -> None:
+        self._plan = plan
+        self._ffmpeg = ffmpeg
+        self._meters = meters
+        self._display = display
+        self._host = Host()
+        self._phases = Phases(meters, trace, display, self._host)
+        self._first = read_conditions(self._host)
+
+    async def measure(self, scenario: Scenario, baselines: Sequence[RecordedScenario]) -> Outcome:
+        """Return a scenario, measured and judged; `baselines`: the idle windows of the run so far."""
+        attempt = await self._attempt(scenario)
+        outcome = self._outcome(scenario, attempt)
+        warnings = (*outcome.warnings, *_age_of_baselines(outcome, baselines))
+        return judge(replace(outcome, warnings=warnings), baselines, strict=self._plan.strict)
+
+    async def finish(self, outcome: Outcome) -> tuple[Outcome, bool]:
+        """Do what comes after a window, once its figures are safe: score the picture, cool down.
+
+        Returns the outcome with its scores, and whether the run was interrupted here.
+        """
+        if outcome.encode is None:
+            return outcome, False  # what never ran has warmed nothing up
+        try:
+            if self._plan.compute_quality and outcome.status == "ok":
+                self._display.say("Scoring the picture, after the window.")
+                outcome = replace(outcome, quality=await self._scores(outcome.scenario))
+            await self._phases.wait("cooling down", outcome.scenario.cooldown)
+        except asyncio.CancelledError:
+            _uncancel()
+            return outcome, True
+        return outcome, False
+
+    async def _attempt(self, scenario: Scenario) -> _Attempt:
+        """Run one scenario, whatever happens in it."""
+        attempt = _Attempt()
+        self._phases.notes.clear()
+        wall_clock, monotonic = time.time(), time.monotonic()
+        try:
+            if scenario.type == "baseline":
+                await self._idle(scenario, attempt)
+            else:
+                await self._stream(scenario, attempt)
+        except (StreamFailed, AgentFailed) as failure:
+            attempt.status, attempt.error = "failed", str(failure)
+        except asyncio.CancelledError:
+            attempt.status, attempt.error = "interrupted", "what was measured until then is kept"
+            _uncancel()
+        attempt.clock_step = (time.time() - wall_clock) - (time.monotonic() - monotonic)
+        return attempt
+
+    async def _idle(self, scenario: Scenario, attempt: _Attempt) -> None:
+        await self._phases.wait("resting", scenario.stabilization)
+        attempt.settling = await self._phases.settle(scenario.stabilization)
+        attempt.before = read_conditions(self._host)
+        try:
+            await self._phases.measure("idle baseline", scenario.name, scenario.duration, attempt.window)
+        finally:
+            attempt.after = read_conditions(self._host)
+
+    async def _stream(self, scenario: Scenario, attempt: _Attempt) -> None:
+        client = self._meters.clients[0]
+        async with streaming(self._ffmpeg, scenario, self._plan.sink, client) as streams:
+            encoders = [stream.encoder for stream in streams]
+            attempt.points = {stream.scenario.name: stream.encoder.points for stream in streams}
+            await self._phases.wait("warming up", scenario.stabilization, encoders)
+            attempt.settling = await self._phases.settle(scenario.stabilization, encoders)
+            cpu_before = [stream.cpu_seconds() for stream in streams]
+            attempt.before = read_conditions(self._host)
+            name = scenario.name
+            try:
+                await self._phases.measure(name, name, scenario.duration, attempt.window, encoders)
+            finally:
+                attempt.after = read_conditions(self._host)
+                attempt.add_cpu(streams, cpu_before)
+
+    def _outcome(self, scenario: Scenario, attempt: _Attempt) -> Outcome:
+        """Return an attempt's figures and doubts, not yet judged."""
+        window = attempt.window
+        energy = window.energy()
+        per_stream = {}
+        if energy is not None:
+            for name, points in attempt.points.items():
+                per_stream[name] = encode_figures(points, window.began, window.ended)
+        return Outcome(
+            scenario,
+            attempt.status,
+            attempt.error,
+            energy=energy,
+            encode=combine(list(per_stream.values())) if per_stream else None,
+            warnings=tuple(self._doubts(attempt)),
+            start_time=window.begin.time if window.begin else None,
+            end_time=window.end.time if window.end else None,
+            trace={"asked_hz": self._meters.hertz, "readings": window.readings, "hz": window.hertz},
+            cpu_seconds=attempt.cpu,
+            per_stream=per_stream,
+            settle=attempt.settling._asdict() if attempt.settling else None,
+            conditions=_conditions(attempt),
+        )
+
+    def _doubts(self, attempt: _Attempt) -> list[str]:
+        """Return what makes the figures doubtful, apart from the figures themselves."""
+        doubts = list(self._phases.notes)
+        if abs(attempt.clock_step) > CLOCK_STEP_SECONDS:
+            what = f"the clock was set by {attempt.clock_step:+.1f} s"
+            doubts.append(f"{what}: the start and end times are off")
+        if attempt.before is not None and attempt.after is not None:
+            ours = sum(attempt.cpu.values())
+            doubts += warnings_of(attempt.before, attempt.after, self._first, ours)
+        return doubts
+
+    async def _scores(self, scenario: Scenario) -> dict[str, Any]:
+        try:
+            return dict(await quality.score(self._ffmpeg, scenario.streams[0]))
+        except (StreamFailed, OSError) as failed:
+            return {"missing": str(failed)}
+
+
+def _conditions(attempt: _Attempt) -> Mapping[str, Any] | None:
+    """Return the machine's conditions around the window, as the results file holds them."""
+    if attempt.before is None or attempt.after is None:
+        return None
+    return describe_conditions(attempt.before, attempt.after, sum(attempt.cpu.values()))
+
+
+def _age_of_baselines(outcome: Outcome, baselines: Sequence[RecordedScenario]) -> list[str]:
+    """Return a warning if what a test is compared with was measured long before it."""
+    own = baselines_of([outcome.recorded], baselines)
+    ended = [baseline.end_time for baseline in own if baseline.end_time is not None]
+    began = time.time() if outcome.start_time is None else outcome.start_time
+    if not ended or began - max(ended) <= MAX_BASELINE_AGE:
+        return []
+    minutes = (began - max(ended)) / 60
+    return [f"its baseline is {minutes:.0f} minutes old: measure one in every block"]
+
+
+def _uncancel() -> None:
+    """Accept the interruption: from here on the run ends in good order."""
+    if task := asyncio.current_task():
+        task.uncancel()

@@ -51,7 +51,7 @@ _COLUMNS = {
 _ROWS_AT_ONCE = 500
 
 
-class Results:
+class ResultsRecord:
     """One run's files."""
 
     def __init__(self, directory: Path, head: dict[str, Any], suffix: str = "") -> None:
@@ -65,7 +65,7 @@ class Results:
         self.earlier: list[dict[str, Any]] = []  # scenarios that the file holds already
 
     @classmethod
-    def resumed(cls, path: Path, head: dict[str, Any]) -> Results:
+    def resumed(cls, path: Path, head: dict[str, Any]) -> ResultsRecord:
         """Return the files of an earlier run, to go on in. Raises: BadFile where that cannot be."""
         try:
             content = path.read_bytes()

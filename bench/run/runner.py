@@ -16,7 +16,7 @@ from powerbench_agent.bench.meter import choose, fingerprint
 from powerbench_agent.bench.run import resume
 from powerbench_agent.bench.run.measuring import Measuring
 from powerbench_agent.bench.run.outcome import compare
-from powerbench_agent.bench.run.record import Results, Trace
+from powerbench_agent.bench.run.record import ResultsRecord, Trace
 from powerbench_agent.bench.run.saver import Saver
 from powerbench_agent.core.results import parse_scenario, valid
 
@@ -56,9 +56,9 @@ async def run(plan: Plan, display: PhaseDisplay) -> Run:
         _check_directory(plan.output_dir)
         head = _head(plan, ffmpeg, meters)
         if plan.resume is not None:
-            results = Results.resumed(plan.resume, head)
+            results = ResultsRecord.resumed(plan.resume, head)
         else:
-            results = Results(plan.output_dir, head, plan.suffix)
+            results = ResultsRecord(plan.output_dir, head, plan.suffix)
         if plan.sink == "nginx":
             plan = replace(plan, sink=await stack.enter_async_context(private_nginx()))
         return await Runner(plan, ffmpeg, meters, display, results).run()
@@ -105,7 +105,7 @@ class Runner:
     """Runs the scenarios of a plan that the results file does not hold yet."""
 
     def __init__(
-        self, plan: Plan, ffmpeg: Ffmpeg, meters: Meters, display: PhaseDisplay, results: Results
+        self, plan: Plan, ffmpeg: Ffmpeg, meters: Meters, display: PhaseDisplay, results: ResultsRecord
     ) -> None:
         """Take what the file holds already. Raises: BadFile if it has a scenario with other settings."""
         # What an earlier run of the same file has finished, as it stands there.

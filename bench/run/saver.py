@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from powerbench_agent.bench.plan.scenario import Scenario
     from powerbench_agent.bench.run.outcome import Outcome
-    from powerbench_agent.bench.run.record import Results, Trace
+    from powerbench_agent.bench.run.record import ResultsRecord, Trace
 
 
 class Saver:
@@ -21,7 +21,7 @@ class Saver:
 
     def __init__(
         self,
-        results: Results,
+        results: ResultsRecord,
         trace: Trace,
         scenarios: Sequence[Scenario],
         kept: Mapping[str, dict[str, Any]],

@@ -15,7 +15,7 @@ from trees import FakeClock, values
 
 from powerbench_agent.bench.analyze import survey
 from powerbench_agent.bench.analyze.files import newest_in
-from powerbench_agent.bench.run.record import Results
+from powerbench_agent.bench.run.record import ResultsRecord
 from powerbench_agent.bench.statistics.groups import analyze
 from powerbench_agent.collectors.results import collector, metrics
 from powerbench_agent.collectors.results.collector import SCENARIOS
@@ -153,9 +153,9 @@ CASES = {
 }
 
 
-def recorded(path: Path, scenarios: list[dict[str, Any]]) -> Results:
+def recorded(path: Path, scenarios: list[dict[str, Any]]) -> ResultsRecord:
     """Write a file as a run does: again after each scenario."""
-    results = Results(path, {})
+    results = ResultsRecord(path, {})
     for count in range(len(scenarios)):
         results.save(scenarios[: count + 1])
     return results
@@ -195,7 +195,7 @@ async def test_every_user_has_the_same_difference(tmp_path: Path, name: str) -> 
 def test_the_record_names_all_that_it_is_against(tmp_path: Path) -> None:
     """A test is against both idle windows of its block, also the one that was measured after it."""
     scenarios = CASES["two baselines in a block"].scenarios
-    results = Results(tmp_path, {})
+    results = ResultsRecord(tmp_path, {})
     results.save(scenarios[:2])
     written = [s.get("versus_baseline") for s in json.loads(results.path.read_text())["scenarios"]]
     assert [versus and versus["delta_watts"] for versus in written] == [None, 20.0]

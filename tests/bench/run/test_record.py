@@ -11,7 +11,7 @@ import pytest
 
 from powerbench_agent.bench.exits import BadFile
 from powerbench_agent.bench.meter.energy import Edge, Mark, MeterKey
-from powerbench_agent.bench.run.record import Results, Trace, trace_path
+from powerbench_agent.bench.run.record import ResultsRecord, Trace, trace_path
 from powerbench_agent.core.results import parse_results
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ KEY = MeterKey("embedded", "estimate", "cpu", "estimate", "cpu")
 
 def test_the_file_is_there_after_the_first_scenario_and_grows_with_each(tmp_path: Path) -> None:
     """Nothing is written before there is something to write; then the whole file, each time."""
-    results = Results(tmp_path / "new", {"sink": "null"})
+    results = ResultsRecord(tmp_path / "new", {"sink": "null"})
     assert not (tmp_path / "new").exists()
     results.save([{"name": "a"}])
     results.save([{"name": "a"}, {"name": "b"}])
@@ -39,7 +39,7 @@ def test_the_file_is_there_after_the_first_scenario_and_grows_with_each(tmp_path
 
 def test_a_name_is_taken_with_a_file_that_can_be_gone_on_with(tmp_path: Path) -> None:
     """Before the first scenario the file is whole: a run that is killed then leaves nothing broken."""
-    results = Results(tmp_path, {"sink": "null"})
+    results = ResultsRecord(tmp_path, {"sink": "null"})
     results.reserve()
     assert parse_results(results.path.read_bytes(), "").scenarios == ()
     results.save([{"name": "a"}])
@@ -70,38 +70,38 @@ HEAD: dict[str, Any] = {
 )
 def test_a_run_is_gone_on_with_as_it_was_begun(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
     """Flags, rates and machine are those of the file, else what they were is named; the same go on."""
-    begun = Results(tmp_path, HEAD)
+    begun = ResultsRecord(tmp_path, HEAD)
     begun.save([{"name": "a"}])
-    assert Results.resumed(begun.path, HEAD).earlier == [{"name": "a"}]
+    assert ResultsRecord.resumed(begun.path, HEAD).earlier == [{"name": "a"}]
     with pytest.raises(BadFile) as bad:
-        Results.resumed(begun.path, HEAD | changed)
+        ResultsRecord.resumed(begun.path, HEAD | changed)
     assert f"--resume {begun.path}: it was made {said}" in str(bad.value)
 
 
 @pytest.mark.parametrize("length", [0, 40])
 def test_a_file_that_was_cut_off_is_not_gone_on_with(tmp_path: Path, length: int) -> None:
     """What was cut off, or is empty, is said to be that, with what to do."""
-    begun = Results(tmp_path, HEAD)
+    begun = ResultsRecord(tmp_path, HEAD)
     begun.save([{"name": "a"}])
     begun.path.write_bytes(begun.path.read_bytes()[:length])
     with pytest.raises(BadFile, match=r"it was cut off \(line .*\): take a whole copy, or measure again"):
-        Results.resumed(begun.path, HEAD)
+        ResultsRecord.resumed(begun.path, HEAD)
 
 
 def test_what_a_killed_run_has_left_of_its_trace_is_removed(tmp_path: Path) -> None:
     """The half of a trace that was being written goes when the run goes on; the trace itself stays."""
-    begun = Results(tmp_path, HEAD)
+    begun = ResultsRecord(tmp_path, HEAD)
     begun.save([{"name": "a"}])
     trace = trace_path(begun.path)
     trace.write_bytes(b"whole")
     trace.with_name(f".{trace.name}.part").write_bytes(b"half")
-    Results.resumed(begun.path, HEAD)
+    ResultsRecord.resumed(begun.path, HEAD)
     assert sorted(names(tmp_path)) == sorted([begun.path.name, trace.name])
 
 
 def test_a_file_of_the_same_second_is_left_alone(tmp_path: Path) -> None:
     """A name that is taken is not written over: the next run has its own."""
-    results = Results(tmp_path, {})
+    results = ResultsRecord(tmp_path, {})
     (tmp_path / results.path.name).write_text("another run's")
     first = results.path
     results.save([{"name": "b"}])
@@ -113,7 +113,7 @@ def test_a_file_of_the_same_second_is_left_alone(tmp_path: Path) -> None:
 def test_a_directory_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     """An error in writing is an error, and no temporary file stays."""
     (tmp_path / "file").write_text("in the way")
-    results = Results(tmp_path / "file", {})
+    results = ResultsRecord(tmp_path / "file", {})
     with pytest.raises(OSError, match="file"):
         results.save([{"name": "a"}])
     assert names(tmp_path) == ["file"]
@@ -170,7 +170,7 @@ def test_repeats_are_concluded_from(tmp_path: Path) -> None:
         kind = "baseline" if group == "idle" else "single"
         return {"name": name, "group": group, "block": block, "type": kind, "status": "ok", "energy": energy}
 
-    results = Results(tmp_path, {})
+    results = ResultsRecord(tmp_path, {})
     once = [scenario("idle", 0, 10), scenario("x", 0, 15)]
     results.save(once)
     assert json.loads(results.path.read_text())["conclusions"] == []

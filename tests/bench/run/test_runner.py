@@ -21,7 +21,7 @@ from powerbench_agent.bench.plan.clip import Clip
 from powerbench_agent.bench.plan.plan import Plan
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 from powerbench_agent.bench.run import measuring, phases, runner
-from powerbench_agent.bench.run.record import Results, Trace, trace_path
+from powerbench_agent.bench.run.record import ResultsRecord, Trace, trace_path
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -92,7 +92,7 @@ class Bench:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.results = Results(path, {})
+        self.results = ResultsRecord(path, {})
         self.meters = FakeMeters()
         self.display = FakeDisplay()
 

@@ -29,6 +29,10 @@ class BadFlag(Exception):  # noqa: N818 - a verdict
     """A flag whose value argparse could not judge."""
 
 
+class NotHere(Exception):  # noqa: N818 - a verdict
+    """This machine lacks something that was asked for (exit 69); the text says what to do."""
+
+
 def code_of(refusal: Exception) -> int:
     """Return the exit code for what kept a verb from starting."""
     if isinstance(refusal, BadFlag):

@@ -11,8 +11,8 @@ import time
 from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 from powerbench_agent.agent import log
-from powerbench_agent.bench.run.figures import MIN_SPEED
 from powerbench_agent.bench.statistics.stream_hour import stream_hour
+from powerbench_agent.bench.warnings import MIN_SPEED
 from powerbench_agent.core.terminal import align, printable, width
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import aiohttp
 
 from powerbench_agent.agent import config, daemon, roster
-from powerbench_agent.bench.load.ffmpeg import NotHere, find_ffmpeg
+from powerbench_agent.bench.exits import NotHere
+from powerbench_agent.bench.load.ffmpeg import find_ffmpeg
 from powerbench_agent.bench.load.nginx import rtmp_module
 from powerbench_agent.bench.meter import fingerprint
 from powerbench_agent.bench.meter.choose import LOCAL_AGENT

@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
+from powerbench_agent.bench.exits import NotHere
 from powerbench_agent.bench.load.encoders import ENCODERS
 from powerbench_agent.core import ports
 
 if TYPE_CHECKING:
     from powerbench_agent.bench.plan.scenario import Scenario
-
-
-class NotHere(Exception):  # noqa: N818 - a verdict
-    """This machine lacks something that was asked for (exit 69); the text says what to do."""
 
 
 class Ffmpeg(NamedTuple):

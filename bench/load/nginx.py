@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from powerbench_agent.bench.load.ffmpeg import NotHere
+from powerbench_agent.bench.exits import NotHere
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -7,7 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from powerbench_agent.bench.measure.costs import energy_figures, frame_figures, mean
-from powerbench_agent.bench.run.figures import kind_of_warning
+from powerbench_agent.bench.warnings import kind_of_warning
 from powerbench_agent.core.terminal import align, printable, shorten
 
 if TYPE_CHECKING:

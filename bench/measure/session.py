@@ -13,9 +13,8 @@ import aiohttp
 
 from powerbench_agent.agent import log
 from powerbench_agent.bench import exits
-from powerbench_agent.bench.exits import BadFile, BadFlag
+from powerbench_agent.bench.exits import BadFile, BadFlag, NotHere
 from powerbench_agent.bench.flags import read_token
-from powerbench_agent.bench.load.ffmpeg import NotHere
 from powerbench_agent.bench.measure import command, document
 from powerbench_agent.bench.measure.command import Signals
 from powerbench_agent.bench.measure.costs import Measured

@@ -6,8 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from powerbench_agent.agent import config, daemon, roster
-from powerbench_agent.bench.exits import BadFlag
-from powerbench_agent.bench.load.ffmpeg import NotHere
+from powerbench_agent.bench.exits import BadFlag, NotHere
 from powerbench_agent.bench.meter.client import AgentClient, AgentFailed
 from powerbench_agent.bench.meter.meters import Meters, Sources
 from powerbench_agent.core.model import ESTIMATE

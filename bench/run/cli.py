@@ -35,7 +35,7 @@ def main(flags: argparse.Namespace) -> int:
         hint = "pip install 'powerbench-agent[bench]'"
         return exits.fail(f"run needs {missing.name}, of the extra bench: {hint}", exits.UNAVAILABLE)
 
-    from powerbench_agent.bench.load.ffmpeg import NotHere  # noqa: PLC0415 - after the extra is known to be there
+    from powerbench_agent.bench.exits import NotHere  # noqa: PLC0415 - after the extra is known to be there
     from powerbench_agent.bench.meter.client import AgentFailed  # noqa: PLC0415 - likewise
     from powerbench_agent.bench.plan.plan import make_plan  # noqa: PLC0415 - heavy
 

@@ -5,10 +5,10 @@ Reports come every half second, windows begin and end between them: figures at a
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
+from powerbench_agent.bench.warnings import MAX_BITRATE_MISS, MIN_SPEED, SPEED_SPAN
 from powerbench_agent.core.results import Encode
 
 if TYPE_CHECKING:
@@ -16,15 +16,6 @@ if TYPE_CHECKING:
 
     from powerbench_agent.bench.load.encoder import Point
     from powerbench_agent.core.progress import Report
-
-SPEED_SPAN = 10.0  # seconds; over less, a healthy stream on a busy machine dips below any useful bound
-MIN_SPEED = 0.98
-MAX_BITRATE_MISS = 0.10
-
-
-def kind_of_warning(text: str) -> str:
-    """Return what warnings that differ in their figures alone have in common."""
-    return re.sub(r"\d+(\.\d+)?", "#", text)
 
 
 def combine(encodes: Sequence[Encode]) -> Encode:

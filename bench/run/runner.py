@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from powerbench_agent.bench.exits import NotHere
 from powerbench_agent.bench.load import ffmpeg as binaries
-from powerbench_agent.bench.load.ffmpeg import NotHere
 from powerbench_agent.bench.load.nginx import private_nginx
 from powerbench_agent.bench.meter import choose, fingerprint
 from powerbench_agent.bench.run import resume

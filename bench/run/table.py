@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from powerbench_agent.bench.run.figures import SPEED_SPAN
+from powerbench_agent.bench.warnings import SPEED_SPAN
 from powerbench_agent.core.results import per_unit
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from powerbench_agent.bench.run.figures import MIN_SPEED, kind_of_warning
 from powerbench_agent.bench.statistics import stats
+from powerbench_agent.bench.warnings import MIN_SPEED, kind_of_warning
 from powerbench_agent.core.results import (
     Conclusion,
     baselines_of,

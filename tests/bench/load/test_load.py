@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from powerbench_agent.bench.exits import NotHere
 from powerbench_agent.bench.load.encoder import encoder_command
-from powerbench_agent.bench.load.ffmpeg import Ffmpeg, NotHere, check_encoder, check_sink
+from powerbench_agent.bench.load.ffmpeg import Ffmpeg, check_encoder, check_sink
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from powerbench_agent.bench.cli import parser
-from powerbench_agent.bench.exits import BadFile, BadFlag
-from powerbench_agent.bench.load.ffmpeg import NotHere
+from powerbench_agent.bench.exits import BadFile, BadFlag, NotHere
 from powerbench_agent.bench.measure import costs
 from powerbench_agent.bench.measure.command import Used, says_frames
 from powerbench_agent.bench.measure.costs import CommandRun, EnergyWindow, Measured

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from powerbench_agent.core.options import ConfigError, Problem
+from powerbench_agent.core.token_file import BadToken, read_token
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -180,11 +181,13 @@ def loopback_names(hosts: Path = Path("/etc/hosts")) -> frozenset[str]:
 
 
 def _read_token(name: str, complaints: list[tuple[str, str]]) -> str:
-    text = _read(name, "token_file", complaints)
-    token = (text or "").strip()
-    if text is not None and not token:
-        complaints.append(("token_file", f"{name} is empty; put a random token in it"))
-    return token
+    try:
+        return read_token(Path(name))
+    except OSError as error:
+        complaints.append(("token_file", f"cannot read {name}: {error.strerror}"))
+    except BadToken as bad:
+        complaints.append(("token_file", f"{name} {bad}; put a random token in it"))
+    return ""
 
 
 def _read_users(name: str, complaints: list[tuple[str, str]]) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from powerbench_agent.bench.exits import USAGE, BadFile
+from powerbench_agent.core import token_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,14 +89,12 @@ def read_token(name: str | None) -> str:
     if name is None:
         return ""
     try:
-        token = Path(name).read_text(encoding="utf-8").strip()
+        return token_file.read_token(Path(name))
     except OSError as error:
         raise BadFile(f"--token-file {name}: cannot read it: {error.strerror}") from None
-    except UnicodeDecodeError:
-        token = ""
-    if not token or not token.isprintable():  # an HTTP header takes nothing else
-        raise BadFile(f"--token-file {name}: holds no token; put the agent's in it, or omit the flag")
-    return token
+    except token_file.BadToken as bad:
+        what = f"holds no token (it {bad}); put the agent's in it, or omit the flag"
+        raise BadFile(f"--token-file {name}: {what}") from None
 
 
 def parse_repeat(text: str) -> int:

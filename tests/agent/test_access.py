@@ -241,7 +241,7 @@ def test_nothing_configured_is_loopback_alone() -> None:
     [
         ("token_file", b"", "is empty; put a random token in it"),
         ("token_file", b" \n ", "is empty; put a random token in it"),
-        ("token_file", b"\xff\xfe", "is not UTF-8 text"),
+        ("token_file", b"\xff\xfe", "is not UTF-8 text; put a random token in it"),
         ("basic_auth_file", b"", "names no user; add one with: htpasswd -nB NAME"),
         ("basic_auth_file", b"# only this\n", "names no user"),
         ("basic_auth_file", b"prom:plain\n", "line 1 is not NAME:BCRYPT; create it with: htpasswd -nB NAME"),

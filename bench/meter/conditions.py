@@ -1,7 +1,7 @@
-"""What around a window makes its figures doubtful: read before and after it, told with what to do.
+"""The machine's conditions around a window: what makes its figures doubtful, and what to do about it.
 
-Reads /proc/stat, /sys cpufreq, thermal_throttle, hwmon and power_supply. Privileges: none. Where the agents
-are on another machine this is about the machine that encodes.
+Reads /proc/stat, /sys cpufreq, thermal_throttle, hwmon and power_supply. Privileges: none. If the agents
+are on another machine, this is about the machine that encodes.
 
 Source: https://docs.kernel.org/admin-guide/pm/cpufreq.html,
 https://docs.kernel.org/admin-guide/abi-testing.html (thermal_throttle),
@@ -27,7 +27,7 @@ _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 
 
 class Conditions(NamedTuple):
-    """The machine at one moment; None is what it does not say."""
+    """The machine at one moment; None means unknown."""
 
     busy: float | None  # CPU seconds so far
     capacity: float | None
@@ -42,13 +42,13 @@ class Conditions(NamedTuple):
 def read_conditions(host: Host) -> Conditions:
     """Return the machine's state now."""
     cpu = read_cpu_time(host)
-    said = fingerprint.host(host.sysfs, host.procfs)
+    machine = fingerprint.host(host.sysfs, host.procfs)
     return Conditions(
         busy=cpu.busy if cpu else None,
         capacity=cpu.capacity if cpu else None,
         own=cpu.agent if cpu else 0.0,
-        governor=said["governor"],
-        turbo=said["turbo"],
+        governor=machine["governor"],
+        turbo=machine["turbo"],
         throttled=_throttled(host.sysfs),
         celsius=_celsius(host.sysfs),
         on_battery=_on_battery(host.sysfs),
@@ -56,21 +56,24 @@ def read_conditions(host: Host) -> Conditions:
 
 
 def warnings_of(before: Conditions, after: Conditions, first: Conditions, ours: float) -> list[str]:
-    """Return what was odd over a window; `first`: at the run's start; `ours`: our children's CPU seconds."""
+    """Return what disturbed a window; `first`: at the run's start; `ours`: our children's CPU seconds."""
     found = []
     others = other_load(before, after, ours)
     if others is not None and others > MAX_OTHER_LOAD:
         found.append(
             f"other programs used {others:.0%} of the machine's CPUs in the window: "
-            "stop them, or measure when they rest"
+            "stop them, or measure when they are idle"
         )
     if after.governor != first.governor:
-        found.append(f"the CPU governor changed from {first.governor} to {after.governor}: hold it still")
+        what = f"the CPU governor changed from {first.governor} to {after.governor}"
+        found.append(f"{what}: keep it the same for the run")
     if after.turbo != first.turbo:
-        found.append("turbo was switched within the run: hold it still")
+        found.append("turbo was switched within the run: keep it the same for the run")
     if before.throttled is not None and after.throttled is not None and after.throttled > before.throttled:
         times = after.throttled - before.throttled
-        found.append(f"heat throttled the CPU {times} times in the window: cool it, or ask less of it")
+        found.append(
+            f"heat throttled the CPU {times} times in the window: cool it better, or reduce the load"
+        )
     if before.celsius is not None and first.celsius is not None:
         warmer = before.celsius - first.celsius
         if warmer > MAX_WARMER:
@@ -79,17 +82,20 @@ def warnings_of(before: Conditions, after: Conditions, first: Conditions, ours: 
                 "give more --cooldown or --stabilization"
             )
     if after.on_battery:
-        found.append("the machine runs on battery, which caps its power: plug it in")
+        found.append("the machine runs on battery, which limits its power: plug it in")
     return found
 
 
 def other_load(before: Conditions, after: Conditions, ours: float) -> float | None:
-    """Return the share of the CPUs that others used between two moments; None where nobody knows."""
+    """Return the share of the CPUs that others used between two moments; None if unknown."""
     if before.busy is None or before.capacity is None or after.busy is None or after.capacity is None:
         return None
     capacity = after.capacity - before.capacity
-    ours += after.own - before.own
-    return max(0.0, after.busy - before.busy - ours) / capacity if capacity > 0 else None
+    if capacity <= 0:
+        return None
+    own = after.own - before.own
+    others = after.busy - before.busy - own - ours
+    return max(0.0, others) / capacity
 
 
 def describe(before: Conditions, after: Conditions, ours: float) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Which machine this is, as far as it decides a figure: what two results must share to be compared.
+"""Which machine this is, in the properties that two results must share to be compared.
 
 Source: proc(5), https://docs.kernel.org/admin-guide/pm/cpufreq.html
 """
@@ -14,7 +14,7 @@ from powerbench_agent.agent import __version__
 
 
 def host(sysfs: Path = Path("/sys"), procfs: Path = Path("/proc")) -> dict[str, Any]:
-    """Return the host's fingerprint; None is what it does not say."""
+    """Return the host's fingerprint; None means unknown."""
     cpufreq = sysfs / "devices/system/cpu"
     return {
         "hostname": platform.node(),
@@ -32,7 +32,7 @@ def host(sysfs: Path = Path("/sys"), procfs: Path = Path("/proc")) -> dict[str, 
 
 
 def _turbo(cpu: Path) -> bool | None:
-    """Return whether turbo is on: intel_pstate says no_turbo, acpi-cpufreq and amd_pstate say boost."""
+    """Return whether turbo is on: intel_pstate has no_turbo, acpi-cpufreq and amd_pstate have boost."""
     if (no_turbo := _text(cpu / "intel_pstate/no_turbo")) is not None:
         return no_turbo == "0"
     if (boost := _text(cpu / "cpufreq/boost")) is not None:

@@ -1,4 +1,4 @@
-"""What a kilowatt-hour costs, in money and in greenhouse gas: a small TOML file of the operator's."""
+"""What a kilowatt-hour costs, in money and in greenhouse gas: a small TOML file that the operator writes."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ _TEXTS = ("currency", "gco2e_source")
 
 
 def load(path: Path | None) -> dict[str, Any]:
-    """Return every key, None or "" where nobody said. Raises: BadFile for a file that cannot be used."""
-    said: dict[str, Any] = {}
+    """Return every key; None or "" if the file does not have it. Raises: BadFile if it cannot be used."""
+    found: dict[str, Any] = {}
     if path is not None or DEFAULT_PATH.exists():
         where = path or DEFAULT_PATH
         try:
-            said = tomllib.loads(where.read_text(encoding="utf-8"))
+            found = tomllib.loads(where.read_text(encoding="utf-8"))
         except OSError as error:
             raise BadFile(f"--rates {where}: cannot read it: {error.strerror}") from None
-        except ValueError as error:  # TOML's errors are; they say line and column
+        except ValueError as error:  # as TOML's errors are; they name line and column
             raise BadFile(f"--rates {where}: {error}") from None
-        _check(said, where)
-    return {**dict.fromkeys(_NUMBERS), **dict.fromkeys(_TEXTS, ""), **said}
+        _check(found, where)
+    return {**dict.fromkeys(_NUMBERS), **dict.fromkeys(_TEXTS, ""), **found}
 
 
-def _check(said: dict[str, Any], where: Path) -> None:
-    for key, value in said.items():
+def _check(found: dict[str, Any], where: Path) -> None:
+    """Check the keys and their values. Raises: BadFile."""
+    for key, value in found.items():
         if key not in (*_NUMBERS, *_TEXTS):
             near = difflib.get_close_matches(key, (*_NUMBERS, *_TEXTS), 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise BadFile(f"--rates {where}: {key!r} is no key here{hint}")
+            raise BadFile(f"--rates {where}: {key!r} is not a key here{hint}")
         if key in _TEXTS:
             if not isinstance(value, str):
                 raise BadFile(f"--rates {where}: {key} must be text")
         elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
             raise BadFile(f"--rates {where}: {key} must be a number, and not negative")
-    if "gco2e_per_kwh" in said and not said.get("gco2e_source"):
-        raise BadFile(f"--rates {where}: gco2e_per_kwh needs gco2e_source: say where the figure comes from")
+    if "gco2e_per_kwh" in found and not found.get("gco2e_source"):
+        raise BadFile(f"--rates {where}: gco2e_per_kwh needs gco2e_source: name where the figure comes from")

@@ -1,4 +1,4 @@
-"""`powerbench run`: flags to a plan, the plan under signals that end it in order, the table at its end."""
+"""`powerbench run`: makes the plan, runs it so that signals end it in good order, prints the tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _FEW = 2  # streams whose tables are shown one by one
-_PLAIN_WIDTH = 120  # where nobody says how wide the output is
+_PLAIN_WIDTH = 120  # of output that has no width of its own
 
 
 def main(flags: argparse.Namespace) -> int:
@@ -50,7 +50,7 @@ def main(flags: argparse.Namespace) -> int:
 
 
 def exit_code(done: Run) -> int:
-    """Return what the run as a whole came to."""
+    """Return the exit code of the run as a whole."""
     if done.interrupted:
         return exits.INTERRUPTED
     good = all(outcome.status == "ok" for outcome in done.outcomes) and not done.unsaved
@@ -58,7 +58,7 @@ def exit_code(done: Run) -> int:
 
 
 def make_console() -> Console:
-    """Return standard output: as wide as the terminal, or wide enough for the table."""
+    """Return a console on standard output, as wide as the terminal or wide enough for the table."""
     from rich.console import Console  # noqa: PLC0415 - of the extra
 
     out = cast("IO[str]", log.Unbreakable(sys.stdout))
@@ -67,9 +67,9 @@ def make_console() -> Console:
 
 
 def _execute(plan: Plan, console: Console, *, progress: bool | None) -> Run:
-    """Run the plan; SIGINT, SIGTERM and SIGHUP end it in order.
+    """Run the plan; SIGINT, SIGTERM and SIGHUP end it in good order.
 
-    Raises: KeyboardInterrupt where there is no result yet.
+    Raises: KeyboardInterrupt if there is no result yet.
     """
     import uvloop  # noqa: PLC0415 - beside its only use
 
@@ -92,7 +92,7 @@ def _execute(plan: Plan, console: Console, *, progress: bool | None) -> Run:
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     finally:
-        for number in _SIGNALS:  # what is left is to print what there is
+        for number in _SIGNALS:  # all that is left is to print the results
             signal.signal(number, signal.SIG_IGN)
 
 
@@ -115,11 +115,11 @@ def _say_doubts(done: Run, say: Callable[[str], None]) -> None:
 
 
 def report(done: Run, console: Console) -> None:
-    """Print each stream's table, the warnings, what failed, and where the files are."""
+    """Print the tables, the warnings, what failed, and where the files are."""
     from powerbench_agent.bench.run import table  # noqa: PLC0415 - of the extra
 
     def say(text: str, *, whole: bool = False) -> None:
-        """Print a line; a path stays `whole`: no line end comes into it."""
+        """Print a line; `whole`: without wrapping it, so that a path can be copied."""
         unwrapped = whole or not console.is_terminal
         console.print(text, highlight=False, markup=False, soft_wrap=unwrapped)
 
@@ -133,7 +133,7 @@ def report(done: Run, console: Console) -> None:
     if done.path is not None:
         say(f"Results: {done.path}", whole=True)
         if done.interrupted:
-            say(f"Go on, with the same flags and:  --resume {done.path}", whole=True)
+            say(f"To continue, use the same flags and:  --resume {done.path}", whole=True)
         if len(tests) > 1:
             say(f"Next: powerbench analyze {done.path}", whole=True)
     if done.trace is not None:

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live bar in a terminal, plain lines elsewhere."""
+"""Shows a run's progress: a live bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PLAIN_EVERY = 10.0  # seconds between lines of one phase
 
 
 class PhaseDisplay(Protocol):
-    """Shows phases; `news` is one short line of live figures."""
+    """Shows phases; `news` is a short line of live figures."""
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
@@ -23,7 +23,7 @@ class PhaseDisplay(Protocol):
         """Begin a phase of so many seconds."""
 
     def update(self, elapsed: float, news: str) -> None:
-        """Show how far the phase is."""
+        """Show how far the phase has come."""
 
     def end(self) -> None:
         """End the phase."""
@@ -72,12 +72,13 @@ class LiveDisplay:
 
 
 class PlainDisplay:
-    """A line when a phase begins, one every ten seconds, and one when it ends; or none at all."""
+    """A line when a phase begins, every ten seconds, and when it ends; none without `progress`."""
 
     def __init__(self, console: Console, *, progress: bool) -> None:
         self._console = console
         self._show = progress
-        self._title, self._seconds, self._news, self._said = "", 0.0, "", 0.0
+        self._title = self._news = ""
+        self._seconds = self._last_line = 0.0
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -85,16 +86,20 @@ class PlainDisplay:
 
     def begin(self, title: str, seconds: float) -> None:
         """Print that it begins."""
-        self._title, self._seconds, self._news, self._said = title, seconds, "", time.monotonic()
+        self._title, self._seconds, self._news = title, seconds, ""
+        self._last_line = time.monotonic()
         if self._show:
             self.say(f"{title}: {seconds:g} s")
 
     def update(self, elapsed: float, news: str) -> None:
-        """Print how far it is, now and then."""
+        """Print how far it has come, now and then."""
         self._news = news
-        if self._show and time.monotonic() - self._said >= _PLAIN_EVERY and elapsed < self._seconds:
-            self._said = time.monotonic()
-            self.say(f"{self._title}: {elapsed:.0f} of {self._seconds:g} s{f', {news}' if news else ''}")
+        now = time.monotonic()
+        is_due = now - self._last_line >= _PLAIN_EVERY and elapsed < self._seconds
+        if self._show and is_due:
+            self._last_line = now
+            line = f"{self._title}: {elapsed:.0f} of {self._seconds:g} s"
+            self.say(f"{line}, {news}" if news else line)
 
     def end(self) -> None:
         """Print the last figures."""

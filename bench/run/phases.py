@@ -21,19 +21,21 @@ if TYPE_CHECKING:
     from powerbench_agent.bench.load.encoder import Encoder
     from powerbench_agent.bench.meter.meters import Meters
     from powerbench_agent.bench.run.display import PhaseDisplay
+    from powerbench_agent.bench.run.figures import Encode
     from powerbench_agent.bench.run.record import Trace
     from powerbench_agent.core.host import Host
 
-SETTLE_SPAN = 5.0  # seconds; two of them after each other are compared
-STEADY_SHARE = 0.03  # by which their powers may differ,
-STEADY_WATTS = 0.5  # or by this
+SETTLE_SPAN = 5.0  # seconds; two such spans in a row are compared
+STEADY_SHARE = 0.03  # by which their powers may differ, or
+STEADY_WATTS = 0.5  # by this, whichever is more
 STEADY_CELSIUS = 1.0
 MAX_SETTLE = 60.0  # seconds, and never longer than the warm-up itself
-_FOLLOW_SECONDS = 1.0  # of readings that an agent sends together
+_RECENT_SECONDS = 5.0  # that live figures are of
+_FOLLOW_SECONDS = 1.0  # the length of the readings that an agent sends together
 
 
 class Settling(NamedTuple):
-    """How a scenario came to rest before its window."""
+    """How long a scenario settled before its window."""
 
     seconds: float  # beyond the warm-up
     settled: bool
@@ -49,11 +51,11 @@ class OpenWindow:
         self.readings = 0
 
     def open(self, edge: Edge) -> None:
-        """Take the reading that begins it."""
+        """Take the first reading."""
         self.begin, self.began = edge, time.monotonic()
 
     def move(self, edge: Edge) -> None:
-        """Take a reading that may be its last."""
+        """Take a reading that may be the last."""
         self.end, self.ended = edge, time.monotonic()
 
     @property
@@ -63,7 +65,7 @@ class OpenWindow:
         return round(self.readings / seconds, 2) if seconds > 0 else None
 
     def energy(self) -> MeteredEnergy | None:
-        """Return the energy between its edges; None where there is none to be had."""
+        """Return the energy between its edges; None if it is not known."""
         if self.begin is None or self.end is None or self.ended <= self.began:
             return None
         with contextlib.suppress(AgentFailed):
@@ -72,7 +74,7 @@ class OpenWindow:
 
 
 class Phases:
-    """What the phases of all scenarios share: the meters, the trace, who is told."""
+    """Runs the phases of scenarios, which share the meters, the trace and the display."""
 
     def __init__(self, meters: Meters, trace: Trace, display: PhaseDisplay, host: Host) -> None:
         self._meters = meters
@@ -82,16 +84,16 @@ class Phases:
         self.notes: list[str] = []  # of the scenario that is running
 
     async def wait(self, title: str, seconds: float, encoders: Sequence[Encoder] = ()) -> None:
-        """Let the time go by. Raises: StreamFailed where a stream dies."""
+        """Wait. Raises: StreamFailed if a stream dies."""
         if seconds > 0:
             await self._poll(title, seconds, encoders, lambda _: False)
             self._finish(seconds)
 
     async def settle(self, warm_up: float, encoders: Sequence[Encoder] = ()) -> Settling:
-        """Go on after the warm-up until power and temperature are steady, for as long again at most."""
+        """Wait until power and temperature are steady, at most for as long as the warm-up was."""
         limit = min(MAX_SETTLE, warm_up)
         if limit < 2 * SETTLE_SPAN:
-            return Settling(0.0, settled=False)  # too short to tell; nobody asked for more
+            return Settling(0.0, settled=False)  # too short to tell, and no longer was asked for
         begun = time.monotonic()
         edges: deque[tuple[Edge, float | None]] = deque()
         steady = False
@@ -104,7 +106,7 @@ class Phases:
             steady = is_steady(edges)
             return steady
 
-        # Both ends are looked at too: the shortest time there is for it is just two spans.
+        # A reading at each end too: the shortest time allowed is exactly two spans.
         with contextlib.suppress(AgentFailed):
             look(await self._meters.glance())
         await self._poll("settling", limit, encoders, look, slowly=True)
@@ -114,15 +116,15 @@ class Phases:
                 look(await self._meters.glance())
         if not steady:
             self.notes.append(
-                f"power had not come to rest {limit:g} s after the warm-up: give more --stabilization, "
-                "or look for what comes and goes on this machine"
+                f"power was not steady {limit:g} s after the warm-up: increase --stabilization, "
+                "or stop what runs on this machine from time to time"
             )
         return Settling(round(time.monotonic() - begun, 2), steady)
 
     async def measure(
         self, title: str, name: str, seconds: float, opened: OpenWindow, encoders: Sequence[Encoder] = ()
     ) -> None:
-        """Open the window, keep the trace, close it. Raises: StreamFailed, AgentFailed."""
+        """Measure one window and keep its trace. Raises: StreamFailed, AgentFailed."""
         opened.open(await self._meters.edge())
         assert opened.begin is not None  # noqa: S101 - opened
         self._trace.take(name, "window", opened.begin)
@@ -143,7 +145,7 @@ class Phases:
         self._finish(seconds, f"{whole.watts:.2f} W ({whole.source})" if whole else "")
 
     def _finish(self, seconds: float, news: str = "") -> None:
-        """End a phase; what it drew lately is no figure of the whole."""
+        """End a phase; its latest figures do not stand for all of it."""
         self._display.update(seconds, news)
         self._display.end()
 
@@ -156,9 +158,9 @@ class Phases:
         *,
         slowly: bool = False,
     ) -> None:
-        """Look at the meters, and after the encoders, until the time is up or `look` has seen enough.
+        """Watch the meters and the encoders until the time is up or `look` has seen enough.
 
-        `slowly`: once a second is enough.
+        `slowly`: once a second is enough. Raises: StreamFailed.
         """
         self._display.begin(title, seconds)
         begun = last_shown = time.monotonic()
@@ -168,7 +170,7 @@ class Phases:
             edges: list[Edge] = []
             try:
                 edges = await self._meters.follow(min(left, _FOLLOW_SECONDS), hertz)
-            except AgentFailed as failed:  # the counters make up for it at the edge; the trace has a gap
+            except AgentFailed as failed:  # the window's edges are exact all the same
                 if (note := f"the trace has a gap: {failed}") not in self.notes:
                     self.notes.append(note)
                 await asyncio.sleep(min(left, 1 / hertz))
@@ -186,24 +188,31 @@ class Phases:
                 before, last_shown = edges[-1], time.monotonic()
 
 
-def is_steady(edges: Sequence[tuple[Edge, float | None]]) -> bool:
-    """Return whether the last two spans drew the same power, at the same temperature."""
-    if edges[-1][0].time - edges[0][0].time < 2 * SETTLE_SPAN * 0.95:
+def is_steady(readings: Sequence[tuple[Edge, float | None]]) -> bool:
+    """Return whether the last two spans had the same power and the same temperature.
+
+    `readings`: edges, each with the temperature in °C if it is known.
+    """
+    edges = [edge for edge, _ in readings]
+    if edges[-1].time - edges[0].time < 2 * SETTLE_SPAN * 0.95:
         return False
-    middle = min(range(len(edges)), key=lambda n: abs(edges[n][0].time - (edges[-1][0].time - SETTLE_SPAN)))
+    half_way = edges[-1].time - SETTLE_SPAN
+    middle = min(range(len(edges)), key=lambda number: abs(edges[number].time - half_way))
     if not 0 < middle < len(edges) - 1:
         return False
     try:
-        first = energy_between(edges[0][0], edges[middle][0]).watts
-        last = energy_between(edges[middle][0], edges[-1][0]).watts
+        first = energy_between(edges[0], edges[middle]).watts
+        last = energy_between(edges[middle], edges[-1]).watts
     except AgentFailed:
         return False
     if abs(last - first) > max(STEADY_WATTS, STEADY_SHARE * first):
         return False
-    warmth = [celsius for _, celsius in edges]
-    early = [celsius for celsius in warmth[: middle + 1] if celsius is not None]
-    late = [celsius for celsius in warmth[middle:] if celsius is not None]
-    return not early or not late or abs(fmean(late) - fmean(early)) <= STEADY_CELSIUS
+    temperatures = [celsius for _, celsius in readings]
+    early = [celsius for celsius in temperatures[: middle + 1] if celsius is not None]
+    late = [celsius for celsius in temperatures[middle:] if celsius is not None]
+    if not early or not late:
+        return True
+    return abs(fmean(late) - fmean(early)) <= STEADY_CELSIUS
 
 
 def _news(before: Edge, now: Edge, encoders: Sequence[Encoder]) -> str:
@@ -212,15 +221,19 @@ def _news(before: Edge, now: Edge, encoders: Sequence[Encoder]) -> str:
     with contextlib.suppress(AgentFailed):
         energy = energy_between(before, now)
         parts.append(f"{energy.watts:.2f} W ({energy.source})")
-    rates = []
-    for encoder in encoders:
-        if len(encoder.points) > 1:
-            end = encoder.points[-1].at
-            begin = max(encoder.points[0].at, end - 5)
-            if end > begin:
-                rates.append(encode_figures(encoder.points, begin, end))
-    if fps := [rate.fps for rate in rates if rate.fps is not None]:
+    recent = [figures for encoder in encoders if (figures := _recent(encoder)) is not None]
+    if fps := [figures.fps for figures in recent if figures.fps is not None]:
         parts.append(f"{fps[0]:.1f} fps" if len(fps) == 1 else f"{len(fps)} streams, {min(fps):.1f} fps")
-    if kbps := [rate.kbps for rate in rates if rate.kbps is not None]:
+    if kbps := [figures.kbps for figures in recent if figures.kbps is not None]:
         parts.append(f"{sum(kbps):.0f} kbps")
     return ", ".join(parts)
+
+
+def _recent(encoder: Encoder) -> Encode | None:
+    """Return what an encoder did lately; None if it has not reported twice."""
+    points = encoder.points
+    if len(points) < 2:
+        return None
+    end = points[-1].at
+    begin = max(points[0].at, end - _RECENT_SECONDS)
+    return encode_figures(points, begin, end) if end > begin else None

@@ -227,7 +227,7 @@ async def test_a_machine_that_does_not_come_to_rest_is_said(bench: Bench, *, str
     bench.meters.joules = lambda second: second**2
     (outcome,) = (await bench.run(stream(warm_up=20), strict=strict)).outcomes
     assert bench.written[0]["settle"] == {"seconds": pytest.approx(20, abs=0.1), "settled": False}
-    assert outcome.warnings[0].startswith("power had not come to rest 20 s after the warm-up")
+    assert outcome.warnings[0].startswith("power was not steady 20 s after the warm-up")
     assert outcome.status == ("failed" if strict else "ok")
 
 

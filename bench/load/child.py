@@ -96,5 +96,5 @@ class Child:
 
     def last_words(self) -> str:
         """Return its last lines on standard error, joined into one line."""
-        said = [line for line in self.lines if line.strip()]
-        return " | ".join(said[-_LAST_LINES:]) or "it printed nothing"
+        printed = [line for line in self.lines if line.strip()]
+        return " | ".join(printed[-_LAST_LINES:]) or "it printed nothing"

@@ -1,4 +1,4 @@
-"""What a scenario is unless it says otherwise, in flags and batch files alike; written as people write it."""
+"""The defaults of a scenario, shared by flags and batch files, written as on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be said of a stream before it starts."""
+"""What is checked of a stream before it starts, and its command line."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_local_sink_is_looked_up_in_the_kernels_tables(tmp_path: Path) -> None
     check_sink("embedded", procfs)
 
 
-def test_a_stream_is_as_asked_and_ends_by_itself_if_nobody_ends_it() -> None:
+def test_a_stream_is_as_asked_and_ends_by_itself() -> None:
     """The command has the scenario's settings, no token, and an end well after the planned one."""
     command = encoder_command(ffmpeg("7.1", "libx265"), SCENARIO, "rtmp://127.0.0.1/live/x", 7)
     text = " ".join(command)

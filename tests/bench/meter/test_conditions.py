@@ -39,7 +39,7 @@ def write(root: Path, files: dict[str, str]) -> Path:
 
 
 def test_a_calm_window_has_no_warning() -> None:
-    """Nothing is said where all that ran was ours."""
+    """There is no warning if everything that ran was ours."""
     assert warnings_of(CALM, AFTER, CALM, 39.0) == []
 
 

@@ -39,7 +39,7 @@ def test_an_estimate_is_never_added_to_a_measurement() -> None:
 
 
 def test_an_estimate_beside_a_measured_gpu_is_said_to_be_one() -> None:
-    """An estimated CPU beside a measured GPU makes the whole no measurement."""
+    """With an estimated CPU beside a measured GPU the whole is not a measurement."""
     before = edge(a=(GUESS, 0, 0.0), b=(GPU, 0, 0.0))
     after = edge(a=(GUESS, 10, 1.0), b=(GPU, 5, 1.0))
     found = energy_between(before, after)
@@ -56,7 +56,7 @@ def test_an_estimate_beside_a_measured_gpu_is_said_to_be_one() -> None:
     ],
 )
 def test_a_counter_that_breaks_within_the_window_is_named_and_adds_nothing(after: Edge, words: str) -> None:
-    """What a vanished, restarted or unread counter had is missing, and the result says so."""
+    """The energy of a vanished, restarted or unread counter is missing, and a problem names it."""
     found = energy_between(edge(a=(RAPL, 0, 0.0), b=(RAPL1, 5, 0.0)), after)
     assert found.joules == 10
     assert words in found.problems[0]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def test_turbo_is_read_from_whichever_driver_there_is(
     tmp_path: Path, file: str | None, content: str, *, turbo: bool | None
 ) -> None:
-    """intel_pstate says it the other way round; without either nothing is said."""
+    """intel_pstate inverts the value; without either file it is unknown."""
     if file:
         path = tmp_path / "devices/system/cpu" / file
         path.parent.mkdir(parents=True)

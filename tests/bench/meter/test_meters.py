@@ -145,7 +145,7 @@ async def test_an_agent_that_is_not_there_is_one_clear_error() -> None:
 
 
 async def test_an_edge_waits_until_the_agent_reads_for_it(fake: tuple[FakeAgent, AgentClient]) -> None:
-    """While the agent says that its reading is not fresh, the edge is asked for again."""
+    """While the agent reports that its reading is not fresh, the edge is requested again."""
     agent, client = fake
     agent.refusals = 2
     edge = await Meters([client]).edge()

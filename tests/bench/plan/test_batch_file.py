@@ -1,4 +1,4 @@
-"""Batch files: what they may hold, and what is said of what they may not."""
+"""Batch files: what they may hold, and how what they may not hold is reported."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_an_entrys_own_bitrates_win_over_a_default_bitrate() -> None:
 
 
 def test_defaults_are_for_all_entries() -> None:
-    """What an entry leaves out is the defaults'; what it says wins."""
+    """The defaults fill in what an entry leaves out; the entry's own values win."""
     first, second = parse({"defaults": {"fps": 60, "duration": 9}, "scenarios": [{}, {"fps": 25}]})
     assert (first.fps, second.fps) == (60, 25)
     assert first.duration == second.duration == 9
@@ -151,7 +151,7 @@ def test_every_problem_is_named_at_once() -> None:
 
 
 def test_broken_json_has_its_line_and_column() -> None:
-    """Where the text is no JSON the place is named."""
+    """For text that is not JSON the place is named."""
     with pytest.raises(BadBatch, match=r"b\.json: line 2, column 3"):
         parse_batch(b"[\n  }", "b.json")
 

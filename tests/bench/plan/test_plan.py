@@ -47,7 +47,7 @@ def test_a_shard_has_its_tests_with_all_their_repeats(tmp_path: Path, order: str
 
 
 def test_a_shard_without_a_test_is_refused(tmp_path: Path) -> None:
-    """More parts than tests: the part that would measure the idle machine alone says so."""
+    """With more parts than tests, a part that would measure only the idle machine is refused."""
     file = batch(tmp_path / "b.json", "a", "b")
     with pytest.raises(BadFlag, match="shard 5 of 5 has nothing: the batch has 2 tests"):
         plan("batch", "--file", file, "--shard", "5/5")
@@ -55,7 +55,7 @@ def test_a_shard_without_a_test_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_clip_is_known_before_anything_is_measured(tmp_path: Path) -> None:
-    """--input and a batch's inputs have their fingerprints in the plan, and the clip in unsaid names."""
+    """--input and a batch's inputs have fingerprints in the plan, and default names contain the clip's."""
     clip = tmp_path / "a clip.mp4"
     clip.write_bytes(b"frames")
     (single,) = plan("single", "--input", str(clip)).scenarios
@@ -82,7 +82,7 @@ def test_a_clip_that_is_not_there_is_a_bad_file(tmp_path: Path) -> None:
 
 
 def test_more_than_one_output_is_refused(tmp_path: Path) -> None:
-    """A second rendition is not encoded yet: the batch is a bad file, in one line that says what to do."""
+    """A second rendition is not encoded yet: the batch is a bad file, with one line that says what to do."""
     file = tmp_path / "b.json"
     entries = [{"name": "one", "outputs": [{"bitrate": "1M"}]}, {"name": "two", "outputs": [{}, {}]}]
     file.write_text(json.dumps(entries))
@@ -134,7 +134,7 @@ def test_defaults_are_the_same_however_a_scenario_is_asked_for(tmp_path: Path) -
 
 
 def test_flags_may_stand_before_the_kind_or_after_it() -> None:
-    """What is said of the run after the kind counts, and what is not said there keeps what stood before."""
+    """A flag after the kind wins; one that is not repeated there keeps its value from before the kind."""
     flags = parser("run").parse_args(["run", "--repeat", "2", "--sink", "null", "single", "--repeat", "3"])
     assert (flags.repeat, flags.sink, flags.order) == (3, "null", "sequential")
     assert plan("--no-progress", "single", "--order", "random").settings["order"] == "random"

@@ -1,4 +1,4 @@
-"""What people ask for, and how it is read."""
+"""Values of a scenario as people write them, and the streams of a multi."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_frame_rate_is_a_whole_number(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["x" * 101, "a\nb", "\x1b[31m", "\udcff"])
 def test_a_name_can_be_printed(text: str) -> None:
-    """What no table, label or file could hold is no name."""
+    """A name that a table, label or file could not hold is refused."""
     with pytest.raises(ValueError, match="printable"):
         scenario.parse_name(text)
 

@@ -1,4 +1,4 @@
-"""When a machine has come to rest."""
+"""When a machine is steady."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def test_steady_is_two_spans_of_one_power(watts: list[float], *, steady: bool) -
 
 
 def test_what_still_warms_is_not_steady() -> None:
-    """The same power at a temperature that rises is no rest."""
+    """The same power at a rising temperature is not steady."""
     assert not is_steady(edges([40.0] * 10, [50.0 + n for n in range(11)]))
     assert is_steady(edges([40.0] * 10, [50.0 + n / 20 for n in range(11)]))
 
 
 def test_counters_that_do_not_answer_are_not_steady() -> None:
-    """Where there is no energy there is no rest."""
+    """Without energy it is not steady."""
     assert not is_steady([(Edge(float(second), {}), None) for second in range(11)])
 
 

@@ -1,4 +1,4 @@
-"""A run's order of things, on meters and streams that cost nothing, in a loop whose time flies."""
+"""The runner's sequence of steps, with fake meters and streams, in a loop with simulated time."""
 
 from __future__ import annotations
 
@@ -177,8 +177,8 @@ async def test_a_stream_is_compared_with_its_own_blocks_baseline(bench: Bench) -
     assert [outcome.idle and outcome.idle.watts for outcome in done.outcomes] == [10, 20, 15]
 
 
-async def test_a_failed_baseline_is_none(bench: Bench) -> None:
-    """An idle window that failed is nothing to compare with."""
+async def test_a_failed_baseline_is_not_compared_with(bench: Bench) -> None:
+    """A test after an idle window that failed has no difference."""
     bench.meters.joules = lambda _: -1.0 if asyncio.get_running_loop().time() > 30 else 0.0
     done = await bench.run(idle(), stream())
     assert done.outcomes[0].status == "failed"
@@ -189,7 +189,7 @@ async def test_a_failed_baseline_is_none(bench: Bench) -> None:
 @pytest.mark.parametrize(("ago", "old"), [(3500, False), (3700, True)])
 @pytest.mark.parametrize("strict", [False, True])
 async def test_an_old_baseline_is_warned_of(bench: Bench, ago: float, *, old: bool, strict: bool) -> None:
-    """A baseline that ended more than an hour before the window is said, and with --strict it fails."""
+    """A baseline that ended over an hour before the window is a warning, and with --strict a failure."""
     bench.results.earlier = [kept("baseline", 10, ago=ago)]
     (outcome,) = (await bench.run(idle(), stream(), strict=strict)).outcomes
     assert ["62 minutes old" in warning for warning in outcome.warnings] == [True] * old
@@ -214,7 +214,7 @@ async def test_what_is_finished_is_not_measured_again_and_keeps_its_place(bench:
 
 @pytest.mark.parametrize("warm_up", [10, 20])
 async def test_a_steady_machine_is_measured_after_ten_more_seconds(bench: Bench, warm_up: float) -> None:
-    """After the warm-up, the default one too, come two spans of one power; the file says how long it took."""
+    """After any warm-up, two spans of equal power are enough; the file has how long that took."""
     (outcome,) = (await bench.run(stream(warm_up=warm_up))).outcomes
     assert bench.display.phases == ["warming up", "settling", "x"]
     assert (outcome.status, outcome.warnings) == ("ok", ())
@@ -222,8 +222,8 @@ async def test_a_steady_machine_is_measured_after_ten_more_seconds(bench: Bench,
 
 
 @pytest.mark.parametrize("strict", [False, True])
-async def test_a_machine_that_does_not_come_to_rest_is_said(bench: Bench, *, strict: bool) -> None:
-    """Power that goes on rising is waited for as long as the warm-up was, then measured, and warned of."""
+async def test_a_machine_that_does_not_become_steady_is_a_warning(bench: Bench, *, strict: bool) -> None:
+    """Rising power is waited for as long as the warm-up was, then measured, with a warning."""
     bench.meters.joules = lambda second: second**2
     (outcome,) = (await bench.run(stream(warm_up=20), strict=strict)).outcomes
     assert bench.written[0]["settle"] == {"seconds": pytest.approx(20, abs=0.1), "settled": False}
@@ -240,7 +240,7 @@ async def test_a_short_warm_up_settles_nothing(bench: Bench) -> None:
 
 
 async def test_meters_that_are_away_within_a_window_cost_the_trace_alone(bench: Bench) -> None:
-    """The window's edges are exact all the same; the gap is said once, not once a reading."""
+    """The window's edges are exact all the same; the gap is reported once, not once a reading."""
     bench.meters.away = (20.0, 40.0)
     (outcome,) = (await bench.run(stream())).outcomes
     assert outcome.energy is not None
@@ -261,7 +261,7 @@ async def test_an_interrupted_run_keeps_what_it_has(bench: Bench) -> None:
 async def test_a_disk_that_was_full_for_a_while_costs_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What could not be written after one scenario is written after the next, and nothing is said."""
+    """What could not be written after one scenario is written after the next, without a message."""
     save, failures = bench.results.save, [OSError(28, "No space left on device")] * 2
 
     def full_at_first(scenarios: list[dict[str, Any]]) -> None:
@@ -345,10 +345,8 @@ async def test_a_trace_that_cannot_be_written_says_what_it_lacks(
         ("input", "/b.mp4", None),  # the same clip, elsewhere
     ],
 )
-async def test_other_settings_are_not_gone_on_with(
-    bench: Bench, key: str, value: Any, said: str | None
-) -> None:
-    """A name that stands for another clip, another warm-up or other outputs by now is refused, quoted."""
+async def test_other_settings_are_not_continued(bench: Bench, key: str, value: Any, said: str | None) -> None:
+    """A name that now stands for another clip, warm-up or output is refused, and quoted."""
     await bench.run(with_clip("x y", "/a.mp4", "1" * 64))
     (entry,) = bench.written
     again = Bench(bench.path)
@@ -363,7 +361,7 @@ async def test_other_settings_are_not_gone_on_with(
 
 
 async def test_a_clip_without_a_fingerprint_is_its_path(bench: Bench) -> None:
-    """In an older file the path is all that is known; the test picture is no clip at all."""
+    """In an older file only the path is known; the test picture is not a clip."""
     old = kept("x", 30, kind="single") | {"input": "/a.mp4"}
     bench.results.earlier = [old]
     assert (await bench.run(with_clip("x", "/a.mp4", "1"))).outcomes == []

@@ -111,7 +111,11 @@ def _say_doubts(done: Run, say: Callable[[str], None]) -> None:
         for warning in outcome.warnings:
             say(f"Warning, {outcome.scenario.name}: {warning}.")
         if outcome.status != "ok":
-            print(f"powerbench: {outcome.scenario.name} {outcome.status}: {outcome.error}", file=sys.stderr)  # noqa: T201 - for people
+            _say_error(f"{outcome.scenario.name} {outcome.status}: {outcome.error}")
+
+
+def _say_error(text: str) -> None:
+    print(f"powerbench: {text}", file=sys.stderr)  # noqa: T201 - for people
 
 
 def report(done: Run, console: Console) -> None:
@@ -126,10 +130,12 @@ def report(done: Run, console: Console) -> None:
     tests = [outcome for outcome in done.outcomes if outcome.encode is not None]
     _show_tables(tests, console)
     _say_doubts(done, say)
-    if tests and (doubt := table.doubt(done.repeats, min(o.scenario.duration for o in tests))):
-        say(doubt)
+    if tests:
+        shortest = min(outcome.scenario.duration for outcome in tests)
+        if doubt := table.doubt(done.repeats, shortest):
+            say(doubt)
     if done.unsaved:
-        print(f"powerbench: {done.unsaved}", file=sys.stderr)  # noqa: T201 - for people
+        _say_error(done.unsaved)
     if done.path is not None:
         say(f"Results: {done.path}", whole=True)
         if done.interrupted:

@@ -19,7 +19,7 @@ def test_a_clip_is_its_content(tmp_path: Path) -> None:
 
 
 def test_a_long_clip_is_its_two_ends(tmp_path: Path) -> None:
-    """Beyond the limit the two ends are hashed, half of it at each, and `hashed_bytes` is how much that was."""
+    """Beyond the limit half of it is hashed at each end; `hashed_bytes` is how much that was."""
     (tmp_path / "a").write_bytes(b"AAAA" + b"middle" + b"ZZZZ")
     assert fingerprint(tmp_path / "a", 8) == Clip(14, hashlib.sha256(b"AAAAZZZZ").hexdigest(), 8)
     assert fingerprint(tmp_path / "a", 14).hashed_bytes == 14

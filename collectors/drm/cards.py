@@ -1,4 +1,4 @@
-"""AMD and Intel GPUs in `/sys/class/drm`: which there are, where their sensors lie, what kind they are.
+"""AMD and Intel GPUs in `/sys/class/drm`: finding them, their sensors' files, and their kind.
 
 Source: https://docs.kernel.org/gpu/amdgpu/thermal.html
 """
@@ -10,6 +10,7 @@ import re
 from collections import Counter as Tally
 from typing import TYPE_CHECKING
 
+from powerbench_agent.collectors.drm.metrics import BUSY, ENCODER_BUSY, MEMORY_TOTAL, MEMORY_USED
 from powerbench_agent.core import sysfs
 from powerbench_agent.core.counters import Counter, Integral, Rate
 from powerbench_agent.core.model import ReadFailed
@@ -26,14 +27,18 @@ _MI300A = "0x74a0"  # an APU that shows the attributes of a discrete GPU
 _CARD = re.compile(r"card\d+")
 _TILE = re.compile(r"i915_gt\d+")
 GONE = (errno.ENOENT, errno.ENOTDIR)  # drivers answer ENODEV for a sensor that is off
-_LEFT = (*GONE, errno.ENODEV, errno.EACCES, errno.EPERM)
-
-
+_SKIPPED = (*GONE, errno.ENODEV, errno.EACCES, errno.EPERM)
 _INTEL_RANGE_UJ = 2**32 * 1_000_000 // 2**14  # 32 bits of 2^-14 J
+_AMD_FILES = (
+    (BUSY, "busy", "gpu_busy_percent"),
+    (ENCODER_BUSY, "encoder_busy", "vcn_busy_percent"),
+    (MEMORY_USED, "memory_used", "mem_info_vram_used"),
+    (MEMORY_TOTAL, "memory_total", "mem_info_vram_total"),
+)
 
 
 class Card:
-    """One GPU; what it has counted outlives the number that its card has at the moment."""
+    """One GPU, known by its PCI address: the number in its card's name may change."""
 
     def __init__(self, bus_id: str, vendor: str, max_gap: float) -> None:
         self.bus_id = bus_id
@@ -43,20 +48,20 @@ class Card:
         self.rate = Rate()
         self.watts: float | None = None
         self.gauges: list[Sample] = []
-        self.busy_seconds: float | None = None  # of its busier engine, whoever used it; None: nobody knows
+        self.busy_seconds: float | None = None  # of its busier engine, for all processes; None: unknown
         self.busy_at: float | None = None
         self.errors: Tally[tuple[str, str]] = Tally()  # by sensor and reason
-        self.said: dict[str, str] = {}  # what was logged, by sensor
-        # Where it is now:
+        self.logged: dict[str, str] = {}  # the reason that was logged, by sensor
+        # Its present place:
         self.name = ""  # "card0"
         self.device: Path
         self.driver = ""
         self.integrated = False
-        self.identified = False  # whether it is integrated: nobody asks it asleep
+        self.identified = False  # whether `integrated` is known, which takes a card that is awake
         self.energy_file: Path | None = None
         self.power_file: Path | None = None
         self.temperature_file: Path | None = None
-        self.others: list[tuple[Metric, str, Path]] = []  # what is read as it is: metric, sensor, file
+        self.others: list[tuple[Metric, str, Path]] = []  # metric, sensor, file; no conversion
 
     @property
     def labels(self) -> tuple[str, str, str]:
@@ -64,17 +69,45 @@ class Card:
         return self.name, self.vendor, self.bus_id
 
     @property
+    def has_energy(self) -> bool:
+        """Whether it has an energy counter, or power to integrate."""
+        return self.energy_file is not None or self.power_file is not None
+
+    @property
+    def has_sensors(self) -> bool:
+        """Whether there is anything to read of it."""
+        return self.has_energy or bool(self.others)
+
+    @property
     def counts(self) -> bool:
-        """Whether its joules are a part of the node's."""
-        return (
-            self.identified
-            and not self.integrated
-            and (self.energy_file is not None or self.power_file is not None)
-        )
+        """Whether its joules are part of the node's sum."""
+        return self.identified and not self.integrated and self.has_energy
+
+    def advance(self, energy_uj: int, now: float, *, beat: bool) -> float:
+        """Take the energy counter; return joules since the start. A beat also sets the power."""
+        resets = self.counter.resets
+        joules = self.counter.advance(energy_uj, now)
+        if self.counter.resets != resets:
+            self.rate = Rate()  # the energy used meanwhile is unknown: no power rather than 0 W
+        if beat:
+            self.rate.beat(joules, now)
+            self.watts = self.rate.watts
+        return joules
+
+    def forget(self) -> None:
+        """Do not count what it uses until its next reading."""
+        self.counter.forget()
+        self.integral.forget()
+        self.forget_power()
+
+    def forget_power(self) -> None:
+        """Have no power until two readings in a row have given a mean."""
+        self.rate = Rate()
+        self.watts = None
 
 
 def find_gpus(host: Host) -> Iterator[tuple[Path, str]]:
-    """Yield (`/sys/class/drm/cardN/device`, "amd" or "intel"), no matter whether it has sensors."""
+    """Yield (`/sys/class/drm/cardN/device`, "amd" or "intel") of every card, with or without sensors."""
     root = host.sysfs / "class/drm"
     try:
         names = sorted(entry.name for entry in root.iterdir() if _CARD.fullmatch(entry.name))
@@ -85,7 +118,7 @@ def find_gpus(host: Host) -> Iterator[tuple[Path, str]]:
         try:
             vendor = _VENDORS.get(sysfs.text(host, device / "vendor"))
         except OSError as error:
-            if error.errno not in _LEFT:
+            if error.errno not in _SKIPPED:
                 raise ReadFailed(f"{device}: {error.strerror}", "see the kernel log") from None
             continue
         if vendor is not None:
@@ -93,7 +126,7 @@ def find_gpus(host: Host) -> Iterator[tuple[Path, str]]:
 
 
 def find_hwmon(host: Host, device: Path) -> Path | None:
-    """Return the card's own hwmon directory, none of a tile."""
+    """Return the hwmon directory of the card as a whole; each tile has one as well."""
     try:
         directories = sorted((device / "hwmon").iterdir())
     except OSError:
@@ -103,16 +136,16 @@ def find_hwmon(host: Host, device: Path) -> Path | None:
             if not _TILE.fullmatch(sysfs.text(host, directory / "name")):
                 return directory
         except OSError as error:
-            if error.errno not in _LEFT:
+            if error.errno not in _SKIPPED:
                 raise ReadFailed(f"{directory}: {error.strerror}", "see the kernel log") from None
     return None
 
 
 def is_apu(host: Host, device: Path, hwmon: Path | None) -> bool | None:
-    """Return whether an AMD GPU shares its package with the CPU; None where it does not say now.
+    """Return whether an AMD GPU shares its package with the CPU; None if that cannot be told now.
 
-    Source: Linux drivers/gpu/drm/amd/pm/amdgpu_pm.c (vddnb is an APU's) and
-    include/kgd_pp_interface.h (gpu_metrics of format 2 and 3 are APUs').
+    Source: Linux drivers/gpu/drm/amd/pm/amdgpu_pm.c (only APUs have vddnb) and
+    include/kgd_pp_interface.h (only APUs have gpu_metrics of format 2 or 3).
     """
     try:
         if hwmon and sysfs.text(host, hwmon / "in1_label") == "vddnb":
@@ -133,6 +166,38 @@ def is_apu(host: Host, device: Path, hwmon: Path | None) -> bool | None:
     return len(header) >= 4 and header[2] in (2, 3)
 
 
+def find_sensors(host: Host, card: Card) -> None:
+    """Set the files of the card's sensors, and whether it is integrated."""
+    device = card.device
+    driver = device / "driver"
+    card.driver = driver.resolve().name if driver.exists() else ""
+    hwmon = find_hwmon(host, device)
+    card.energy_file = card.power_file = card.temperature_file = None
+    if hwmon is not None:
+        if card.vendor == "intel":
+            card.energy_file = first_file(hwmon, "energy1_input", "energy2_input")  # card, package
+        else:
+            card.power_file = first_file(hwmon, "power1_average", "power1_input")
+        card.temperature_file = first_file(hwmon, "temp1_input", "temp2_input")
+    if not card.identified:
+        _identify(host, card, hwmon)
+    card.others = []
+    if card.vendor == "amd":
+        for metric, sensor, name in _AMD_FILES:
+            if (device / name).exists():
+                card.others.append((metric, sensor, device / name))
+
+
+def _identify(host: Host, card: Card, hwmon: Path | None) -> None:
+    integrated = is_apu(host, card.device, hwmon) if card.vendor == "amd" else False
+    card.identified = integrated is not None
+    card.integrated = bool(integrated)
+
+
 def first_file(directory: Path, *names: str) -> Path | None:
-    """Return the first of these files that there is."""
-    return next((directory / name for name in names if (directory / name).exists()), None)
+    """Return the first of these files that exists."""
+    for name in names:
+        path = directory / name
+        if path.exists():
+            return path
+    return None

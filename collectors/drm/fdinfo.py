@@ -1,8 +1,8 @@
 """Which process used which GPU engine for how long: what DRM drivers write into `/proc/PID/fdinfo/FD`.
 
-A GPU is used through an open /dev/dri file; its fdinfo says the engines' time in ns, or, on xe, in cycles
-beside the engine's total. Finding those files costs most, so processes are looked
-through when they are new and ever more rarely after; files that were found are read at every beat.
+A process uses a GPU through an open /dev/dri file. The fdinfo of that file has the time of each engine in ns;
+on xe, the cycles used and the engine's total cycles. Finding these files is the expensive part, so a process
+is searched when it is new and less and less often after that. Files that were found are read at every beat.
 
 Source: https://docs.kernel.org/gpu/drm-usage-stats.html
 """
@@ -22,22 +22,30 @@ if TYPE_CHECKING:
     from powerbench_agent.core.host import Host
 
 SCAN_SECONDS = 5.0
-MAX_AGE_SECONDS = 160.0  # a process is looked through at least this often
+MAX_AGE_SECONDS = 160.0  # a process is searched at least this often
 MAX_CLIENTS = 4096
 _DRM_DEVICES = "/dev/dri/"
 
 
 class Engines(NamedTuple):
-    """One client's fdinfo."""
+    """The fdinfo of one DRM client."""
 
     bus_id: str
     client: str
     nanoseconds: dict[str, int]  # by engine
-    cycles: dict[str, tuple[int, int]]  # by engine: (its own, the engine's total)
+    cycles: dict[str, tuple[int, int]]  # by engine: (the client's own, the engine's total)
 
 
-class _Look(NamedTuple):
-    """When a process was looked through, and when it is next."""
+class _Process(NamedTuple):
+    """The clients of one process on one GPU are added up."""
+
+    bus_id: str
+    pid: int
+    container: str  # its id
+
+
+class _Search(NamedTuple):
+    """When a process was searched last, and when it is searched next."""
 
     last: float
     next: float
@@ -46,100 +54,114 @@ class _Look(NamedTuple):
 class _Client:
     """One DRM client of one process."""
 
-    def __init__(self, pid: int, bus_id: str, container: str) -> None:
-        self.pid = pid
-        self.container = container  # its id
-        self.bus_id = bus_id
+    def __init__(self, process: _Process) -> None:
+        self.process = process
         self.last_ns: dict[str, int] = {}
         self.last_cycles: dict[str, tuple[int, int]] = {}
         self.read_at = 0.0
         self.known = False  # it has been read before
 
     def advance(self, found: Engines, now: float, seconds: dict[str, float]) -> None:
-        """Add what the engines have done for it since the last time to its process's `seconds`."""
+        """Add the engine time since the last reading to `seconds`, which are its process's."""
         for engine, total_ns in found.nanoseconds.items():
-            before = self.last_ns.get(engine, 0 if self.known else total_ns)
-            seconds[engine] = seconds.get(engine, 0.0) + max(0, total_ns - before) / 1e9
-            self.last_ns[engine] = max(before, total_ns)  # a driver may step back and catch up later
+            before_ns = self.last_ns.get(engine, 0 if self.known else total_ns)
+            gained_ns = max(0, total_ns - before_ns)
+            seconds[engine] = seconds.get(engine, 0.0) + gained_ns / 1e9
+            self.last_ns[engine] = max(before_ns, total_ns)  # a driver may step back and catch up later
         for engine, (own, total) in found.cycles.items():
             own_before, total_before = self.last_cycles.get(engine, (own, total))
             if total > total_before and own >= own_before:
                 share = min(1.0, (own - own_before) / (total - total_before))
                 seconds[engine] = seconds.get(engine, 0.0) + share * (now - self.read_at)
             self.last_cycles[engine] = (max(own_before, own), max(total_before, total))
-        self.read_at, self.known = now, True
+        self.read_at = now
+        self.known = True
 
 
 class Clients:
-    """The DRM clients of all processes that may be looked at."""
+    """The DRM clients of all processes that the agent may look at."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._looks: dict[int, _Look] = {}
-        self._files: dict[Path, None] = {}  # fdinfo files of /dev/dri files, in their order
+        self._searches: dict[int, _Search] = {}  # by pid
+        self._files: dict[Path, None] = {}  # fdinfo files of /dev/dri files, an ordered set
         self._clients: dict[tuple[str, str], _Client] = {}  # by PCI address and client id
-        # By PCI address, process and its container: of all its clients, those that have closed too.
-        self._seconds: dict[tuple[str, int, str], dict[str, float]] = {}
-        self._scan_at = 0.0
+        self._seconds: dict[_Process, dict[str, float]] = {}  # by engine; includes clients that have closed
+        self._search_at = 0.0
 
     def read(self, source: str, bus_ids: Collection[str], now: float) -> Iterator[Use]:
-        """Return what every process has used of these GPUs, by now."""
-        if now >= self._scan_at:
-            self._scan_at = now + SCAN_SECONDS
-            self._scan(now)
+        """Read what every process has used of these GPUs so far; return it."""
+        if now >= self._search_at:
+            self._search_at = now + SCAN_SECONDS
+            self._search(now)
         seen: set[tuple[str, str]] = set()
         for path in list(self._files):
-            try:
-                found = parse_fdinfo(self._host.read(path).decode("ascii", "replace"))
-            except OSError:
-                found = None
-            if found is None:  # closed, or its number is another file's by now
+            found = self._read_file(path)
+            if found is None:  # closed, or the descriptor is another file's now
                 del self._files[path]
                 continue
-            if found.bus_id not in bus_ids or (key := found[:2]) in seen:
-                continue  # another GPU's, or a client with several files
+            key = (found.bus_id, found.client)
+            if found.bus_id not in bus_ids or key in seen:
+                continue  # another GPU, or a client that has several files
             seen.add(key)
-            pid = int(path.parts[-3])
-            client = self._clients.get(key)
-            if client is None or client.pid != pid:  # new, or its first process has ended
-                client = self._clients[key] = _Client(pid, found.bus_id, container_of(self._host, pid))
-            process = (client.bus_id, client.pid, client.container)
-            client.advance(found, now, self._seconds.setdefault(process, {}))
-        for key in self._clients.keys() - seen:
-            del self._clients[key]
-        here = {(client.bus_id, client.pid, client.container) for client in self._clients.values()}
-        for process in self._seconds.keys() - here:
-            del self._seconds[process]
+            client = self._client(key, pid=int(path.parts[-3]))
+            client.advance(found, now, self._seconds.setdefault(client.process, {}))
+        self._forget_all_but(seen)
         return self.uses(source)
 
     def uses(self, source: str) -> Iterator[Use]:
         """Return what `read` found last."""
-        for (bus_id, pid, container), engines in self._seconds.items():
+        for process, engines in self._seconds.items():
             for engine, seconds in engines.items():
-                yield Use("gpu", source, bus_id, engine, pid, seconds, container)
+                yield Use("gpu", source, process.bus_id, engine, process.pid, seconds, process.container)
 
-    def _scan(self, now: float) -> None:
-        """Look through processes that are new, or were looked through long ago."""
+    def _read_file(self, path: Path) -> Engines | None:
         try:
-            pids = {int(name) for name in os.listdir(self._host.procfs) if name.isdigit()}  # noqa: PTH208 - 5x faster
+            content = self._host.read(path)
+        except OSError:
+            return None
+        return parse_fdinfo(content.decode("ascii", "replace"))
+
+    def _client(self, key: tuple[str, str], pid: int) -> _Client:
+        client = self._clients.get(key)
+        if client is None or client.process.pid != pid:  # new, or its first process has ended
+            bus_id, _ = key
+            process = _Process(bus_id, pid, container_of(self._host, pid))
+            client = self._clients[key] = _Client(process)
+        return client
+
+    def _forget_all_but(self, seen: set[tuple[str, str]]) -> None:
+        for key in self._clients.keys() - seen:
+            del self._clients[key]
+        running = {client.process for client in self._clients.values()}
+        for process in self._seconds.keys() - running:
+            del self._seconds[process]
+
+    def _search(self, now: float) -> None:
+        """Search the processes that are new, or whose last search was long ago."""
+        try:
+            names = os.listdir(self._host.procfs)  # noqa: PTH208 - 5x faster
         except OSError:
             return
-        for pid in self._looks.keys() - pids:
-            del self._looks[pid]
+        pids = {int(name) for name in names if name.isdigit()}
+        for pid in self._searches.keys() - pids:
+            del self._searches[pid]
         for pid in pids:
-            look = self._looks.get(pid)
-            if look is not None and now < look.next:
+            last = self._searches.get(pid)
+            if last is not None and now < last.next:
                 continue
-            # Encoders open the GPU as they start; the longer a process has not, the less likely it will.
-            wait = SCAN_SECONDS if look is None else min(MAX_AGE_SECONDS, 2 * (look.next - look.last))
-            self._looks[pid] = _Look(now, now + wait)
-            self._look_through(self._host.procfs / str(pid))
+            # Encoders open the GPU when they start; the longer a process has not, the less likely it will.
+            wait = SCAN_SECONDS
+            if last is not None:
+                wait = min(MAX_AGE_SECONDS, 2 * (last.next - last.last))
+            self._searches[pid] = _Search(now, now + wait)
+            self._search_process(self._host.procfs / str(pid))
 
-    def _look_through(self, process: Path) -> None:
+    def _search_process(self, process: Path) -> None:
         try:
             descriptors = os.listdir(process / "fd")  # noqa: PTH208 - 5x faster
         except OSError:
-            return  # it has ended, or is another user's
+            return  # it has ended, or belongs to another user
         for descriptor in descriptors:
             try:
                 target = os.readlink(process / "fd" / descriptor)  # noqa: PTH115 - likewise
@@ -150,7 +172,7 @@ class Clients:
 
 
 def parse_fdinfo(text: str) -> Engines | None:
-    """Return what a DRM file's fdinfo says; None where it is none of a PCI GPU."""
+    """Return the content of a DRM file's fdinfo; None if the file does not belong to a PCI GPU."""
     bus_id = client = ""
     nanoseconds: dict[str, int] = {}
     own: dict[str, int] = {}
@@ -165,7 +187,7 @@ def parse_fdinfo(text: str) -> Engines | None:
             bus_id = first
         elif key == "drm-client-id":
             client = first
-        elif not (first.isascii() and first.isdigit()) or len(first) > 20:  # 64 bits
+        elif not _is_count(first):
             continue
         elif key.startswith("drm-engine-") and not key.startswith("drm-engine-capacity-"):
             nanoseconds[key.removeprefix("drm-engine-")] = int(first)
@@ -177,3 +199,7 @@ def parse_fdinfo(text: str) -> Engines | None:
         return None
     cycles = {engine: (own[engine], total[engine]) for engine in own if engine in total}
     return Engines(bus_id, client, nanoseconds, cycles)
+
+
+def _is_count(word: str) -> bool:
+    return word.isascii() and word.isdigit() and len(word) <= 20  # 64 bits

@@ -12,6 +12,7 @@ from trees import add_up, open_paths, value, values
 
 from powerbench_agent.agent.node import NODE_ENERGY, NODE_POWER, Node
 from powerbench_agent.collectors.drm import collector as drm
+from powerbench_agent.collectors.drm import metrics
 from powerbench_agent.core.model import ANYONE, Absent, Meter, ReadFailed, Reconfigures, Refreshes, Use
 from powerbench_agent.core.options import Seconds
 
@@ -36,18 +37,18 @@ async def test_amd_card(machine: GpuMachine) -> None:
     await collector.read()
     reading = await machine.beat(collector)
     assert {sample.metric: sample.value for sample in reading.samples} == {
-        drm.POWER: 212.5,
-        drm.ENERGY: 212.5,
-        drm.TEMPERATURE: 51.0,
-        drm.BUSY: 37,
-        drm.ENCODER_BUSY: 12,
-        drm.MEMORY_USED: 2e9,
-        drm.MEMORY_TOTAL: 16e9,
-        drm.INFO: 1,
-        drm.ASLEEP: 0,
+        metrics.POWER: 212.5,
+        metrics.ENERGY: 212.5,
+        metrics.TEMPERATURE: 51.0,
+        metrics.BUSY: 37,
+        metrics.ENCODER_BUSY: 12,
+        metrics.MEMORY_USED: 2e9,
+        metrics.MEMORY_TOTAL: 16e9,
+        metrics.INFO: 1,
+        metrics.ASLEEP: 0,
     }
     assert {sample.labels[:3] for sample in reading.samples} == {AMD}
-    assert list(values(reading, drm.INFO)) == [(*AMD, "amdgpu", "discrete", "integrated")]
+    assert list(values(reading, metrics.INFO)) == [(*AMD, "amdgpu", "discrete", "integrated")]
     assert reading.meters == [Meter("gpu", "drm", DGPU, 212.5)]
     assert reading.taken == machine.clock.now
 
@@ -56,19 +57,19 @@ async def test_intel_card(machine: GpuMachine) -> None:
     """An Intel card counts its energy; its power is the mean over the beat."""
     machine.gpus.xe(3, joules=5000)
     collector = await machine.open()
-    assert values(await collector.read(), drm.POWER) == {}
+    assert values(await collector.read(), metrics.POWER) == {}
     machine.gpus.set_joules(DGPU, 5060)
     reading = await machine.beat(collector, 2.0)
     assert {sample.metric: sample.value for sample in reading.samples} == {
-        drm.POWER: 30,
-        drm.ENERGY: 60,
-        drm.TEMPERATURE: 47,
-        drm.INFO: 1,
-        drm.ASLEEP: 0,
-        drm.RESETS: 0,
+        metrics.POWER: 30,
+        metrics.ENERGY: 60,
+        metrics.TEMPERATURE: 47,
+        metrics.INFO: 1,
+        metrics.ASLEEP: 0,
+        metrics.RESETS: 0,
     }
     assert {sample.labels[:3] for sample in reading.samples} == {("card3", "intel", DGPU)}
-    assert list(values(reading, drm.INFO)) == [("card3", "intel", DGPU, "xe", "discrete", "counter")]
+    assert list(values(reading, metrics.INFO)) == [("card3", "intel", DGPU, "xe", "discrete", "counter")]
     assert reading.meters == [Meter("gpu", "drm", DGPU, 60)]
 
 
@@ -76,17 +77,17 @@ async def test_card_without_edge_temperature(machine: GpuMachine) -> None:
     """An Instinct without an edge temperature shows its junction's, and power from under its newer name."""
     machine.gpus.mi250(0)
     reading = await (await machine.open()).read()
-    assert value(reading, drm.TEMPERATURE, *AMD) == 63
-    assert value(reading, drm.POWER, *AMD) == 300
+    assert value(reading, metrics.TEMPERATURE, *AMD) == 63
+    assert value(reading, metrics.POWER, *AMD) == 300
 
 
 async def test_amd_card_without_a_power_sensor(machine: GpuMachine) -> None:
     """A card that has no power sensor shows the rest, and meters nothing."""
     machine.gpus.amd(0, power1_average=None)
     reading = await (await machine.open()).read()
-    assert value(reading, drm.BUSY, *AMD) == 37
-    assert list(values(reading, drm.INFO)) == [(*AMD, "amdgpu", "discrete", "")]
-    assert not values(reading, drm.ENERGY)
+    assert value(reading, metrics.BUSY, *AMD) == 37
+    assert list(values(reading, metrics.INFO)) == [(*AMD, "amdgpu", "discrete", "")]
+    assert not values(reading, metrics.ENERGY)
     assert not reading.meters
 
 
@@ -95,7 +96,7 @@ async def test_connectors_and_render_nodes_are_no_cards(machine: GpuMachine) -> 
     machine.gpus.amd(0)
     machine.gpus.amd(1, SECOND)
     reading = await (await machine.open()).read()
-    assert set(values(reading, drm.ASLEEP)) == {AMD, ("card1", "amd", SECOND)}
+    assert set(values(reading, metrics.ASLEEP)) == {AMD, ("card1", "amd", SECOND)}
 
 
 async def test_two_nodes_of_one_card_are_one_card(machine: GpuMachine) -> None:
@@ -108,7 +109,7 @@ async def test_two_nodes_of_one_card_are_one_card(machine: GpuMachine) -> None:
     await collector.read()
     reading = await machine.beat(collector)
     assert meters(reading) == {DGPU: 100}
-    assert len(values(reading, drm.ENERGY)) == 1
+    assert len(values(reading, metrics.ENERGY)) == 1
 
 
 async def test_every_kind_at_once_gives_no_series_twice(machine: GpuMachine) -> None:
@@ -125,7 +126,12 @@ async def test_every_kind_at_once_gives_no_series_twice(machine: GpuMachine) -> 
         series = [(sample.metric.name, sample.labels) for sample in reading.samples]
         assert len(series) == len(set(series))
         assert {sample.metric for sample in reading.samples} <= set(drm.METRICS)
-        assert {labels[0] for labels in values(reading, drm.ASLEEP)} == {"card0", "card1", "card2", "card3"}
+        assert {labels[0] for labels in values(reading, metrics.ASLEEP)} == {
+            "card0",
+            "card1",
+            "card2",
+            "card3",
+        }
 
 
 @pytest.mark.parametrize("kind", ["nothing", "no class", "integrated Intel", "NVIDIA", "both"])
@@ -210,18 +216,18 @@ async def test_amd_energy_is_the_trapezoid_of_power(machine: GpuMachine) -> None
     """AMD's joules are trapezoids between readings of either kind; its power is the sensor's at the beat."""
     machine.gpus.amd(0, watts=100)
     collector = await machine.open()
-    assert value(await collector.read(), drm.ENERGY, *AMD) == 0
+    assert value(await collector.read(), metrics.ENERGY, *AMD) == 0
     machine.gpus.set_watts(DGPU, 200)
-    assert value(await machine.beat(collector), drm.ENERGY, *AMD) == 150
+    assert value(await machine.beat(collector), metrics.ENERGY, *AMD) == 150
     machine.clock.advance(0.5)
     machine.gpus.set_watts(DGPU, 300)
     reading = await collector.refresh()
-    assert value(reading, drm.ENERGY, *AMD) == 275
-    assert value(reading, drm.POWER, *AMD) == 200
-    assert value(reading, drm.TEMPERATURE, *AMD) == 51
+    assert value(reading, metrics.ENERGY, *AMD) == 275
+    assert value(reading, metrics.POWER, *AMD) == 200
+    assert value(reading, metrics.TEMPERATURE, *AMD) == 51
     reading = await machine.beat(collector, 0.5)
-    assert value(reading, drm.ENERGY, *AMD) == 425
-    assert value(reading, drm.POWER, *AMD) == 300
+    assert value(reading, metrics.ENERGY, *AMD) == 425
+    assert value(reading, metrics.POWER, *AMD) == 300
 
 
 @pytest.mark.parametrize(("gap", "joules"), [(6.0, 600), (6.1, 0), (500.0, 0)])
@@ -241,9 +247,9 @@ async def test_intel_wrap(machine: GpuMachine) -> None:
     await collector.read()
     machine.gpus.set_joules(DGPU, 150)
     reading = await machine.beat(collector)
-    assert value(reading, drm.ENERGY, *INTEL) == pytest.approx(250, abs=1e-5)
-    assert value(reading, drm.POWER, *INTEL) == pytest.approx(250, abs=1e-5)
-    assert value(reading, drm.RESETS, *INTEL) == 0
+    assert value(reading, metrics.ENERGY, *INTEL) == pytest.approx(250, abs=1e-5)
+    assert value(reading, metrics.POWER, *INTEL) == pytest.approx(250, abs=1e-5)
+    assert value(reading, metrics.RESETS, *INTEL) == 0
 
 
 async def test_intel_reload(machine: GpuMachine) -> None:
@@ -255,10 +261,10 @@ async def test_intel_reload(machine: GpuMachine) -> None:
     await machine.beat(collector)
     machine.gpus.set_joules(DGPU, 3)
     reading = await machine.beat(collector)
-    assert value(reading, drm.ENERGY, *INTEL) == 80
-    assert value(reading, drm.RESETS, *INTEL) == 1
+    assert value(reading, metrics.ENERGY, *INTEL) == 80
+    assert value(reading, metrics.RESETS, *INTEL) == 1
     machine.gpus.set_joules(DGPU, 53)
-    assert value(await machine.beat(collector), drm.ENERGY, *INTEL) == 130
+    assert value(await machine.beat(collector), metrics.ENERGY, *INTEL) == 130
 
 
 async def test_a_refresh_does_not_shift_the_beat(machine: GpuMachine) -> None:
@@ -271,10 +277,10 @@ async def test_a_refresh_does_not_shift_the_beat(machine: GpuMachine) -> None:
     machine.clock.advance(0.25)
     machine.gpus.set_joules(DGPU, 190)
     reading = await collector.refresh()
-    assert value(reading, drm.ENERGY, *INTEL) == 190
-    assert value(reading, drm.POWER, *INTEL) == 100
+    assert value(reading, metrics.ENERGY, *INTEL) == 190
+    assert value(reading, metrics.POWER, *INTEL) == 100
     machine.gpus.set_joules(DGPU, 200)
-    assert value(await machine.beat(collector, 0.75), drm.POWER, *INTEL) == 100
+    assert value(await machine.beat(collector, 0.75), metrics.POWER, *INTEL) == 100
 
 
 async def test_a_refresh_before_the_first_beat_is_empty(machine: GpuMachine) -> None:
@@ -328,8 +334,8 @@ async def test_the_node_has_the_card_once_and_the_apu_not(machine: GpuMachine, k
     for _ in range(5):
         reading = await machine.beat(collector)
         total = add_up(node, [reading])
-    assert value(reading, drm.ENERGY, "card1", "amd", APU) > 0
-    assert list(values(reading, drm.INFO)) == [
+    assert value(reading, metrics.ENERGY, "card1", "amd", APU) > 0
+    assert list(values(reading, metrics.INFO)) == [
         (*AMD, "amdgpu", "discrete", "integrated"),
         ("card1", "amd", APU, "amdgpu", "integrated", "integrated"),
     ]
@@ -385,7 +391,7 @@ async def test_a_longer_interval_is_bridged_after_a_reload(machine: GpuMachine) 
     collector.configure(drm.Options(interval=Seconds(10)))
     for beats in range(1, 4):
         reading = await machine.beat(collector, 10.0)
-        assert value(reading, drm.ENERGY, *AMD) == 1000 * beats
+        assert value(reading, metrics.ENERGY, *AMD) == 1000 * beats
 
 
 async def test_how_busy_a_gpu_was_is_told_of_anyone(machine: GpuMachine) -> None:
@@ -394,5 +400,5 @@ async def test_how_busy_a_gpu_was_is_told_of_anyone(machine: GpuMachine) -> None
     collector = await machine.open()
     await collector.read()
     reading = await machine.beat(collector, 2.0)
-    busy = max(values(reading, drm.BUSY)[AMD], values(reading, drm.ENCODER_BUSY)[AMD])
+    busy = max(values(reading, metrics.BUSY)[AMD], values(reading, metrics.ENCODER_BUSY)[AMD])
     assert [(u.pid, u.seconds) for u in reading.uses] == [(ANYONE, pytest.approx(busy / 100 * 2))]

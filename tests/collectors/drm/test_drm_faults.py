@@ -13,6 +13,7 @@ from trees import add_up, value, values
 
 from powerbench_agent.agent.node import NODE_ENERGY, Node
 from powerbench_agent.collectors.drm import collector as drm
+from powerbench_agent.collectors.drm import metrics
 from powerbench_agent.core.model import Metric, ReadFailed, Reading
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ async def test_a_sleeping_gpu_is_left_asleep(machine: GpuMachine, maker: str, st
     machine.gpus.runtime_status(DGPU, status)
     collector = await machine.open()
     reading = await no_sensor_is_read(machine, collector)
-    assert {sample.metric: sample.value for sample in reading.samples} == {drm.INFO: 1, drm.ASLEEP: 1}
+    assert {sample.metric: sample.value for sample in reading.samples} == {metrics.INFO: 1, metrics.ASLEEP: 1}
     assert not reading.meters
 
 
@@ -64,7 +65,7 @@ async def test_amd_sleep_is_not_integrated(machine: GpuMachine) -> None:
     assert sum(values(add_up(node, [reading]), NODE_ENERGY).values()) == 100
     machine.gpus.runtime_status(DGPU, "suspended")
     reading = await no_sensor_is_read(machine, collector)
-    assert value(reading, drm.ASLEEP, *AMD) == 1
+    assert value(reading, metrics.ASLEEP, *AMD) == 1
     machine.gpus.runtime_status(DGPU, "resuming")
     await machine.beat(collector)
     assert meters(await machine.beat(collector)) == {DGPU: 200}
@@ -83,12 +84,12 @@ async def test_intel_sleep_adds_nothing(machine: GpuMachine, register: float) ->
     machine.gpus.runtime_status(DGPU, "active")
     machine.gpus.set_joules(DGPU, register)
     reading = await machine.beat(collector)
-    assert value(reading, drm.ENERGY, *INTEL) == 0
-    assert not values(reading, drm.POWER)
+    assert value(reading, metrics.ENERGY, *INTEL) == 0
+    assert not values(reading, metrics.POWER)
     machine.gpus.set_joules(DGPU, register + 40)
     reading = await machine.beat(collector)
-    assert value(reading, drm.ENERGY, *INTEL) == 40
-    assert value(reading, drm.POWER, *INTEL) == 40
+    assert value(reading, metrics.ENERGY, *INTEL) == 40
+    assert value(reading, metrics.POWER, *INTEL) == 40
 
 
 async def test_one_sleeps_the_other_goes_on(machine: GpuMachine) -> None:
@@ -100,7 +101,7 @@ async def test_one_sleeps_the_other_goes_on(machine: GpuMachine) -> None:
     await collector.read()
     reading = await machine.beat(collector)
     assert meters(reading) == {DGPU: 100}
-    assert values(reading, drm.ASLEEP) == {AMD: 0, ("card1", "intel", SECOND): 1}
+    assert values(reading, metrics.ASLEEP) == {AMD: 0, ("card1", "intel", SECOND): 1}
 
 
 async def test_an_apu_that_was_asleep_is_an_apu(machine: GpuMachine) -> None:
@@ -128,15 +129,15 @@ class Sensor(NamedTuple):
 
 
 SENSORS = (
-    Sensor("amd", "power", "power1_average", (drm.POWER, drm.ENERGY)),
-    Sensor("amd", "temperature", "temp1_input", (drm.TEMPERATURE,)),
-    Sensor("amd", "busy", "gpu_busy_percent", (drm.BUSY,)),
-    Sensor("amd", "encoder_busy", "vcn_busy_percent", (drm.ENCODER_BUSY,)),
-    Sensor("amd", "memory_used", "mem_info_vram_used", (drm.MEMORY_USED,)),
-    Sensor("xe", "energy", "energy1_input", (drm.POWER, drm.ENERGY, drm.RESETS)),
-    Sensor("xe", "temperature", "temp2_input", (drm.TEMPERATURE,)),
+    Sensor("amd", "power", "power1_average", (metrics.POWER, metrics.ENERGY)),
+    Sensor("amd", "temperature", "temp1_input", (metrics.TEMPERATURE,)),
+    Sensor("amd", "busy", "gpu_busy_percent", (metrics.BUSY,)),
+    Sensor("amd", "encoder_busy", "vcn_busy_percent", (metrics.ENCODER_BUSY,)),
+    Sensor("amd", "memory_used", "mem_info_vram_used", (metrics.MEMORY_USED,)),
+    Sensor("xe", "energy", "energy1_input", (metrics.POWER, metrics.ENERGY, metrics.RESETS)),
+    Sensor("xe", "temperature", "temp2_input", (metrics.TEMPERATURE,)),
 )
-METERED = tuple(sensor for sensor in SENSORS if drm.ENERGY in sensor.metrics)
+METERED = tuple(sensor for sensor in SENSORS if metrics.ENERGY in sensor.metrics)
 ERRNOS = ("EPERM", "EACCES", "ENODATA", "EIO", "EOPNOTSUPP")
 CONTENTS = {
     "4294967295000": "implausible",
@@ -193,26 +194,28 @@ async def test_a_bad_sensor_is_a_gap(machine: GpuMachine, which: Sensor, bad: st
     collector = await machine.open()
     await collector.read()
     good = await machine.beat(collector)
-    latest = value(good, drm.ENERGY, *card)
+    latest = value(good, metrics.ENERGY, *card)
     others = {(s.metric, s.labels) for s in good.samples if card != s.labels or s.metric not in which.metrics}
     with capture_logs() as logged:
         for failure in (1, 2):
             broken.fail()
             for beat in (1, 2):
                 reading = await machine.beat(collector)
-                assert values(reading, drm.ERRORS) == {(*card, which.sensor, reason): 2 * failure - 2 + beat}
-                rest = {(s.metric, s.labels) for s in reading.samples if s.metric is not drm.ERRORS}
+                assert values(reading, metrics.ERRORS) == {
+                    (*card, which.sensor, reason): 2 * failure - 2 + beat
+                }
+                rest = {(s.metric, s.labels) for s in reading.samples if s.metric is not metrics.ERRORS}
                 assert rest == others
                 assert set(meters(reading)) == ({SECOND} if which in METERED else {DGPU, SECOND})
                 assert len(logged) == failure
             broken.mend()
             await machine.beat(collector)
             reading = await machine.beat(collector)
-            assert {(s.metric, s.labels) for s in reading.samples if s.metric is not drm.ERRORS} == {
+            assert {(s.metric, s.labels) for s in reading.samples if s.metric is not metrics.ERRORS} == {
                 (s.metric, s.labels) for s in good.samples
             }
-            assert value(reading, drm.ENERGY, *card) >= latest
-            latest = value(reading, drm.ENERGY, *card)
+            assert value(reading, metrics.ENERGY, *card) >= latest
+            latest = value(reading, metrics.ENERGY, *card)
     assert all(line["remedy"] and line["reason"] == reason and which.file in line["file"] for line in logged)
     assert {line["log_level"] for line in logged} == {"warning"}
     # Of power: the beat before, and of each failure's 4 beats the last; no other has a reading at both ends.
@@ -239,7 +242,7 @@ async def test_the_only_energy_fails(machine: GpuMachine, which: Sensor, bad: st
     assert len(logged) == 1
     broken.mend()
     reading = await machine.beat(collector)
-    assert list(values(reading, drm.ERRORS).values()) == [6]
+    assert list(values(reading, metrics.ERRORS).values()) == [6]
     assert meters(reading) == {DGPU: 0}
 
 
@@ -253,11 +256,11 @@ async def test_an_energy_that_leaps_is_no_energy(machine: GpuMachine) -> None:
     for content in (4294967295000, 4294967295000, 200_000_000):
         machine.gpus.set(DGPU, energy1_input=content)
         reading = await machine.beat(collector)
-        assert value(reading, drm.ENERGY, *INTEL) == 50
-        assert values(reading, drm.POWER).get(INTEL, 0) == 0
-    assert value(reading, drm.RESETS, *INTEL) == 2
+        assert value(reading, metrics.ENERGY, *INTEL) == 50
+        assert values(reading, metrics.POWER).get(INTEL, 0) == 0
+    assert value(reading, metrics.RESETS, *INTEL) == 2
     machine.gpus.set_joules(DGPU, 230)
-    assert value(await machine.beat(collector), drm.ENERGY, *INTEL) == 80
+    assert value(await machine.beat(collector), metrics.ENERGY, *INTEL) == 80
 
 
 async def test_intel_catches_up_after_a_gap(machine: GpuMachine) -> None:
@@ -271,8 +274,8 @@ async def test_intel_catches_up_after_a_gap(machine: GpuMachine) -> None:
     machine.reader.errors.clear()
     machine.gpus.set_joules(DGPU, 120)
     reading = await machine.beat(collector)
-    assert value(reading, drm.ENERGY, *INTEL) == 120
-    assert not values(reading, drm.POWER)
+    assert value(reading, metrics.ENERGY, *INTEL) == 120
+    assert not values(reading, metrics.POWER)
 
 
 # -- vanishing ---------------------------------------------------------------------------------------
@@ -301,9 +304,9 @@ async def test_a_card_vanishes_in_mid_read(machine: GpuMachine, end: str, code: 
     reading = await machine.beat(collector)
     assert not machine.reader.hooks
     assert meters(reading) == {DGPU: 100}
-    assert values(reading, drm.ASLEEP) == {AMD: 0}
-    assert values(reading, drm.ERRORS) == {(*AMD, "encoder_busy", "eio"): 1}
-    assert values(reading, drm.TEMPERATURE) == {AMD: 51}
+    assert values(reading, metrics.ASLEEP) == {AMD: 0}
+    assert values(reading, metrics.ERRORS) == {(*AMD, "encoder_busy", "eio"): 1}
+    assert values(reading, metrics.TEMPERATURE) == {AMD: 51}
 
 
 async def test_a_card_vanishes_under_a_refresh(machine: GpuMachine) -> None:
@@ -338,7 +341,7 @@ async def test_a_card_returns_under_another_number(machine: GpuMachine, maker: s
         machine.gpus.set_joules(SECOND, 150)
     for _ in range(10):
         reading = await machine.beat(collector)
-    assert {labels[0] for labels in values(reading, drm.ENERGY)} == {"card0", "card4"}
+    assert {labels[0] for labels in values(reading, metrics.ENERGY)} == {"card0", "card4"}
     counted = meters(reading)[SECOND]
     assert 100 <= counted <= (1000 if maker == "amd" else 100)
     if maker == "xe":
@@ -358,7 +361,7 @@ async def test_cards_change_places(machine: GpuMachine) -> None:
     assert meters(await machine.beat(collector)) == {DGPU: 100, SECOND: 300}
     for _ in range(10):
         reading = await machine.beat(collector)
-    assert values(reading, drm.ENERGY) == {("card1", "amd", DGPU): 1100, ("card0", "amd", SECOND): 3300}
+    assert values(reading, metrics.ENERGY) == {("card1", "amd", DGPU): 1100, ("card0", "amd", SECOND): 3300}
 
 
 async def test_a_new_card_is_found(machine: GpuMachine) -> None:
@@ -376,7 +379,7 @@ async def test_cards_that_come_and_go_all_the_time(machine: GpuMachine) -> None:
     machine.gpus.amd(0)
     collector = await machine.open()
     machine.reader.errors["gpu_busy_percent"] = FileNotFoundError(errno.ENOENT, "gone")
-    with pytest.raises(ReadFailed, match="come and go") as failed:
+    with pytest.raises(ReadFailed, match="GPUs appear and vanish") as failed:
         await collector.read()
     assert failed.value.remedy
 

@@ -259,11 +259,11 @@ def test_an_old_process_is_found_within_160_s(watched: Watched, age: int) -> Non
     assert found[-1]
 
 
-def test_looks_become_rarer(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process without a GPU is looked through when it is new and ever more rarely after."""
+def test_searches_become_rarer(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process without a GPU is searched when it is new, and less and less often after that."""
     looks: list[float] = []
     now = 0.0
-    monkeypatch.setattr(Clients, "_look_through", lambda _self, _process: looks.append(now))
+    monkeypatch.setattr(Clients, "_search_process", lambda _self, _process: looks.append(now))
     watched.processes.start(42)
     for second in range(800):
         now = float(second)

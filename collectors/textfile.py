@@ -1,10 +1,10 @@
-"""Metrics that other programs leave as `*.prom` files in a directory: cron jobs, wall meters, inventories.
+"""Metrics that other programs write to `*.prom` files in a directory: cron jobs, wall meters, inventories.
 
 Reads `DIRECTORY/*.prom` in the Prometheus text format, as node_exporter's textfile collector does. A file
-that cannot be used is counted and left out; the others stay. Privileges: reading the directory.
+that cannot be used is counted and left out; the others are read. Privileges: reading the directory.
 
-Files are written by others: each is bounded, links that lead out of the directory are not followed, and a
-family that the agent serves itself stays the agent's (see exposition).
+The files are written by others. So their size and number are limited, symbolic links are not followed, and
+they cannot replace a metric family of the agent (see exposition).
 
 Source: https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
 """
@@ -27,6 +27,9 @@ from powerbench_agent.core.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from prometheus_client.metrics_core import Metric as Family
+    from prometheus_client.samples import Sample as ParsedSample
+
     from powerbench_agent.core.host import Host
     from powerbench_agent.core.model import Kind
 
@@ -47,7 +50,7 @@ REASONS = ("malformed", "timestamps", "too_large", "too_many", "unreadable")
 
 
 class Options(CollectorOptions, frozen=True, kw_only=True):
-    """`[collectors.textfile]`; without a directory there is no such source."""
+    """`[collectors.textfile]`; without a directory the collector is absent."""
 
     interval: Seconds = Seconds(10.0)
     directory: str = ""
@@ -62,8 +65,8 @@ class Options(CollectorOptions, frozen=True, kw_only=True):
                 yield key, "must be at least 1"
 
 
-class Unusable(Exception):  # noqa: N818 - a verdict on a file
-    """A file that is left out; `reason` is what it is counted under."""
+class UnusableFile(Exception):  # noqa: N818 - a verdict on a file
+    """A file that is left out; `reason` is the label under which it is counted."""
 
     def __init__(self, reason: str, what: str) -> None:
         super().__init__(what)
@@ -77,117 +80,127 @@ class Textfile:
         self._options = options
         self._worker = Worker("textfile")
         self._skipped = dict.fromkeys(REASONS, 0)
-        self._complained: dict[str, str] = {}
+        self._logged: dict[str, str] = {}  # what was logged about a file, by its name
 
     async def read(self) -> Reading:
-        """Return the samples of every usable file. Raises: Absent where the directory has gone."""
+        """Return the samples of every usable file. Raises: Absent if the directory cannot be listed."""
         return await self._worker.call(self._read)
 
     async def aclose(self) -> None:
-        """Let the thread go."""
+        """Let the thread end."""
         self._worker.close()
 
     def _read(self) -> Reading:
-        options = self._options
-        names = list_files(options.directory)
+        names = list_files(self._options.directory)
         samples: list[Sample] = []
         for number, name in enumerate(names):
-            path = os.path.join(options.directory, name)  # noqa: PTH118 - a plain join, per file per beat
             try:
-                if number >= options.max_files:
-                    raise Unusable("too_many", f"more than {options.max_files} files")
-                mtime, text = read_bounded(path, options.max_file_bytes)
-                found = list(parse(text, name))
-            except Unusable as unusable:
+                if number >= self._options.max_files:
+                    raise UnusableFile("too_many", f"more than {self._options.max_files} files")
+                samples.extend(self._read_file(name))
+            except UnusableFile as unusable:
                 self._skip(name, unusable)
-                continue
-            self._complained.pop(name, None)
-            samples.append(MTIME.sample(mtime, name.encode("utf-8", "replace").decode()))
-            samples.extend(found)
-        self._complained = {name: why for name, why in self._complained.items() if name in names}
+            else:
+                self._logged.pop(name, None)
+        self._logged = {name: why for name, why in self._logged.items() if name in names}
         samples.extend(SKIPPED.sample(count, reason) for reason, count in self._skipped.items())
         return Reading(samples)
 
-    def _skip(self, name: str, unusable: Unusable) -> None:
+    def _read_file(self, name: str) -> list[Sample]:
+        """Return a file's samples and its time. Raises: UnusableFile."""
+        path = os.path.join(self._options.directory, name)  # noqa: PTH118 - a plain join, per file per beat
+        mtime, text = read_bounded(path, self._options.max_file_bytes)
+        label = name.encode("utf-8", "replace").decode()
+        return [MTIME.sample(mtime, label), *parse(text, name)]
+
+    def _skip(self, name: str, unusable: UnusableFile) -> None:
         self._skipped[unusable.reason] += 1
-        if self._complained.get(name) != str(unusable):
-            self._complained[name] = str(unusable)
-            log.warning("file left out", file=name, reason=unusable.reason, error=str(unusable))
+        why = str(unusable)
+        if self._logged.get(name) != why:
+            self._logged[name] = why
+            log.warning("file left out", file=name, reason=unusable.reason, error=why)
 
 
 async def open_collector(options: Options, host: Host) -> Textfile:
-    """Return the collector. Raises: Absent without a directory."""
+    """Return the collector. Raises: Absent if no directory is set."""
     del host
     if not options.directory:
         raise Absent("no [collectors.textfile] directory is set")
-    return Textfile(options)  # which looks for itself: a directory on a dead mount would hang here, too
+    return Textfile(options)  # the directory is first listed in its thread: on a dead mount that hangs
 
 
 def list_files(directory: str) -> list[str]:
     """Return the names of the directory's *.prom files, sorted. Raises: Absent."""
     try:
-        return sorted(
-            name
-            for name in os.listdir(directory)  # noqa: PTH208 - names are all that is wanted
-            if name.endswith(".prom") and not name.startswith(".")
-        )
+        names = os.listdir(directory)  # noqa: PTH208 - only names are wanted
     except OSError as error:
         raise Absent(f"cannot list {directory}: {error.strerror}") from None
+    return sorted(name for name in names if name.endswith(".prom") and not name.startswith("."))
 
 
 def read_bounded(path: str, limit: int) -> tuple[float, str]:
-    """Return a regular file's (mtime in Unix seconds, text). Raises: Unusable."""
+    """Return a regular file's (mtime in Unix seconds, text). Raises: UnusableFile."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise Unusable("unreadable", "is no regular file")
-            with os.fdopen(descriptor, "rb", closefd=False) as file:
-                content = file.read(limit + 1)
-        finally:
-            os.close(descriptor)
+        mtime, content = _read_regular(path, limit + 1)
     except OSError as error:
-        what = (
-            "is a symbolic link; put the file itself there" if error.errno == errno.ELOOP else error.strerror
-        )
-        raise Unusable("unreadable", what or str(error)) from None
+        what = error.strerror or str(error)
+        if error.errno == errno.ELOOP:
+            what = "is a symbolic link; put the file itself there"
+        raise UnusableFile("unreadable", what) from None
     if len(content) > limit:
-        raise Unusable("too_large", f"is larger than {limit} bytes")
+        raise UnusableFile("too_large", f"is larger than {limit} bytes")
     try:
-        return status.st_mtime, content.decode()
+        return mtime, content.decode()
     except UnicodeDecodeError:
-        raise Unusable("malformed", "is no UTF-8 text") from None
+        raise UnusableFile("malformed", "is not UTF-8 text") from None
+
+
+def _read_regular(path: str, size: int) -> tuple[float, bytes]:
+    """Return a regular file's mtime and first bytes. Raises: OSError, UnusableFile."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnusableFile("unreadable", "is not a regular file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return status.st_mtime, file.read(size)
+    finally:
+        os.close(descriptor)
 
 
 def parse(text: str, file: str) -> Iterator[Sample]:
-    """Yield the samples of one file in text format 0.0.4. Raises: Unusable.
+    """Yield the samples of one file in text format 0.0.4. Raises: UnusableFile.
 
-    Gauges, and counters that end in _total, keep their type; other counters keep their name. A histogram's or
-    summary's series come out one by one, untyped.
+    Gauges, and counters that end in _total, keep their type; other counters keep their name. The series of
+    histograms and summaries come out one by one, untyped.
     """
     try:
         families = list(parser.text_string_to_metric_families(text))
     except Exception as error:
-        raise Unusable("malformed", f"is no Prometheus text: {error}") from error
+        raise UnusableFile("malformed", f"is not Prometheus text: {error}") from error
     plain_counters = set(_COUNTER_TYPE.findall(text))
     for family in families:
-        text_of_help = family.documentation or f"Read from {file}."
+        help_text = family.documentation or f"Read from {file}."
         metrics: dict[tuple[str, tuple[str, ...]], Metric] = {}
         for sample in family.samples:
-            if sample.timestamp is not None:
-                raise Unusable(
-                    "timestamps", f"{sample.name} has a timestamp; the agent says when it was read"
-                )
+            name, kind = _name_and_kind(family, sample, plain_counters)
             labels = tuple(sorted(sample.labels))
-            name = sample.name
-            kind: Kind = "gauge" if family.type == "gauge" else "unknown"
-            if family.type == "counter" and family.name in plain_counters:
-                name = family.name  # the parser adds _total, and the file's author did not
-            elif family.type == "counter":
-                kind = "counter"
-                if sample.value < 0:
-                    raise Unusable("malformed", f"{name} is a counter and negative")
-            if (metric := metrics.get((name, labels))) is None:
-                metric = metrics[name, labels] = Metric(name, kind, text_of_help, labels)
+            metric = metrics.get((name, labels))
+            if metric is None:
+                metric = metrics[name, labels] = Metric(name, kind, help_text, labels)
             yield metric.sample(sample.value, *(sample.labels[label] for label in labels))
+
+
+def _name_and_kind(family: Family, sample: ParsedSample, plain_counters: set[str]) -> tuple[str, Kind]:
+    """Return what a sample is served as. Raises: UnusableFile."""
+    if sample.timestamp is not None:
+        raise UnusableFile("timestamps", f"{sample.name} has a timestamp; samples get the time of the scrape")
+    if family.type == "gauge":
+        return sample.name, "gauge"
+    if family.type != "counter":
+        return sample.name, "unknown"
+    if family.name in plain_counters:
+        return family.name, "unknown"  # as the author named it; the parser appends _total
+    if sample.value < 0:
+        raise UnusableFile("malformed", f"{sample.name} is a counter and negative")
+    return sample.name, "counter"

@@ -186,7 +186,7 @@ async def test_pipe_does_not_hang(directory: Directory) -> None:
 
 
 async def test_socket_is_refused(directory: Directory) -> None:
-    """A socket is no file."""
+    """A socket is left out: it is not a regular file."""
     with socket.socket(socket.AF_UNIX) as listener:
         here = os.open(directory.path, os.O_RDONLY)
         try:
@@ -210,7 +210,7 @@ async def test_no_descriptor_is_left_open(directory: Directory) -> None:
 
 
 async def test_labels_are_text(directory: Directory) -> None:
-    """A file whose name is no UTF-8 has a label that a page can hold, or none; the others stay."""
+    """A file whose name is not UTF-8 gets a label that a page can hold, or none; the others are read."""
     (directory.path / os.fsdecode(b"\xff\xfe.prom")).write_text("a 1\n")
     directory.write("good.prom", GOOD)
     reading = await directory.read()
@@ -228,7 +228,7 @@ async def test_directory_that_vanishes(directory: Directory) -> None:
 
 @pytest.mark.parametrize("kind", ["unset", "missing", "file"])
 async def test_no_directory(tmp_path: Path, kind: str) -> None:
-    """Without a directory there is no such source."""
+    """Without a directory the collector is absent."""
     (tmp_path / "file").write_text("a 1\n")
     name = {"unset": "", "missing": str(tmp_path / "nothing"), "file": str(tmp_path / "file")}[kind]
     with pytest.raises(Absent):
@@ -293,7 +293,7 @@ def test_any_text(text: str) -> None:
     samples = []
     try:
         samples = list(textfile.parse(text, "a.prom"))
-    except textfile.Unusable as unusable:
+    except textfile.UnusableFile as unusable:
         reason = unusable.reason
     assert reason in ("", *textfile.REASONS)
     for sample in samples:

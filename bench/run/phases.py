@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from powerbench_agent.bench.load.encoder import Encoder
     from powerbench_agent.bench.meter.meters import Meters
     from powerbench_agent.bench.run.display import PhaseDisplay
-    from powerbench_agent.bench.run.figures import Encode
     from powerbench_agent.bench.run.record import Trace
     from powerbench_agent.core.host import Host
+    from powerbench_agent.core.results import Encode
 
 SETTLE_SPAN = 5.0  # seconds; two such spans in a row are compared
 STEADY_SHARE = 0.03  # by which their powers may differ, or

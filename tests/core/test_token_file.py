@@ -8,8 +8,8 @@ import pytest
 
 from powerbench_agent.agent import access
 from powerbench_agent.agent.config import WebConfig
+from powerbench_agent.bench import flags
 from powerbench_agent.bench.exits import BadFile
-from powerbench_agent.bench.meter import choose
 from powerbench_agent.core.options import ConfigError
 from powerbench_agent.core.token_file import BadToken, read_token
 
@@ -29,7 +29,7 @@ def test_white_space_around_a_token_is_not_part_of_it(tmp_path: Path) -> None:
     """A final newline, which editors add, and indentation are dropped, by the agent too."""
     path = tmp_path / "token"
     path.write_bytes(b"  s3cret \n")
-    assert read_token(path) == choose.read_token(str(path)) == "s3cret"
+    assert read_token(path) == flags.read_token(str(path)) == "s3cret"
     assert access.load(WebConfig(token_file=str(path)), "agent.toml").has_token("Bearer s3cret")
 
 
@@ -41,7 +41,7 @@ def test_a_file_without_a_token_is_refused_by_all(tmp_path: Path, content: bytes
     with pytest.raises(BadToken, match=what):
         read_token(path)
     with pytest.raises(BadFile, match=what):
-        choose.read_token(str(path))
+        flags.read_token(str(path))
     with pytest.raises(ConfigError, match=what):
         access.load(WebConfig(token_file=str(path)), "agent.toml")
 

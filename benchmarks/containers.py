@@ -1,7 +1,7 @@
-"""What a beat over many containers costs: the docker collector on trees of cgroups, and sharing the energy.
+"""Cost of a beat over many containers: the docker collector on trees of cgroups, and attribution of energy.
 
-The engine is not asked (its list is put in by hand): what is measured is reading cgroups, making samples and
-claims, and attribution. The peer opens and reads one file a container, the least that anybody could do.
+No engine is involved, its list of containers is filled in here. What is measured is reading cgroups, making
+samples and claims, and attribution. The peer opens and reads one file per container: the bare minimum.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import time
 import tracemalloc
 from pathlib import Path
 
+from simulated import ManualClock
+
 from powerbench_agent.agent.node import Node
 from powerbench_agent.collectors.docker import collector as docker
 from powerbench_agent.collectors.docker.engine import Container
@@ -23,28 +25,13 @@ BEATS = 20
 STAT = "usage_usec {}\nuser_usec 1\nsystem_usec 1\nnr_periods 0\nnr_throttled 0\nthrottled_usec 0\n"
 
 
-class Beats:
-    """A clock that moves by a second a beat."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        """Return the beat's second."""
-        return self.now
-
-    def time(self) -> float:
-        """Return the same: nothing here asks for the date."""
-        return self.now
-
-
 def identity(number: int) -> str:
     """Return a container's id."""
     return f"{number:064x}"
 
 
 def make_tree(root: Path, count: int) -> None:
-    """Write cgroups of version 2 as Docker's systemd driver lays them out."""
+    """Write version 2 cgroups in the layout of Docker's systemd driver."""
     (root / "sys/fs/cgroup").mkdir(parents=True)
     (root / "sys/fs/cgroup/cgroup.controllers").write_text("cpu memory io pids\n")
     (root / "proc").mkdir()
@@ -68,16 +55,16 @@ def make_tree(root: Path, count: int) -> None:
 
 
 async def measure(root: Path, count: int) -> tuple[float, float, float, float]:
-    """Return (ms of a beat, ms of the sharing, ms of the peer, bytes a container)."""
-    clock = Beats()
+    """Return (ms of a beat, ms of attribution, ms of the peer, bytes per container)."""
+    clock = ManualClock()
     host = Host(sysfs=root / "sys", procfs=root / "proc", clock=clock)
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     collector = docker.Docker(docker.Options(), host, "tcp://127.0.0.1:9")
-    engine = collector._engine  # noqa: SLF001 - the daemon's list, put in by hand
+    engine = collector._engine  # noqa: SLF001 - stands for the daemon's list
     for number in range(count):
         engine.containers[identity(number)] = Container(identity(number), f"c{number}", "image", "running")
-    collector._following = asyncio.ensure_future(asyncio.sleep(3600))  # noqa: SLF001 - nobody is asked
+    collector._following = asyncio.ensure_future(asyncio.sleep(3600))  # noqa: SLF001 - no daemon to follow
     engine.connected.set()
     await collector.read()
     bytes_each = (tracemalloc.get_traced_memory()[0] - before) / count
@@ -112,8 +99,8 @@ def main() -> None:
             read, share, peer, memory = asyncio.run(measure(root, count))
         what = f"docker: CPU of a beat, {count} containers"
         print(f"{what:44} {read:10.3f} {peer:10.3f} {read / peer:7.2f} ms   {budget}")
-        print(f"{'  and of sharing the energy':44} {share:10.3f} {'':18} ms")
-        print(f"{'  memory a container':44} {memory / 1024:10.3f} {'':18} KiB  <= 4")
+        print(f"{'  attribution of the energy':44} {share:10.3f} {'':18} ms")
+        print(f"{'  memory per container':44} {memory / 1024:10.3f} {'':18} KiB  <= 4")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What a beat over GPUs costs: the NVML collector beside bare calls of the binding, the drm collector a card.
+"""Cost of a beat over GPUs: the NVML collector compared with bare calls of the binding; the drm collector.
 
-NVML is the stub of tests/stubs, whose own time is within both columns; sysfs is a tree of files. It is
-measured in a process of its own, because the library is found through LD_LIBRARY_PATH.
+NVML is the stub of tests/stubs, whose own time is in both columns; sysfs is a tree of files. The measurement
+runs in a process of its own, because a process finds the library through LD_LIBRARY_PATH at its start.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from simulated import ManualClock
 
 from powerbench_agent.collectors.drm import collector as drm
 from powerbench_agent.collectors.nvml import collector as nvml
@@ -39,28 +41,13 @@ FAST = (
 )
 
 
-class Beats:
-    """A clock that moves by a second a beat."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        """Return the beat's second."""
-        return self.now
-
-    def time(self) -> float:
-        """Return the same: nothing here asks for the date."""
-        return self.now
-
-
 def resident_kb() -> int:
-    """Return this process's resident size."""
+    """Return this process's resident size in kB."""
     return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0])
 
 
 def make_tree(root: Path) -> None:
-    """Put eight NVIDIA GPUs on a PCI bus, and four AMD cards beside them."""
+    """Create eight NVIDIA GPUs on a PCI bus, and four AMD cards."""
     for number in range(GPUS):
         device = root / f"bus/pci/devices/0000:{number:02x}:00.0"
         device.mkdir(parents=True)
@@ -82,8 +69,8 @@ def make_tree(root: Path) -> None:
         (root / f"class/drm/card{number}/device").symlink_to(device)
 
 
-async def beats_ms(collector: Collector, clock: Beats) -> float:
-    """Return the mean CPU time of a beat."""
+async def beats_ms(collector: Collector, clock: ManualClock) -> float:
+    """Return the mean CPU time of a beat, in ms."""
     await collector.read()
     begun = time.process_time()
     for _ in range(BEATS):
@@ -95,8 +82,8 @@ async def beats_ms(collector: Collector, clock: Beats) -> float:
 
 
 def bare_ms() -> float:
-    """Return the CPU time of the same questions through the binding alone, a beat of eight GPUs."""
-    import pynvml  # noqa: PLC0415 - it is what is measured
+    """Return the CPU time of the same queries through the binding alone, in ms per beat of eight GPUs."""
+    import pynvml  # noqa: PLC0415 - only in the process that has the stub
 
     pynvml.nvmlInit()
     handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(GPUS)]
@@ -114,9 +101,9 @@ def bare_ms() -> float:
 
 
 def measure() -> None:
-    """Measure and print; the library is the stub by now."""
+    """Measure and print, in the process that finds the stub."""
     sysfs = Path(os.environ["POWERBENCH_BENCH_TREE"])
-    clock = Beats()
+    clock = ManualClock()
     host = Host(sysfs=sysfs, procfs=sysfs / "proc", clock=clock)
     before = resident_kb()
 
@@ -130,8 +117,8 @@ def measure() -> None:
     what = f"nvml: CPU of a beat, {GPUS} GPUs (stub)"
     print(f"{what:44} {ours:10.3f} {bare:10.3f} {ours / bare:7.2f} ms   <= 2 + driver")
     card = statistics.median(asyncio.run(one(drm)) for _ in range(5)) / CARDS
-    print(f"{'drm: CPU of a beat, a card':44} {card:10.3f} {'':18} ms   <= 0.5")
-    print(f"{'nvml: memory where there is a GPU':44} {grown:10.3f} {'':18} MB")
+    print(f"{'drm: CPU of a beat, per card':44} {card:10.3f} {'':18} ms   <= 0.5")
+    print(f"{'nvml: memory on a machine with a GPU':44} {grown:10.3f} {'':18} MB")
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The peer: the same zones behind prometheus_client's own server, read and rendered at each scrape.
 
-It is what one writes in an afternoon, and what most exporters in Python are. Usage: peer.py PORT SYSFS
+It can be written in an afternoon, and most exporters in Python are like it. Usage: peer.py PORT SYSFS
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Zones:
         self._root = root
 
     def collect(self) -> Iterator[Metric]:
-        """Read everything anew."""
+        """Read and return everything."""
         joules = CounterMetricFamily("peer_rapl_joules", "Energy of the zone.", labels=["path"])
         for zone in sorted(self._root.iterdir()):
             joules.add_metric([zone.name], int((zone / "energy_uj").read_text()) / 1e6)

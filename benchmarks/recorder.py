@@ -1,7 +1,7 @@
-"""What the benchmark's own recorder costs: a window with the trace at 10 Hz, beside one without it.
+"""Cost of the benchmark's own recorder: a window with the trace at 10 Hz, compared with one without it.
 
-Both are `powerbench run`'s window with the agent in the same process, over the zones of a simulated machine;
-the difference in CPU time is the trace: asking, reading the counters, answering, keeping.
+Both are windows of `powerbench run` with the agent in the same process, on a simulated machine.
+The difference in CPU time is the trace: asking for a reading, reading the counters, answering, recording.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import aiohttp
 import uvloop
 from rich.console import Console
-from run import make_tree
+from simulated import make_rapl
 
 from powerbench_agent.agent import config, daemon, log, roster
 from powerbench_agent.bench.meter.client import AgentClient
@@ -51,14 +51,16 @@ def main() -> None:
     log.set_up("console", "error")
     with tempfile.TemporaryDirectory() as directory:
         sysfs = Path(directory)
-        make_tree(sysfs)
-        withs, withouts = [], []
+        make_rapl(sysfs)
+        traced, untraced = [], []
         for _ in range(PAIRS):
             percent, readings = uvloop.run(cost(sysfs, 10.0))
-            withs.append(percent)
-            withouts.append(uvloop.run(cost(sysfs, 1 / (2 * SECONDS)))[0])
-    trace = statistics.median(a - b for a, b in zip(withs, withouts, strict=True))
-    with_trace, without = statistics.median(withs), statistics.median(withouts)
+            traced.append(percent)
+            percent, _ = uvloop.run(cost(sysfs, 1 / (2 * SECONDS)))
+            untraced.append(percent)
+    differences = [with_trace - without for with_trace, without in zip(traced, untraced, strict=True)]
+    trace = statistics.median(differences)
+    with_trace, without = statistics.median(traced), statistics.median(untraced)
     what = f"recorder: CPU of a window, {readings / SECONDS:.0f} readings a second"
     print(f"{what:44} {with_trace:10.3f} {without:10.3f} {with_trace / without:7.2f} %")
     print(f"{'  the trace alone':44} {trace:10.3f} {'':18} %    <= 1")

@@ -140,7 +140,7 @@ async def test_amd_core_is_not_metered(machine: Machine) -> None:
 
 
 async def test_other_directories_are_no_zones(machine: Machine) -> None:
-    """The control type's own directory, and other drivers' zones, are no zones of RAPL."""
+    """The control type's own directory and the zones of other drivers are not RAPL zones."""
     machine.powercap.zone("intel-rapl:0", "package-0")
     machine.powercap.zone("dtpm:0", "cpu0")
     reading = await (await machine.open()).read()
@@ -545,7 +545,7 @@ async def test_no_zones(tmp_path: Path, what: str) -> None:
 
 
 async def test_name_that_is_no_utf8(machine: Machine) -> None:
-    """A zone whose name is no text is shown under labels that a page can hold."""
+    """A zone whose name is not text is shown with labels that a page can hold."""
     machine.powercap.zone("intel-rapl:0", "package-0")
     machine.powercap.zone("intel-rapl:0:0", "core")
     machine.powercap.file("intel-rapl:0:0", "name").write_bytes(b"\xff\xfe\n")
@@ -654,7 +654,7 @@ async def test_what_is_estimated_while_rapl_is_away_is_not_counted_again(machine
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO, errno.EACCES])
 async def test_a_scan_that_fails_is_down_and_not_absent(machine: Machine, code: int) -> None:
-    """Out of descriptors, RAPL is there and cannot be read: nobody estimates beside it, nothing is lost."""
+    """Without free descriptors RAPL fails and is not absent: nothing is estimated, no energy is lost."""
     machine.powercap.zone("intel-rapl:0", "package-0")
     collector = await machine.open()
     await collector.read()

@@ -135,7 +135,7 @@ async def test_power_is_the_intervals_mean(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("second", [0.0, 0.4, 3.0, 9.9])
 async def test_reset_invents_nothing(tmp_path: Path, second: float) -> None:
-    """A counter that starts anew in the window loses at most a beat, adds nothing, and is counted."""
+    """A reset within the window loses at most one beat's energy, adds none, and is counted."""
     clock = FakeClock()
     simulated = simulate(tmp_path, clock, DRAWS["constant"], 14, -1.0)
     counter = simulated.counters["intel-rapl:0"]
@@ -184,7 +184,7 @@ async def test_read_error_invents_nothing(tmp_path: Path, until_wrap: float) -> 
 
 
 async def test_reset_during_an_error_invents_nothing(tmp_path: Path) -> None:
-    """A counter that starts anew while it cannot be read adds nothing, and is counted."""
+    """A counter that is reset while it cannot be read adds nothing, and is counted as a reset."""
     clock = FakeClock()
     simulated = simulate(tmp_path, clock, DRAWS["constant"], 14, -1.0)
     collector = await rapl.open_collector(rapl.Options(), simulated.host)

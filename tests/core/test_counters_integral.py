@@ -38,7 +38,7 @@ def test_trapezoid() -> None:
 
 
 def test_a_reading_at_the_same_moment_adds_nothing() -> None:
-    """Two readings of one moment are no energy, whatever they say."""
+    """Two readings at the same time add no energy."""
     assert integrated([(5.0, 100.0), (5.0, 900.0)]) == 0
 
 

@@ -59,7 +59,7 @@ def library(*defines: str, hide: tuple[str, ...] = ()) -> bytes:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Put a file in the place of another in one step: whoever has the old one open keeps it."""
+    """Replace a file in one step; processes that have the old one open keep it."""
     fresh = f"{path}.fresh"
     with open(fresh, "wb", buffering=0) as file:  # noqa: PTH123 - thousands of times: pathlib is not cheap
         file.write(content)
@@ -67,7 +67,7 @@ def replace(path: Path, content: bytes) -> None:
 
 
 class Machine:
-    """A machine's PCI bus, its library and what that says; all of it may change while it is read."""
+    """A machine's PCI bus and the stub library with its answers; all may change between readings."""
 
     def __init__(
         self, root: Path, gpus: int = 1, *, traced: bool = True, libraries: Path | None = None
@@ -85,7 +85,7 @@ class Machine:
         self.reset(gpus)
 
     def reset(self, gpus: int) -> None:
-        """Have so many GPUs, awake and well."""
+        """Have so many GPUs, awake and without faults."""
         shutil.rmtree(self.sysfs, ignore_errors=True)
         shutil.rmtree(self.procfs, ignore_errors=True)
         self.sysfs.mkdir()
@@ -115,14 +115,14 @@ class Machine:
         (self.device(bus) / "power/runtime_status").write_text(f"{status}\n")
 
     def install(self, build: bytes | None) -> None:
-        """Put another library in place, or none."""
+        """Install another library, or none."""
         if build is None:
             self.library.unlink()
         else:
             replace(self.library, build)
 
     def say(self, lines: dict[str, str | None]) -> None:
-        """Change lines of the control file, by how they begin; None takes one away."""
+        """Change lines of the control file by their beginnings; None removes a line."""
         self.lines.update({key: value for key, value in lines.items() if value is not None})
         for key, value in lines.items():
             if value is None:
@@ -131,7 +131,7 @@ class Machine:
         replace(self._control, text.encode())
 
     def calls(self) -> list[str]:
-        """Return the calls since the last time it was asked."""
+        """Return the library's calls since the last time this was asked."""
         if not self._trace.exists():
             return []
         found = self._trace.read_text().split()
@@ -140,7 +140,7 @@ class Machine:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes a process find all this."""
+        """The environment in which a process finds the library and its control file."""
         found = {
             "LD_LIBRARY_PATH": str(self.library.parent),
             "NVML_STUB_CONTROL": str(self._control),
@@ -149,7 +149,7 @@ class Machine:
 
 
 class Answer:
-    """What the probe has answered."""
+    """A probe's answer."""
 
     def __init__(self, answer: dict[str, Any]) -> None:
         self.error: str = answer.get("error", "")

@@ -1,4 +1,4 @@
-"""What a stub's GPU says at a moment, and what is to be read of it: no two figures alike, none stays."""
+"""The values of a stub's GPU at each tick, and the samples expected from them: all differ, all change."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ REASONS = {
 
 
 def throttle(tick: int) -> int:
-    """Idle (1) and chosen clocks (2) are no throttling, and always on here."""
+    """Return throttle bits; idle (1) and user-set clocks (2) are always set and are not throttling."""
     return 0x03 | (0x14, 0x48, 0xA0)[tick % 3]
 
 
 def tell(
     machine: Machine, tick: int, gpus: int = 1, more: Mapping[str, str | None] = MappingProxyType({})
 ) -> None:
-    """Let every GPU say what it has to say at this tick; `more`: other lines to change with it."""
+    """Give every GPU its values at this tick; `more`: other lines to change at the same time."""
     said: dict[str, str | None] = {**more}
     for g in range(gpus):
         said |= {
@@ -89,7 +89,7 @@ def labels_of(gpu: int, **more: str) -> frozenset[tuple[str, str]]:
 
 @functools.cache
 def fast(gpu: int, tick: int) -> dict[Series, float]:
-    """Return what every beat has of a GPU, energy since tick 0 among it."""
+    """Return a GPU's samples of every beat, with the energy since tick 0."""
     own = labels_of(gpu)
     found: dict[Series, float] = {(name, own): float(of(gpu, tick)) for name, of in FAST.items()}
     found["nvidia_gpu_energy_joules_total", own] = MJ_PER_TICK * tick / 1000
@@ -98,7 +98,7 @@ def fast(gpu: int, tick: int) -> dict[Series, float]:
 
 @functools.cache
 def slow(gpu: int, tick: int) -> dict[Series, float]:
-    """Return what a beat every 10 s has of a GPU."""
+    """Return a GPU's samples of a slow beat."""
     own = labels_of(gpu)
     found: dict[Series, float] = {
         ("nvidia_gpu_power_limit_watts", own): (300_000 + 1_000 * gpu + tick) / 1000
@@ -121,7 +121,7 @@ def slow(gpu: int, tick: int) -> dict[Series, float]:
 
 
 def always(gpu: int, *, driver: str = "570.1.2", energy: str = "counter") -> dict[Series, float]:
-    """Return what is read of a GPU that is open, whatever it answers."""
+    """Return the samples of an open GPU that need no answer."""
     bus = f"0000:{BUSES[gpu]}:00.0"
     info = labels_of(gpu, name=f"NVIDIA L{gpu + 4}", driver=driver, pci_bus_id=bus, energy=energy)
     return {
@@ -132,7 +132,7 @@ def always(gpu: int, *, driver: str = "570.1.2", energy: str = "counter") -> dic
 
 
 def whole(tick: int, slow_tick: int, gpus: int = 1) -> dict[Series, float]:
-    """Return all that is read of these GPUs where nothing is wrong."""
+    """Return all samples of these GPUs when nothing is wrong."""
     found: dict[Series, float] = {}
     for gpu in range(gpus):
         found |= always(gpu) | fast(gpu, tick) | slow(gpu, slow_tick)
@@ -140,5 +140,5 @@ def whole(tick: int, slow_tick: int, gpus: int = 1) -> dict[Series, float]:
 
 
 def rounded(answer: Answer) -> dict[Series, float]:
-    """Return what was read, without what was counted of errors."""
+    """Return the samples, rounded, without the counted errors."""
     return {k: round(v, 9) for k, v in answer.samples.items() if k[0] != "nvidia_gpu_read_errors_total"}

@@ -213,7 +213,7 @@ class DrmClients:
         self.open(pid, 1, "pos:\t0\nflags:\t02\nmnt_id:\t9\n", "socket:[4242]")
 
     def open(self, pid: int, fd: int, fdinfo: str, target: str = "/dev/dri/renderD128") -> None:
-        """Open a file, or write anew what its fdinfo says."""
+        """Open a file, or rewrite its fdinfo."""
         process = self.procfs / str(pid)
         if not process.exists():
             self.start(pid)

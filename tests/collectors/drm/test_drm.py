@@ -74,7 +74,7 @@ async def test_intel_card(machine: GpuMachine) -> None:
 
 
 async def test_card_without_edge_temperature(machine: GpuMachine) -> None:
-    """An Instinct without an edge temperature shows its junction's, and power from under its newer name."""
+    """An Instinct without an edge temperature shows its junction's, and power from the file's newer name."""
     machine.gpus.mi250(0)
     reading = await (await machine.open()).read()
     assert value(reading, metrics.TEMPERATURE, *AMD) == 63
@@ -92,7 +92,7 @@ async def test_amd_card_without_a_power_sensor(machine: GpuMachine) -> None:
 
 
 async def test_connectors_and_render_nodes_are_no_cards(machine: GpuMachine) -> None:
-    """Each card is one card, however many connectors and render nodes lie beside it."""
+    """Connectors and render nodes are not cards."""
     machine.gpus.amd(0)
     machine.gpus.amd(1, SECOND)
     reading = await (await machine.open()).read()
@@ -113,7 +113,7 @@ async def test_two_nodes_of_one_card_are_one_card(machine: GpuMachine) -> None:
 
 
 async def test_every_kind_at_once_gives_no_series_twice(machine: GpuMachine) -> None:
-    """However many GPUs of whatever kind, no series is given twice."""
+    """No series occurs twice, for any number and kind of GPUs."""
     machine.gpus.amd(0)
     machine.gpus.xe(1, SECOND)
     machine.gpus.i915(2, THIRD)
@@ -136,7 +136,7 @@ async def test_every_kind_at_once_gives_no_series_twice(machine: GpuMachine) -> 
 
 @pytest.mark.parametrize("kind", ["nothing", "no class", "integrated Intel", "NVIDIA", "both"])
 async def test_nothing_to_read(machine: GpuMachine, kind: str) -> None:
-    """A machine without an AMD or a discrete Intel GPU has no source, and the verdict says why."""
+    """Without an AMD or a discrete Intel GPU the collector is absent, and says why."""
     if kind == "no class":
         (machine.gpus.sysfs / "class/drm/version").unlink()
         (machine.gpus.sysfs / "class/drm").rmdir()
@@ -149,7 +149,7 @@ async def test_nothing_to_read(machine: GpuMachine, kind: str) -> None:
 
 
 async def test_intel_card_without_an_energy_sensor(machine: GpuMachine) -> None:
-    """An Intel GPU whose hwmon has no energy is nothing to read."""
+    """An Intel GPU whose hwmon has no energy counter has nothing to read."""
     machine.gpus.xe(0, card_wide=False)
     machine.gpus.file(DGPU, "energy2_input").unlink()
     collector = await machine.open()
@@ -158,7 +158,7 @@ async def test_intel_card_without_an_energy_sensor(machine: GpuMachine) -> None:
 
 
 async def test_the_last_card_goes_and_comes(machine: GpuMachine) -> None:
-    """When the last card goes so does the source; when it returns its counter goes on."""
+    """When the last card goes the collector is absent; when it returns its counter goes on."""
     machine.gpus.amd(0)
     collector = await machine.open()
     await collector.read()
@@ -185,7 +185,7 @@ def test_interval_is_bounded(interval: float, *, good: bool) -> None:
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO])
 @pytest.mark.parametrize("end", ["device/vendor", "hwmon1/name"])
 async def test_a_scan_that_fails_is_down_and_not_absent(machine: GpuMachine, end: str, code: int) -> None:
-    """A GPU that cannot be looked at is not gone: the source is down, and nothing that it counts is lost."""
+    """If a GPU cannot be examined the collector is down instead of absent, and no energy is lost."""
     machine.gpus.xe(0)
     collector = await machine.open()
     await collector.read()
@@ -199,7 +199,7 @@ async def test_a_scan_that_fails_is_down_and_not_absent(machine: GpuMachine, end
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EMFILE])
 async def test_an_apu_stays_one(machine: GpuMachine, code: int) -> None:
-    """An APU whose metrics cannot be read for once is still no part of the node's sum."""
+    """An APU whose metrics cannot be read once stays out of the node's sum."""
     machine.gpus.amd(0)
     machine.gpus.apu(1, vddnb=False)
     collector = await machine.open()
@@ -213,7 +213,7 @@ async def test_an_apu_stays_one(machine: GpuMachine, code: int) -> None:
 
 
 async def test_amd_energy_is_the_trapezoid_of_power(machine: GpuMachine) -> None:
-    """AMD's joules are trapezoids between readings of either kind; its power is the sensor's at the beat."""
+    """AMD's joules are trapezoids between beats and refreshes; its power is the sensor's at the beat."""
     machine.gpus.amd(0, watts=100)
     collector = await machine.open()
     assert value(await collector.read(), metrics.ENERGY, *AMD) == 0
@@ -241,7 +241,7 @@ async def test_amd_gap_is_not_integrated(machine: GpuMachine, gap: float, joules
 
 
 async def test_intel_wrap(machine: GpuMachine) -> None:
-    """The 32-bit register's wrap goes on counting, and is no reset."""
+    """When the 32-bit counter wraps, counting goes on without a reset."""
     machine.gpus.i915(0, joules=INTEL_RANGE_JOULES - 100)
     collector = await machine.open()
     await collector.read()
@@ -253,7 +253,7 @@ async def test_intel_wrap(machine: GpuMachine) -> None:
 
 
 async def test_intel_reload(machine: GpuMachine) -> None:
-    """A driver that is loaded anew counts from 0: that adds nothing, and is counted as a reset."""
+    """A driver that is reloaded counts from 0, which adds nothing and counts as a reset."""
     machine.gpus.i915(0, joules=5000)
     collector = await machine.open()
     await collector.read()
@@ -268,7 +268,7 @@ async def test_intel_reload(machine: GpuMachine) -> None:
 
 
 async def test_a_refresh_does_not_shift_the_beat(machine: GpuMachine) -> None:
-    """A refresh shows the energy of its moment; power stays the mean from beat to beat."""
+    """A refresh shows the present energy; power stays the mean from beat to beat."""
     machine.gpus.xe(0)
     collector = await machine.open()
     await collector.read()
@@ -284,7 +284,7 @@ async def test_a_refresh_does_not_shift_the_beat(machine: GpuMachine) -> None:
 
 
 async def test_a_refresh_before_the_first_beat_is_empty(machine: GpuMachine) -> None:
-    """Before the first beat there is nothing to refresh, and no fault."""
+    """A refresh before the first beat is empty and does not fail."""
     machine.gpus.amd(0)
     assert (await (await machine.open()).refresh()).samples == []
 
@@ -293,7 +293,7 @@ async def test_a_refresh_before_the_first_beat_is_empty(machine: GpuMachine) -> 
 
 
 async def test_tiles_are_not_summed(machine: GpuMachine) -> None:
-    """The tiles' energies are in their card's, and count no second time."""
+    """The energy of tiles is part of their card's, and is not counted again."""
     machine.gpus.i915(0)
     collector = await machine.open()
     await collector.read()
@@ -305,7 +305,7 @@ async def test_tiles_are_not_summed(machine: GpuMachine) -> None:
 
 @pytest.mark.parametrize(("card_wide", "joules"), [(True, 100), (False, 70)])
 async def test_one_of_card_and_package(machine: GpuMachine, *, card_wide: bool, joules: float) -> None:
-    """Of the card's energy and the package's the card's is taken; alone, the package's."""
+    """The card's energy is preferred to the package's, which is used if it is the only one."""
     machine.gpus.xe(0, card_wide=card_wide)
     collector = await machine.open()
     await collector.read()
@@ -326,7 +326,7 @@ APUS: dict[str, Callable[[GpuMachine], None]] = {
 
 @pytest.mark.parametrize("kind", APUS)
 async def test_the_node_has_the_card_once_and_the_apu_not(machine: GpuMachine, kind: str) -> None:
-    """An APU is shown and no meter, its power being the CPU's too; the node has the discrete card, once."""
+    """An APU is shown but not metered, since its power includes the CPU; a discrete card is metered once."""
     machine.gpus.amd(0)
     APUS[kind](machine)
     collector, node = await machine.open(), Node()
@@ -345,7 +345,7 @@ async def test_the_node_has_the_card_once_and_the_apu_not(machine: GpuMachine, k
 
 
 async def test_uses_are_of_metered_gpus(machine: GpuMachine) -> None:
-    """Who used a metered GPU is told with its meter's names, for beat and refresh; an APU's users are not."""
+    """Uses carry the names of their GPU's meter, at beats and refreshes; an APU has none."""
     machine.gpus.amd(0)
     machine.gpus.xe(1, SECOND)
     machine.gpus.apu(2)
@@ -365,7 +365,7 @@ async def test_uses_are_of_metered_gpus(machine: GpuMachine) -> None:
 
 
 async def test_nothing_but_sysfs_and_procfs_is_opened(machine: GpuMachine) -> None:
-    """A beat over four cards reads sysfs and procfs alone, and leaves no descriptor open."""
+    """A beat over four cards reads only sysfs and procfs, and leaves no descriptor open."""
     for card, bus_id in enumerate((DGPU, SECOND)):
         machine.gpus.amd(card, bus_id)
     machine.gpus.xe(2, THIRD)
@@ -383,7 +383,7 @@ async def test_nothing_but_sysfs_and_procfs_is_opened(machine: GpuMachine) -> No
 
 
 async def test_a_longer_interval_is_bridged_after_a_reload(machine: GpuMachine) -> None:
-    """A reload that reads a GPU more rarely goes on integrating its power."""
+    """Power is still integrated after a reload with a longer interval."""
     machine.gpus.amd(0, watts=100)
     collector = await machine.open()
     await collector.read()
@@ -395,7 +395,7 @@ async def test_a_longer_interval_is_bridged_after_a_reload(machine: GpuMachine) 
 
 
 async def test_how_busy_a_gpu_was_is_told_of_anyone(machine: GpuMachine) -> None:
-    """The busier engine's share of the time is there for all processes together; without one, nothing is."""
+    """The busier engine's time is given for all processes together; without engines there is none."""
     machine.gpus.amd(0, watts=100)
     collector = await machine.open()
     await collector.read()

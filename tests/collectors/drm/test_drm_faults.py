@@ -1,4 +1,4 @@
-"""AMD and Intel GPUs that sleep, fail, vanish and return: gaps, and nothing made up."""
+"""AMD and Intel GPUs that sleep, fail, vanish and return: gaps, and no invented values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ INTEL_RANGE_JOULES = 2**32 / 2**14
 
 
 async def no_sensor_is_read(machine: GpuMachine, collector: drm.Drm) -> Reading:
-    """Beat past a new scan; fail if a sleeping card was asked for more than it may be."""
+    """Read until after the next scan; fail if a file that would wake a sleeping card was read."""
     machine.reader.asked.clear()
     for _ in range(12):
         await collector.refresh()
@@ -42,7 +42,7 @@ async def no_sensor_is_read(machine: GpuMachine, collector: drm.Drm) -> Reading:
 @pytest.mark.parametrize("status", ["suspended", "suspending"])
 @pytest.mark.parametrize("maker", ["amd", "mi250", "i915", "xe"])
 async def test_a_sleeping_gpu_is_left_asleep(machine: GpuMachine, maker: str, status: str) -> None:
-    """Of a GPU asleep from the start no sensor is read: it is shown as asleep, and nothing else of it."""
+    """No sensor of a GPU that is asleep from the start is read: it is only shown as asleep."""
     getattr(machine.gpus, maker)(0)
     machine.gpus.runtime_status(DGPU, status)
     collector = await machine.open()
@@ -52,7 +52,7 @@ async def test_a_sleeping_gpu_is_left_asleep(machine: GpuMachine, maker: str, st
 
 
 async def test_amd_sleep_is_not_integrated(machine: GpuMachine) -> None:
-    """A GPU that wakes goes on counting, and what it used asleep, however shortly, is not made up."""
+    """A GPU that wakes goes on counting, without inventing energy for even a short sleep."""
     machine.gpus.amd(0)
     collector, node = await machine.open(), Node()
     add_up(node, [await collector.read()])
@@ -74,7 +74,7 @@ async def test_amd_sleep_is_not_integrated(machine: GpuMachine) -> None:
 # Restarted, some way on, and restarted as the drivers tell it: they take it for a wrap and add the rest.
 @pytest.mark.parametrize("register", [0.0, 60_000.0, INTEL_RANGE_JOULES])
 async def test_intel_sleep_adds_nothing(machine: GpuMachine, register: float) -> None:
-    """A GPU without power loses its register: after an hour asleep, no value of it is energy."""
+    """A GPU that loses power resets its counter: after an hour asleep no counter value adds energy."""
     machine.gpus.xe(0, joules=200_000)
     collector = await machine.open()
     await collector.read()
@@ -93,7 +93,7 @@ async def test_intel_sleep_adds_nothing(machine: GpuMachine, register: float) ->
 
 
 async def test_one_sleeps_the_other_goes_on(machine: GpuMachine) -> None:
-    """A GPU that sleeps takes no other along."""
+    """A sleeping GPU does not affect the others."""
     machine.gpus.amd(0)
     machine.gpus.xe(1, SECOND)
     machine.gpus.runtime_status(SECOND, "suspended")
@@ -105,7 +105,7 @@ async def test_one_sleeps_the_other_goes_on(machine: GpuMachine) -> None:
 
 
 async def test_an_apu_that_was_asleep_is_an_apu(machine: GpuMachine) -> None:
-    """An APU that is known by its metrics alone, asleep when it was found, is no meter once it wakes."""
+    """An APU that was asleep when found, and is known only by its metrics, is not metered once it wakes."""
     machine.gpus.amd(0)
     machine.gpus.apu(1, vddnb=False)
     machine.gpus.runtime_status(APU, "suspended")
@@ -120,7 +120,7 @@ async def test_an_apu_that_was_asleep_is_an_apu(machine: GpuMachine) -> None:
 
 
 class Sensor(NamedTuple):
-    """One sensor: whose, as what it is counted, its file, and what is a gap without it."""
+    """One sensor: its GPU's vendor, its name among errors, its file, and the metrics that need it."""
 
     maker: str
     sensor: str
@@ -155,7 +155,7 @@ FIGURES = {"4294967295000", "9" * 14}
 
 
 class Broken:
-    """A sensor that can be broken and mended."""
+    """A sensor that a test can break and repair."""
 
     def __init__(self, machine: GpuMachine, which: Sensor, what: str | OSError) -> None:
         self._machine = machine
@@ -185,7 +185,7 @@ class Broken:
     ],
 )
 async def test_a_bad_sensor_is_a_gap(machine: GpuMachine, which: Sensor, bad: str) -> None:
-    """A sensor without a true value is a gap of its own, counted, logged once a failure, and recovers."""
+    """A sensor without a valid value is one gap, counted, logged once per failure, and recovers."""
     getattr(machine.gpus, which.maker)(0)
     machine.gpus.xe(1, SECOND)
     card = ("card0", "amd" if which.maker == "amd" else "intel", DGPU)
@@ -225,7 +225,7 @@ async def test_a_bad_sensor_is_a_gap(machine: GpuMachine, which: Sensor, bad: st
 @pytest.mark.parametrize("bad", [bad for bad in BAD if bad not in FIGURES])
 @pytest.mark.parametrize("which", METERED, ids=lambda which: which.sensor)
 async def test_the_only_energy_fails(machine: GpuMachine, which: Sensor, bad: str) -> None:
-    """When no card's energy can be read the source is down, says why and what to do, and recovers."""
+    """If no card's energy can be read the collector is down with reason and remedy, and recovers."""
     getattr(machine.gpus, which.maker)(0)
     what, reason = BAD[bad]
     broken = Broken(machine, which, what)
@@ -247,7 +247,7 @@ async def test_the_only_energy_fails(machine: GpuMachine, which: Sensor, bad: st
 
 
 async def test_an_energy_that_leaps_is_no_energy(machine: GpuMachine) -> None:
-    """A sentinel in an energy counter adds nothing, going and coming, and makes no watts."""
+    """A sentinel value in an energy counter adds nothing when it appears or goes, and gives no power."""
     machine.gpus.xe(0, joules=100)
     collector = await machine.open()
     await collector.read()
@@ -264,7 +264,7 @@ async def test_an_energy_that_leaps_is_no_energy(machine: GpuMachine) -> None:
 
 
 async def test_intel_catches_up_after_a_gap(machine: GpuMachine) -> None:
-    """What Intel's register counted while it could not be read is counted; no mean is made over the gap."""
+    """What Intel's counter gained while it could not be read is added; no mean power spans the gap."""
     machine.gpus.xe(0)
     collector = await machine.open()
     await collector.read()
@@ -282,7 +282,7 @@ async def test_intel_catches_up_after_a_gap(machine: GpuMachine) -> None:
 
 
 def leave(machine: GpuMachine, code: int) -> Callable[[], None]:
-    """Return what happens as the second card is unplugged under a reader."""
+    """Return a reader's hook that unplugs the second card during a reading."""
 
     def unplug() -> None:
         machine.gpus.remove(SECOND)
@@ -294,7 +294,7 @@ def leave(machine: GpuMachine, code: int) -> Callable[[], None]:
 @pytest.mark.parametrize("code", [errno.ENOENT, errno.ENODEV])
 @pytest.mark.parametrize("end", ["card1/device/gpu_busy_percent", "hwmon2/power1_average"])
 async def test_a_card_vanishes_in_mid_read(machine: GpuMachine, end: str, code: int) -> None:
-    """A card that is unplugged while it is read leaves at once, and costs the other nothing."""
+    """A card that is unplugged while it is read disappears at once, without effect on the other."""
     machine.gpus.amd(0)
     machine.gpus.amd(1, SECOND)
     collector = await machine.open()
@@ -324,7 +324,7 @@ async def test_a_card_vanishes_under_a_refresh(machine: GpuMachine) -> None:
 
 @pytest.mark.parametrize("maker", ["amd", "xe"])
 async def test_a_card_returns_under_another_number(machine: GpuMachine, maker: str) -> None:
-    """A card that returns is found within 10 s, counts on under its new number, and adds no absence."""
+    """A card that returns is found within 10 s and counts on under its new number, without the gap."""
     add = getattr(machine.gpus, maker)
     machine.gpus.amd(0)
     add(1, SECOND)
@@ -375,7 +375,7 @@ async def test_a_new_card_is_found(machine: GpuMachine) -> None:
 
 
 async def test_cards_that_come_and_go_all_the_time(machine: GpuMachine) -> None:
-    """A card that is there to the scan and gone to every reading is a fault that is named."""
+    """A card that a scan finds and each reading misses is an error that says so."""
     machine.gpus.amd(0)
     collector = await machine.open()
     machine.reader.errors["gpu_busy_percent"] = FileNotFoundError(errno.ENOENT, "gone")
@@ -384,8 +384,8 @@ async def test_cards_that_come_and_go_all_the_time(machine: GpuMachine) -> None:
     assert failed.value.remedy
 
 
-async def test_nobody_uses_a_card_that_is_gone(machine: GpuMachine) -> None:
-    """When the last metered card goes nobody uses it any more, to a refresh neither."""
+async def test_a_card_that_is_gone_has_no_uses(machine: GpuMachine) -> None:
+    """When the last metered card goes, neither beats nor refreshes report uses of it."""
     machine.gpus.amd(0)
     machine.gpus.apu(1)
     machine.clients.open(42, 5, engines_fdinfo(DGPU, 7, enc=3.0))

@@ -1,4 +1,4 @@
-"""Who used which GPU engine: what drivers write into fdinfo, and how the clients are found and followed."""
+"""Use of GPU engines by process: the content of fdinfo, and how clients are found and followed."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ DRI = "/dev/dri/renderD128"
 
 
 def test_amdgpu() -> None:
-    """Amdgpu's engines are nanoseconds; memory and pasid are none."""
+    """Amdgpu gives engine time in nanoseconds; memory and pasid are not engines."""
     found = parse_fdinfo(engines_fdinfo(DGPU, 35, gfx=1.5, enc=0.25))
     assert found == Engines(DGPU, "35", {"gfx": 1_500_000_000, "enc": 250_000_000}, {})
 
 
 def test_i915_capacity_is_no_engine() -> None:
-    """How many engines of a kind there are is no engine of that kind, nor one of its own."""
+    """The capacity of an engine class is not an engine."""
     found = parse_fdinfo(engines_fdinfo(DGPU, 4, "i915", render=2.0, video=9.0))
     assert found == Engines(DGPU, "4", {"render": 2_000_000_000, "video": 9_000_000_000}, {})
 
 
 def test_xe_cycles() -> None:
-    """Xe's engines are pairs: the client's cycles, and the engine's in all."""
+    """Xe gives pairs per engine: the client's cycles and the engine's total cycles."""
     found = parse_fdinfo(cycles_fdinfo(DGPU, 4, rcs=(28257900, 7655183225), vcs=(0, 7655183225)))
     assert found == Engines(DGPU, "4", {}, {"rcs": (28257900, 7655183225), "vcs": (0, 7655183225)})
 
@@ -59,7 +59,7 @@ def test_xe_cycles() -> None:
     ],
 )
 def test_no_client_of_a_pci_gpu(text: str) -> None:
-    """A file that names no PCI device, or no client, is none of a GPU's."""
+    """A file without a PCI device or a client is not a GPU's."""
     assert parse_fdinfo(text) is None
 
 
@@ -79,7 +79,7 @@ def test_no_client_of_a_pci_gpu(text: str) -> None:
     ],
 )
 def test_garbage_is_left_out(line: str) -> None:
-    """A line that says nothing of use is left out, and the others count."""
+    """Lines that cannot be used are left out, and the others count."""
     found = parse_fdinfo(f"{line}\n{engines_fdinfo(DGPU, 1, enc=1.0)}")
     assert found == Engines(DGPU, "1", {"enc": 1_000_000_000}, {})
 
@@ -98,7 +98,7 @@ LINES = st.lists(
 @given(text=st.one_of(st.text(), LINES.map(lambda lines: "\n".join(f"{k}{x}: {v}" for k, x, v in lines))))
 @example(text="drm-engine-gfx: \u00b2")
 def test_any_text(text: str) -> None:
-    """Whatever stands in the file, it is parsed to a client or to none."""
+    """Any text is parsed to a client or to None, without an exception."""
     found = parse_fdinfo(text)
     if found is not None:
         assert found.bus_id
@@ -110,7 +110,7 @@ def test_any_text(text: str) -> None:
 
 
 class Watched(NamedTuple):
-    """Processes, and who looks at them; time is what `read` is told."""
+    """Processes and the collector's clients, at times that the test gives."""
 
     processes: DrmClients
     clients: Clients
@@ -133,7 +133,7 @@ def watched(tmp_path: Path) -> Watched:
 
 
 def test_seconds_since_first_sight(watched: Watched) -> None:
-    """A client's engines count from when it is first seen, whatever it had used before."""
+    """Engine time counts from when a client is first seen; earlier use is not included."""
     watched.processes.open(42, 7, engines_fdinfo(DGPU, 1, gfx=100.0, enc=50.0))
     assert watched.read(0.0) == {(42, "gfx"): 0, (42, "enc"): 0}
     watched.processes.open(42, 7, engines_fdinfo(DGPU, 1, gfx=100.25, enc=51.0))
@@ -158,7 +158,7 @@ def test_cycles_are_a_share_of_the_time(watched: Watched) -> None:
 
 
 def test_an_engine_used_for_the_first_time(watched: Watched) -> None:
-    """An engine that a known client had not used is counted from its first nanosecond: amdgpu hides zeros."""
+    """An engine that a known client uses for the first time counts from 0, since amdgpu hides zeros."""
     watched.processes.open(42, 7, engines_fdinfo(DGPU, 1, gfx=100.0))
     watched.read(0.0)
     watched.processes.open(42, 7, engines_fdinfo(DGPU, 1, gfx=100.0, enc=0.5))
@@ -166,7 +166,7 @@ def test_an_engine_used_for_the_first_time(watched: Watched) -> None:
 
 
 def test_a_driver_that_steps_back(watched: Watched) -> None:
-    """A value below the last is stayed above until it has been caught up with, as the kernel's page asks."""
+    """After a value steps back, nothing is added until it exceeds its maximum, as the kernel asks."""
     for now, used in enumerate((10.0, 11.0, 10.5, 12.0)):
         watched.processes.open(42, 7, engines_fdinfo(DGPU, 1, "i915", video=used))
         found = watched.read(float(now))
@@ -186,7 +186,7 @@ def test_two_files_of_one_client_count_once(watched: Watched) -> None:
 
 @pytest.mark.parametrize("closed", [7, 8])
 def test_one_of_two_files_is_closed(watched: Watched, closed: int) -> None:
-    """A client lives as long as one of its files does."""
+    """A client lasts as long as one of its files."""
     for fd in (7, 8):
         watched.processes.open(42, fd, engines_fdinfo(DGPU, 1, gfx=1.0))
     watched.read(0.0)
@@ -196,7 +196,7 @@ def test_one_of_two_files_is_closed(watched: Watched, closed: int) -> None:
 
 
 def test_a_client_that_is_handed_on(watched: Watched) -> None:
-    """A client whose first process has ended is the other's by then, not one of a process that is no more."""
+    """When a client's first process has ended, its use belongs to the other process that shares it."""
     watched.processes.open(42, 7, engines_fdinfo(DGPU, 1, gfx=1.0))
     watched.processes.open(43, 7, engines_fdinfo(DGPU, 1, gfx=1.0))
     (gone, _), *_ = watched.read(0.0)
@@ -205,7 +205,7 @@ def test_a_client_that_is_handed_on(watched: Watched) -> None:
 
 
 def test_other_gpus_clients_are_left_out(watched: Watched) -> None:
-    """Who uses a GPU that nobody asked for is left out, under the same client number too."""
+    """Clients of other GPUs are left out, even under the same client number."""
     watched.processes.open(42, 7, engines_fdinfo(SECOND, 1, gfx=1.0))
     watched.processes.open(43, 7, engines_fdinfo(DGPU, 1, gfx=1.0))
     assert watched.read(0.0) == {(43, "gfx"): 0}
@@ -213,7 +213,7 @@ def test_other_gpus_clients_are_left_out(watched: Watched) -> None:
 
 @pytest.mark.parametrize("how", ["ended", "closed", "another file"])
 def test_a_client_that_is_no_more(watched: Watched, how: str) -> None:
-    """When a process ends, or its file is closed or its number another file's, its use leaves at once."""
+    """When a process ends, closes its file or reuses the descriptor, its use disappears at once."""
     watched.processes.open(42, 7, engines_fdinfo(DGPU, 1, gfx=1.0))
     watched.processes.open(43, 7, engines_fdinfo(DGPU, 2, gfx=1.0))
     assert len(watched.read(0.0)) == 2
@@ -230,7 +230,7 @@ def test_a_client_that_is_no_more(watched: Watched, how: str) -> None:
 
 
 def test_a_process_that_starts_again_starts_at_zero(watched: Watched) -> None:
-    """A process that takes over a number is a process of its own."""
+    """A new process with an old process's pid is counted separately."""
     watched.processes.open(42, 7, engines_fdinfo(DGPU, 1, gfx=1.0))
     watched.read(0.0)
     watched.processes.open(42, 7, engines_fdinfo(DGPU, 1, gfx=5.0))
@@ -242,7 +242,7 @@ def test_a_process_that_starts_again_starts_at_zero(watched: Watched) -> None:
 
 
 def test_a_new_process_is_found_within_5_s(watched: Watched) -> None:
-    """A process that starts is looked through at the next look, 5 s on at most."""
+    """A new process is searched within 5 s."""
     watched.read(0.0)
     watched.processes.open(42, 7, engines_fdinfo(DGPU, 1, gfx=1.0))
     assert [bool(watched.read(float(now))) for now in range(1, 6)] == [False] * 4 + [True]
@@ -250,7 +250,7 @@ def test_a_new_process_is_found_within_5_s(watched: Watched) -> None:
 
 @pytest.mark.parametrize("age", [1, 5, 6, 40, 156, 1000])
 def test_an_old_process_is_found_within_160_s(watched: Watched, age: int) -> None:
-    """However long a process has run without a GPU, the one it opens is found within 160 s."""
+    """A GPU that a process opens late in its life is found within 160 s."""
     watched.processes.start(42)
     for now in range(age):
         assert watched.read(float(now)) == {}
@@ -272,7 +272,7 @@ def test_searches_become_rarer(watched: Watched, monkeypatch: pytest.MonkeyPatch
 
 
 def test_foreign_and_vanishing_processes(watched: Watched) -> None:
-    """A process whose files may not be listed, or that ends meanwhile, costs nobody else."""
+    """A process whose files cannot be listed, or that ends meanwhile, does not affect the others."""
     watched.processes.open(41, 7, engines_fdinfo(DGPU, 1, gfx=1.0))
     (watched.processes.procfs / "40").mkdir()  # no fd directory: as it is to another user
     (watched.processes.procfs / "41/fd/9").write_text("no link")
@@ -281,12 +281,12 @@ def test_foreign_and_vanishing_processes(watched: Watched) -> None:
 
 
 def test_no_procfs(tmp_path: Path) -> None:
-    """Without a procfs nobody uses anything."""
+    """Without a procfs there are no uses."""
     assert not list(Clients(Host(procfs=tmp_path / "proc")).read("drm", [DGPU], 0.0))
 
 
 def test_the_number_of_files_is_bounded(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that open the GPU over and over do not make every beat slower without end."""
+    """The number of files is limited, so that beats do not become slower and slower."""
     assert MAX_CLIENTS <= 10_000
     monkeypatch.setattr("powerbench_agent.collectors.drm.fdinfo.MAX_CLIENTS", 3)
     for fd in range(5, 15):
@@ -295,7 +295,7 @@ def test_the_number_of_files_is_bounded(watched: Watched, monkeypatch: pytest.Mo
 
 
 def test_a_client_that_closes_takes_nothing_back(watched: Watched) -> None:
-    """What a process used stays its own when one of its clients goes."""
+    """A process keeps the use of its clients that have closed."""
     for fd in (5, 6):
         watched.processes.open(42, fd, engines_fdinfo(DGPU, fd, gfx=1.0))
     list(watched.clients.read("drm", [DGPU], 0.0))

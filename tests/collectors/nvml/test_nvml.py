@@ -32,7 +32,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, 
 
 @pytest.fixture
 def start(shared: tuple[Machine, Probe]) -> Start:
-    """Return a function that gives a machine with so many GPUs, whose collector is open."""
+    """Return a function that prepares a machine with so many GPUs and opens its collector."""
 
     def start(gpus: int = 1) -> tuple[Machine, Probe]:
         machine, probe = shared
@@ -49,7 +49,7 @@ def start(shared: tuple[Machine, Probe]) -> Start:
 
 
 def test_every_value_has_its_unit_and_its_gpu(start: Start) -> None:
-    """W of mW, J of mJ, Hz of MHz, by index and UUID; the PCI address as sysfs has it; energy from 0."""
+    """Values are in W, J and Hz, by index and UUID; PCI addresses are sysfs's; energy starts at 0."""
     machine, probe = start(2)
     assert truth.rounded(probe.beat()) == truth.whole(0, 0, gpus=2)
     truth.tell(machine, 10, 2)
@@ -60,7 +60,7 @@ def test_every_value_has_its_unit_and_its_gpu(start: Start) -> None:
 
 
 def test_slow_values_come_every_10_s(start: Start) -> None:
-    """Fast values are each beat's; limits, clocks, throttling, ECC and sessions those of the last 10 s."""
+    """Fast values are read at each beat; limits, clocks, throttling, ECC and sessions every 10 s."""
     machine, probe = start()
     probe.beat()
     for tick in range(1, 25):
@@ -78,7 +78,7 @@ def test_energy_is_exactly_the_counters_difference(start: Start) -> None:
 
 
 def test_a_counter_that_appears_takes_nothing_back(start: Start) -> None:
-    """Where power was integrated and a new session finds a counter, energy goes on from where it was."""
+    """If a new session finds a counter where power was integrated before, energy goes on from its value."""
     machine, probe = start()
     machine.say({"error GetTotalEnergyConsumption": "3", "power_mw 0": "100000"})
     probe.beat()
@@ -96,7 +96,7 @@ def test_a_counter_that_appears_takes_nothing_back(start: Start) -> None:
 
 @pytest.mark.parametrize("call", ["GetEncoderSessions", "GetProcessUtilization"])
 def test_a_list_that_grows_is_asked_for_again(start: Start, call: str) -> None:
-    """A list longer than its size was a moment ago is no error, twice in a row."""
+    """A list that has grown since its size was asked for, even twice in a row, is not an error."""
     machine, probe = start()
     machine.say({f"insufficient {call}": "2"})
     reading = probe.beat()
@@ -122,7 +122,7 @@ def test_an_implausible_power_is_no_sample(start: Start) -> None:
 
 
 def test_a_scrape_has_fresh_energy_and_the_beats_gauges(start: Start) -> None:
-    """`refresh()` reads energy anew; the rest stays the beat's and takes no question."""
+    """`refresh()` reads the energy again; the rest stays that of the beat, without a query."""
     machine, probe = start()
     probe.beat()
     machine.calls()
@@ -139,7 +139,7 @@ def test_a_scrape_has_fresh_energy_and_the_beats_gauges(start: Start) -> None:
 
 
 def test_a_processes_use_adds_up(start: Start) -> None:
-    """Percent by the time between beats, for each process and engine; no sample is no use and no error."""
+    """Percentages times the time between beats, by process and engine; without a sample nothing is added."""
     machine, probe = start()
     probe.beat()
     machine.say({"process 0 600": "2000000 50 20 10", "process 0 777": "2000000 25 100 0"})
@@ -161,7 +161,7 @@ def test_a_processes_use_adds_up(start: Start) -> None:
 
 
 def test_a_process_that_has_gone_is_forgotten(start: Start) -> None:
-    """After 60 s without use a process is no more in the reading."""
+    """After 60 s without use a process leaves the reading."""
     _, probe = start()
     assert probe.beat().uses
     assert probe.beat(60.0).uses
@@ -172,7 +172,7 @@ def test_a_process_that_has_gone_is_forgotten(start: Start) -> None:
 
 
 def test_xids_are_counted_by_gpu_and_number(start: Start) -> None:
-    """Every Xid since the start counts, on the GPU that it is of."""
+    """Every Xid error since the start is counted for its GPU."""
     machine, probe = start(2)
     probe.beat()
     machine.say({"xid 0": "31", "xid 1": "31"})
@@ -187,7 +187,7 @@ def test_xids_are_counted_by_gpu_and_number(start: Start) -> None:
 
 
 def test_an_xid_is_counted_while_another_gpu_is_lost(start: Start) -> None:
-    """Looking for a lost GPU every 10 s loses no Xid of those in use."""
+    """The search for a lost GPU every 10 s loses no Xid errors of the others."""
     machine, probe = start(2)
     machine.say({f"error {OPENING}": "15 1"})
     probe.beat()
@@ -198,7 +198,7 @@ def test_an_xid_is_counted_while_another_gpu_is_lost(start: Start) -> None:
 
 
 def test_the_xid_of_a_gpu_that_falls_off_the_bus_is_counted(start: Start) -> None:
-    """Xid 79 comes with the loss itself, and is there when the GPU is back at the latest."""
+    """Xid 79 arrives with the loss itself, and is counted by the time the GPU is back."""
     machine, probe = start()
     probe.beat()
     machine.say({"xid 0": "79", "error GetPowerUsage": "15", "error GetUUID": "15", f"error {OPENING}": "15"})
@@ -241,7 +241,7 @@ def test_one_of_two_lost_is_left_out_and_found_again(start: Start) -> None:
 
 
 def test_a_lost_gpu_costs_the_others_ever_fewer_openings(start: Start) -> None:
-    """NVML is opened anew for its sake at growing distances, and the other GPU has its figures throughout."""
+    """NVML is reopened for it less and less often, and the other GPU's values are there throughout."""
     machine, probe = start(2)
     machine.say({f"error {OPENING}": "15 1"})
     opened = []
@@ -254,7 +254,7 @@ def test_a_lost_gpu_costs_the_others_ever_fewer_openings(start: Start) -> None:
 
 
 def test_a_gpu_that_was_never_seen_is_lost_all_the_same(start: Start) -> None:
-    """One that NVML counts and cannot open from the start is shown as lost, by its index."""
+    """A GPU that NVML counts but could never open is shown as lost, by its index."""
     machine, probe = start(2)
     machine.say({f"error {OPENING}": "15 1"})
     reading = probe.beat()
@@ -265,7 +265,7 @@ def test_a_gpu_that_was_never_seen_is_lost_all_the_same(start: Start) -> None:
 
 
 def test_a_gpu_of_another_container_is_not_lost(start: Start) -> None:
-    """One that the agent's user may not open is left out with a remedy, said once, and is no lost one."""
+    """A GPU that the agent may not open is left out, logged once with a remedy, and not lost."""
     machine, probe = start(2)
     machine.say({f"error {OPENING}": "4 1"})
     readings = [probe.beat() for _ in range(25)]
@@ -275,7 +275,7 @@ def test_a_gpu_of_another_container_is_not_lost(start: Start) -> None:
 
 
 def test_a_lost_gpu_is_one_series_while_another_sleeps(start: Start) -> None:
-    """Opened by address, for another sleeps: a GPU that was known is lost under its own labels alone."""
+    """While another GPU sleeps GPUs are opened by address; a lost one keeps only its own labels."""
     machine, probe = start(3)
     machine.power(BUSES[2], "suspended")
     probe.beat()
@@ -286,7 +286,7 @@ def test_a_lost_gpu_is_one_series_while_another_sleeps(start: Start) -> None:
 
 
 def test_use_goes_on_while_another_gpu_is_lost(start: Start) -> None:
-    """Looking for a lost GPU every 10 s takes no time away from the processes of those in use."""
+    """The search for a lost GPU every 10 s takes no time from the processes on the others."""
     machine, probe = start(2)
     machine.say({f"error {OPENING}": "15 1"})
     probe.beat()
@@ -297,7 +297,7 @@ def test_use_goes_on_while_another_gpu_is_lost(start: Start) -> None:
 
 
 def test_the_only_gpu_lost_is_down_until_it_is_back(start: Start) -> None:
-    """Every beat fails with the remedy, and nothing is shown; some seconds after the fault all is back."""
+    """Every beat fails with the remedy and shows nothing; some seconds after the fault everything is back."""
     machine, probe = start()
     probe.beat()
     machine.say({"error GetPowerUsage": "15", f"error {OPENING}": "15"})
@@ -313,7 +313,7 @@ def test_the_only_gpu_lost_is_down_until_it_is_back(start: Start) -> None:
 
 
 def test_the_session_is_shut_down_even_if_its_events_are_not_let_go(start: Start) -> None:
-    """An event set that cannot be freed does not keep NVML open: a session's Init has its Shutdown."""
+    """Even if the event set cannot be freed, NVML is shut down once per session."""
     machine, probe = start()
     machine.say({"error EventSetFree": "999"})
     probe.beat()
@@ -327,7 +327,7 @@ def test_the_session_is_shut_down_even_if_its_events_are_not_let_go(start: Start
 
 
 def test_sleeping_gpus_are_not_woken(start: Start) -> None:
-    """While all sleep NVML is not even initialised, and nothing but their sleep is shown; then they wake."""
+    """While all GPUs sleep NVML is not initialised and only their sleep is shown, until they wake."""
     machine, probe = start(2)
     for bus in BUSES[:2]:
         machine.power(bus, "suspended")
@@ -345,7 +345,7 @@ def test_sleeping_gpus_are_not_woken(start: Start) -> None:
 
 
 def test_one_of_two_asleep_is_not_touched(start: Start) -> None:
-    """Only the one awake is opened, by its address; the other is found within 10 s of waking."""
+    """Only the GPU that is awake is opened, by its address; the other is found within 10 s of waking."""
     machine, probe = start(2)
     machine.power(BUSES[1], "suspended")
     machine.say(dict.fromkeys([f"error {call}" for call in ("GetUUID", "GetPowerUsage")], "999 1"))
@@ -364,7 +364,7 @@ def test_one_of_two_asleep_is_not_touched(start: Start) -> None:
 
 
 def test_a_gpu_that_falls_asleep_is_left_alone(start: Start) -> None:
-    """From the beat on that finds it asleep no question is asked of it; awake again, its counter goes on."""
+    """Once a beat finds it asleep it is not queried; when it wakes its counter goes on."""
     machine, probe = start()
     probe.beat()
     machine.power(BUSES[0], "suspended")

@@ -62,7 +62,7 @@ async def page_with(agent: AgentProcess, line: str) -> str:
 
 
 async def scrape(agent: AgentProcess, within: float = 1.0) -> str:
-    """Return the page, which has to be there within so many seconds."""
+    """Return the page, which must arrive within so many seconds."""
     loop = asyncio.get_running_loop()
     asked = loop.time()
     page = await agent.get("/metrics")
@@ -76,7 +76,7 @@ def value_of(page: str, series: str) -> float:
 
 
 async def test_the_page_of_a_gpu(agent: AgentProcess) -> None:
-    """A GPU's series are on the page, its energy among the node's; Prometheus's linter is content."""
+    """A GPU's series are on the page, its energy is in the node's, and promtool finds no fault."""
     page = await page_with(agent, 'powerbench_collector_up{collector="nvml"} 1.0')
     assert value_of(page, f'nvidia_gpu_power_draw_watts{{gpu="0",uuid="{truth.UUIDS[0]}"}}') == 100
     page = await page_with(agent, 'powerbench_node_energy_joules_total{component="gpu",source="nvml"} 0.0')
@@ -84,7 +84,7 @@ async def test_the_page_of_a_gpu(agent: AgentProcess) -> None:
 
 
 async def test_a_driver_that_hangs_stops_nothing_else(agent: AgentProcess, machine: Machine) -> None:
-    """A call that takes a minute: down with a reason, pages in time, others read on, SIGTERM is exit 0."""
+    """While a call hangs for a minute the collector is down, pages are in time, SIGTERM gives exit 0."""
     await page_with(agent, 'powerbench_collector_up{collector="nvml"} 1.0')
     machine.say({"delay GetPowerUsage": "60"})
     page = await page_with(agent, HANGS)
@@ -111,7 +111,7 @@ async def test_a_driver_that_hangs_stops_nothing_else(agent: AgentProcess, machi
 async def test_the_scrape_that_meets_the_hang_waits_for_the_deadline(
     agent: AgentProcess, machine: Machine
 ) -> None:
-    """The scrape that itself asks as the driver begins to hang is answered soon after the deadline, 1 s."""
+    """A scrape during which the driver begins to hang is answered soon after the deadline of 1 s."""
     await page_with(agent, 'powerbench_collector_up{collector="nvml"} 1.0')
     machine.say({"delay GetTotalEnergyConsumption": "60"})
     page = await scrape(agent, within=2.0)

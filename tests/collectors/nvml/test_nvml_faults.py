@@ -1,6 +1,6 @@
-"""NVML's errors, each in the place of each call: a gap that says why, and never a figure that is not true.
+"""Each of NVML's errors in each call: a gap with a reason, and never a wrong value.
 
-`MISSING` is what a call's failure may take away; its other samples go on, or the whole beat fails aloud.
+`MISSING` has the samples that a failing call may take away; the others stay, or the whole beat fails.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def probe(machine: Machine) -> Iterator[Probe]:
 
 
 class Life:
-    """One collector's life: every beat shows other figures, and what it shows must be this beat's."""
+    """One collector's life: the values change at every beat, and each shown value must be the present one."""
 
     def __init__(self, machine: Machine, probe: Probe) -> None:
         self.machine, self.probe = machine, probe
@@ -80,11 +80,11 @@ class Life:
         self.faults: dict[str, str | None] = {}
 
     def fault(self, call: str, code: int | None) -> None:
-        """From the next beat on; None for no more."""
+        """Let a call fail with this code from the next beat on; None ends that."""
         self.faults[f"error {call}"] = None if code is None else str(code)
 
     def beat(self, seconds: float = 1.0) -> Answer:
-        """Let time pass, change all figures, read, and note whatever must not be."""
+        """Let time pass, change all values, read, and note what is wrong."""
         self.tick += 1
         self.now += seconds
         self.beats[self.now] = self.tick
@@ -105,7 +105,7 @@ class Life:
         return answer
 
     def _fresh(self, answer: Answer) -> None:
-        """Each fast figure is this beat's; the slow ones are all of one beat, less than 10 s ago."""
+        """Fast values are this beat's; the slow ones are all of one beat less than 10 s ago."""
         shown = {k: v for k, v in truth.rounded(answer).items() if k not in ALWAYS}
         slow = {k: v for k, v in shown.items() if k[0] in truth.SLOW}
         told = truth.fast(0, self.tick)
@@ -121,7 +121,7 @@ class Life:
             self.problems.append(f"beat {self.tick}: {what}")
 
     def complete(self, answer: Answer, without: Collection[str] = (), *, info: bool = True) -> None:
-        """Everything is there, but for these families; `info`: with its usual labels."""
+        """Expect everything except these families; `info`: with its usual labels."""
         energy = "nvidia_gpu_energy_joules_total"
         wanted: set[Series] = set(truth.whole(self.tick, self.tick))
         got = set(answer.samples)
@@ -141,7 +141,7 @@ class Life:
             self.expect(there == (family not in without), f"{family} is {'' if there else 'not '}there")
 
     def recover(self, call: str, *, integrated: bool = False) -> None:
-        """Within 16 s of the fault's end everything is back."""
+        """Expect everything back within 16 s of the fault's end."""
         self.fault(call, None)
         for seconds in (1.0, 14.0):
             self.beat(seconds)
@@ -161,7 +161,7 @@ def problems_of(lives: dict[int, Life]) -> dict[int, list[str]]:
 def test_an_error_under_way_leaves_out_its_own_samples_or_fails_aloud(
     machine: Machine, probe: Probe, call: str
 ) -> None:
-    """Only the failed question's samples go, or the beat fails with a remedy; all comes back."""
+    """Only the failed call's samples are missing, or the beat fails with a remedy; then all return."""
     lives = {}
     for code in CODES:
         life = lives[code] = Life(machine, probe)
@@ -191,7 +191,7 @@ def test_an_error_under_way_leaves_out_its_own_samples_or_fails_aloud(
 def test_an_error_of_the_sessions_own_calls_under_way_takes_nothing_away(
     machine: Machine, probe: Probe, call: str
 ) -> None:
-    """What is asked once a session, or for events, costs no sample while the session lasts."""
+    """Errors in calls made once a session, or for events, cost no sample during the session."""
     lives = {}
     for code in CODES:
         life = lives[code] = Life(machine, probe)
@@ -206,7 +206,7 @@ def test_an_error_of_the_sessions_own_calls_under_way_takes_nothing_away(
 
 @pytest.mark.parametrize("call", [*AT_OPENING, *EVENTS, *ASKED])
 def test_an_error_from_the_start(machine: Machine, probe: Probe, call: str) -> None:
-    """A machine that has never answered fails aloud or does without; it is whole when the fault has gone."""
+    """With a call failing from the start, the beat fails or only lacks its samples; later all is complete."""
     lives = {}
     for code in CODES:
         life = lives[code] = Life(machine, probe)
@@ -230,7 +230,7 @@ def test_an_error_from_the_start(machine: Machine, probe: Probe, call: str) -> N
 
 
 def test_a_gpu_that_is_lost_at_a_scrape_ends_the_session(machine: Machine, probe: Probe) -> None:
-    """What a scrape finds out counts as what a beat finds out: a remedy, no figures, and a new session."""
+    """A GPU lost at a scrape is treated as at a beat: a remedy, no values, and a new session."""
     life = Life(machine, probe)
     life.beat()
     machine.say({"error GetTotalEnergyConsumption": "15"})
@@ -238,6 +238,6 @@ def test_a_gpu_that_is_lost_at_a_scrape_ends_the_session(machine: Machine, probe
     assert (failed.error, failed.samples) == ("GPU 0, energy: gpu_is_lost", {})
     assert "reset" in failed.remedy
     life.fault("GetTotalEnergyConsumption", None)
-    assert life.beat(0.5).error == failed.error, "not opened anew before some seconds have passed"
+    assert life.beat(0.5).error == failed.error, "not opened again before some seconds have passed"
     life.complete(life.beat(5.0))
     assert not life.problems

@@ -114,7 +114,7 @@ async def test_server_dram_beside_package(machine: Machine) -> None:
 
 
 async def test_mmio_twin_is_shown_and_not_metered(machine: Machine) -> None:
-    """The mmio twin of a package is a series of its own and no second meter."""
+    """The MMIO twin of a package is shown as its own series and not metered."""
     machine.powercap.zone("intel-rapl:0", "package-0")
     machine.powercap.zone("intel-rapl-mmio:0", "package-0")
     reading = await (await machine.open()).read()
@@ -123,7 +123,7 @@ async def test_mmio_twin_is_shown_and_not_metered(machine: Machine) -> None:
 
 
 async def test_mmio_alone_is_metered(machine: Machine) -> None:
-    """Where mmio is the only interface it is the meter."""
+    """If MMIO is the only interface, its zones are metered."""
     machine.powercap.zone("intel-rapl-mmio:0", "package-0")
     machine.powercap.zone("intel-rapl-mmio:0:0", "dram")
     assert list(meters(await (await machine.open()).read())) == [
@@ -315,7 +315,7 @@ async def test_power_is_the_beats_mean(machine: Machine) -> None:
 
 
 async def test_scrapes_never_shift_power(machine: Machine) -> None:
-    """However many scrapes come between beats, power stays the beats' and the counter is fresh."""
+    """Scrapes between beats leave the power gauge alone and read the counter again."""
     machine.powercap.zone("intel-rapl:0", "package-0")
     collector = await machine.open()
     assert isinstance(collector, Refreshes)
@@ -352,7 +352,7 @@ async def test_no_power_over_a_gap(machine: Machine) -> None:
 
 
 async def test_power_limits(machine: Machine) -> None:
-    """Each constraint's limit is shown in watts; a limit of 0 is none."""
+    """Each constraint's limit is shown in watts; a limit of 0 is left out."""
     machine.powercap.zone(
         "intel-rapl:0", "package-0", limits={"long_term": 65.0, "short_term": 90.5, "peak_power": 0}
     )
@@ -523,7 +523,7 @@ async def test_twin_that_takes_over_brings_nothing_along(machine: Machine) -> No
 
 
 async def test_all_zones_vanish(machine: Machine) -> None:
-    """When the last zone goes, so does the source."""
+    """When the last zone goes, RAPL is absent."""
     machine.powercap.zone("intel-rapl:0", "package-0")
     machine.powercap.zone("intel-rapl:0:0", "core")
     collector = await machine.open()

@@ -140,7 +140,7 @@ lock: $(VENV)/.dev ## regenerate requirements/*.txt (needs uv)
 			$${1:+--extra "$$1"} pyproject.toml requirements/build.in -o "requirements/$${extra%:*}.txt"; \
 	done
 
-# The worker's install and the benchmark's, for those who only want to run it; ffmpeg where there is none.
+# What running the agent and the benchmark needs; ffmpeg too, if the machine has none.
 $(VENV)/.run: requirements/run.txt requirements/ffmpeg.txt pyproject.toml | $(VENV)/.made
 	@requirements/install $(VENV) requirements/run.txt
 	@command -v ffmpeg >/dev/null || requirements/install $(VENV) requirements/ffmpeg.txt

@@ -4,7 +4,7 @@ Groups of the same settings stand beside each other; every difference is B less 
 ffmpeg, sinks or sources of energy differ are refused: the difference would be theirs.
 
 Exit codes: 0 compared; 1 refused, or nothing in common; 69 the extra is not there; 78 a file that is not
-there, or is no results file.
+there, or is not a results file.
 """
 
 from __future__ import annotations

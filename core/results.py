@@ -607,7 +607,7 @@ class ListedFile(NamedTuple):
 
     @property
     def is_reserved(self) -> bool:
-        """Whether it is no more than a name that a run has just taken."""
+        """Whether it only holds the name that a run has just reserved."""
         return stat.S_ISREG(self.status.st_mode) and not self.status.st_size
 
     @property

@@ -2,7 +2,7 @@
 
 Exit codes: 0 done; 1 no scenario went well, or a file could not be written; 2 usage; 69 what was asked for
 is not there (any results in a directory, the extra, a Prometheus and its samples); 78 a file that was named
-is not there, or is no results file.
+does not exist, or is not a results file.
 """
 
 from __future__ import annotations

@@ -265,7 +265,7 @@ def _csv(table: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> bytes:
     writer.writerow(names)
     for row in table:
         writer.writerow([_cell(row.get(name)) for name in names])
-    # What is no text (a lone surrogate in a name) becomes a question mark, and not a failure.
+    # What is not text (a lone surrogate in a name) becomes a question mark instead of a failure.
     return out.getvalue().encode("utf-8", "replace")
 
 

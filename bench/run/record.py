@@ -76,7 +76,7 @@ class ResultsRecord:
             raise BadFile(f"--resume {path}: {bad.explained}") from None
         document = msgspec.json.decode(content)
         if document.get("format") != FORMAT or not isinstance(document.get("test_date"), str):
-            raise BadFile(f"--resume {path}: is no results file of this version of powerbench")
+            raise BadFile(f"--resume {path}: is not a results file of this version of powerbench")
         if changed := _differs(document, head):
             raise BadFile(f"--resume {path}: it was made {changed}")
         results = cls(path.parent, head)
@@ -234,7 +234,7 @@ class Trace:
                 self._broken = error
 
     def save(self, path: Path, run_id: str) -> None:
-        """Add what is new to the Parquet file; scenarios measured anew replace theirs. Raises: OSError."""
+        """Add what is new to the Parquet file; scenarios that were measured again replace theirs. Raises: OSError."""
         import duckdb  # noqa: PLC0415 - heavy; one moment after a scenario
 
         self._write()

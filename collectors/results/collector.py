@@ -317,7 +317,7 @@ def read_bounded(path: str, file: ListedFile, limit: int) -> bytes:
     if stat.S_ISLNK(file.status.st_mode):
         raise BadResults("unreadable", "is a symbolic link; put the file itself there")
     if not stat.S_ISREG(file.status.st_mode):  # opening a device may do something
-        raise BadResults("unreadable", "is no regular file")
+        raise BadResults("unreadable", "is not a regular file")
     too_large = BadResults("too_large", f"is larger than {limit} bytes")
     if file.status.st_size > limit:
         raise too_large
@@ -325,7 +325,7 @@ def read_bounded(path: str, file: ListedFile, limit: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         with os.fdopen(descriptor, "rb") as opened:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise BadResults("unreadable", "is no regular file")
+                raise BadResults("unreadable", "is not a regular file")
             content = opened.read(limit + 1)
     except FileNotFoundError:
         raise

@@ -499,7 +499,7 @@ def test_a_link_that_comes_between(tmp_path: Path) -> None:
         results.read_bounded(str(path), listed, 10)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(BadResults, match="no regular file"):
+    with pytest.raises(BadResults, match="not a regular file"):
         results.read_bounded(str(path), listed, 10)
 
 

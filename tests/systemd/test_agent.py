@@ -98,7 +98,7 @@ def test_a_reload_takes_what_is_good_and_keeps_the_old_for_what_is_bad(machine: 
     process = machine.show("MainPID")
     machine.write(CONFIG, "[collectors.host]\nenabled = fasle\n")
     machine.systemctl("reload", UNIT)
-    wait_for(lambda: "new configuration not taken" in machine.journal(), "the journal says it")
+    wait_for(lambda: "new configuration rejected" in machine.journal(), "the journal says it")
     assert "host" in machine.health()
     machine.write(CONFIG, "[collectors.host]\nenabled = false\n")
     machine.systemctl("reload", UNIT)

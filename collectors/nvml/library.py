@@ -2,7 +2,7 @@
 
 The binding is nvidia-ml-py, module `pynvml`. By itself it loads the library once and keeps its functions, so
 a driver that is upgraded later would go unseen. Here it gets a library that can be exchanged
-(docs/decisions/0012).
+(docs/decisions/0010).
 
 Source: https://docs.python.org/3/library/ctypes.html (PyDLL._handle), dlclose(3), malloc_trim(3)
 """

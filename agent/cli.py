@@ -177,7 +177,7 @@ def _without_authorities() -> Iterator[None]:
     """Import aiohttp without the system's certificate authorities.
 
     Its client loads them on import, which costs 2 MB and 70 ms, and this process is a server. A collector
-    that sends HTTPS requests creates its own SSL context.
+    that sends HTTPS requests creates its own SSL context (docs/decisions/0011).
     """
     names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
     before = {name: os.environ.get(name) for name in names}

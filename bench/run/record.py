@@ -234,7 +234,7 @@ class Trace:
                 self._broken = error
 
     def save(self, path: Path, run_id: str) -> None:
-        """Add what is new to the Parquet file; scenarios that were measured again replace theirs. Raises: OSError."""
+        """Add new rows to the Parquet file; a scenario measured again replaces its own. Raises: OSError."""
         import duckdb  # noqa: PLC0415 - heavy; one moment after a scenario
 
         self._write()

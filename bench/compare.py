@@ -212,7 +212,7 @@ def _changes(one: Group, other: Group) -> Iterator[Change]:
 
     yield _change("Power of the host, W", "W", ".3f", one.watts, other.watts)
     if one.idle is not None and other.idle is not None and one.versus and other.versus:
-        # Four means, each with a spread of its own: there is no one spread to have Hedges' g of.
+        # Four means, each with its own spread: Hedges' g needs a common one.
         found = stats.contrast(
             [_moments(other.watts), _moments(one.idle)], [_moments(other.idle), _moments(one.watts)]
         )
@@ -275,7 +275,7 @@ def sentences(found: Iterable[Pair], alone: Iterable[str]) -> Iterator[str]:
             if difference.p is None:
                 single.append(pair.name)
             elif not difference.detected:
-                seen = f"could have seen {difference.detectable or 0:.4g} {unit}"
+                seen = f"smallest detectable: {difference.detectable or 0:.4g} {unit}"
                 what = f"{pair.name}, {figure.partition(',')[0]} ({pair.source})"
                 yield f"{what}: no detectable difference ({seen})."
     if single:

@@ -72,7 +72,7 @@ def add_flags(verb: argparse.ArgumentParser) -> None:
         "--instance",
         metavar="NAME",
         default="",
-        help="the worker there, by its label (where there are several)",
+        help="the worker there, by its label (if there are several)",
     )
     for name, what in (
         ("--price-per-kwh", "price of a kWh (default: the file's)"),

@@ -70,12 +70,12 @@ def p_value(p: float | None) -> str:
 
 
 def verdict(versus: Comparison) -> str:
-    """Return what the figures do not show, in words; "" for a difference beyond chance."""
+    """Return in words what the figures do not show; "" for a difference beyond chance."""
     if versus.p is None:
         return "no interval and no p: the group or its baseline was measured once"
     if versus.detected:
         return ""
-    return f"no detectable difference (could have seen {versus.detectable or 0:.3f} W)"
+    return f"no detectable difference (smallest detectable: {versus.detectable or 0:.3f} W)"
 
 
 def _both(interval: Interval | None) -> str:

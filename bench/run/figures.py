@@ -1,4 +1,4 @@
-"""What a stream's reports and a window's joules come to. Pure.
+"""What a stream's reports say about a window. Pure.
 
 Reports come every half second, windows begin and end between them: figures at an edge are interpolated.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def combine(encodes: Sequence[Encode]) -> Encode:
-    """Return what streams of one window did together; what one of them does not say is not known of all."""
+    """Return what streams of one window did together; a figure that one of them lacks is unknown for all."""
 
     def total(values: list[float | None]) -> float | None:
         known = [value for value in values if value is not None]
@@ -90,12 +90,12 @@ def smallest_speed(points: Sequence[Point], begin: float, end: float) -> float |
 
 
 def warnings_of(encode: Encode, asked_kbps: float) -> list[str]:
-    """Return what makes the stream other than it was asked to be, each with what to do."""
+    """Return how the stream differs from what was requested, each with what to do."""
     found = []
     if encode.kbps is not None and abs(encode.kbps / asked_kbps - 1) > MAX_BITRATE_MISS:
         found.append(
-            f"the stream came to {encode.kbps:.0f} kbps and not {asked_kbps:.0f}: "
-            "compare it with others by what it achieved, or choose a bitrate that the picture fills"
+            f"achieved {encode.kbps:.0f} kbps, requested {asked_kbps:.0f} kbps: "
+            "compare it with others by the achieved rate, or choose a bitrate that suits the picture"
         )
     span = f"{SPEED_SPAN:g} s" if encode.seconds >= SPEED_SPAN else "the window"
     if encode.min_speed is not None and encode.min_speed < MIN_SPEED:

@@ -118,7 +118,7 @@ def compare(outcome: Outcome, baselines: Iterable[RecordedScenario]) -> Outcome:
 
 
 def _stream_warnings(outcome: Outcome) -> list[str]:
-    """Return what makes streams other than they were asked to be, by name where there are several."""
+    """Return how streams differ from what was requested, by name if there are several."""
     found = []
     for stream in outcome.scenario.streams:
         of = f"{stream.name}: " if len(outcome.per_stream) > 1 else ""
@@ -136,8 +136,8 @@ def energy_warnings(energy: MeteredEnergy, asked_seconds: float | None) -> list[
     ]
     if asked_seconds and abs(energy.seconds / asked_seconds - 1) > max(_MAX_WINDOW_MISS, 0.2 / asked_seconds):
         found.append(
-            f"the meters were read {energy.seconds:.2f} s apart and not {asked_seconds:g} s: "
-            "give --token-file, so that the agent reads them whenever it is asked"
+            f"the meters were read {energy.seconds:.2f} s apart, requested {asked_seconds:g} s: "
+            "give --token-file, so that the agent reads them at every request"
         )
     return found
 

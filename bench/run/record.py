@@ -166,12 +166,12 @@ def _conclusions(scenarios: Sequence[RecordedScenario]) -> list[Conclusion]:
 
 
 def encode(content: dict[str, Any]) -> bytes:
-    """Return JSON for people, too."""
+    """Return JSON that people can read, too."""
     return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Put the whole file there, or leave what was. Raises: OSError."""
+    """Put the whole file there, or leave what was there. Raises: OSError."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -275,7 +275,7 @@ def _part(trace: Path) -> Path:
 
 
 def _differs(made: dict[str, Any], asked: dict[str, Any]) -> str:
-    """Return how a file was made other than it is to be gone on with, and what to do; "" for alike."""
+    """Return how a file was made differently from this run, and what to do; "" if it was not."""
     for what in ("ffmpeg", "sink", "agents"):
         if made.get(what) != asked[what]:
             return f"with another {what}; start a run of its own"
@@ -296,7 +296,7 @@ def _differs(made: dict[str, Any], asked: dict[str, Any]) -> str:
 
 
 def _said(rates: Any) -> dict[str, Any]:
-    """Return the rates that somebody has named."""
+    """Return the rates that were given."""
     known = rates.items() if isinstance(rates, dict) else ()
     return {key: value for key, value in known if value not in (None, "")}
 

@@ -141,7 +141,7 @@ class Analysis:
     warnings: tuple[Warned, ...]
     notes: tuple[str, ...]  # what a person is to know of the figures
     unmeasured: tuple[RecordedScenario, ...]  # went well, and have no energy
-    impossible: tuple[tuple[RecordedScenario, str], ...]  # went well, with energy that cannot be, and why
+    impossible: tuple[tuple[RecordedScenario, str], ...]  # went well, with impossible energy, and why
     failed: tuple[RecordedScenario, ...]
 
 

@@ -1,8 +1,8 @@
-"""What benchmark runs came to: watches the directory of results files and shows the newest runs.
+"""Figures of benchmark runs: watches the directory of results files and shows the newest runs.
 
-Reads `DIRECTORY/test_results_*.json` in every format (agent/results_file.py), in a thread of its own, and
-each version of a file once. Windows without energy are asked of a Prometheus where one is named
-(_window_query.py).
+Reads `DIRECTORY/test_results_*.json` in every format (core/results.py), in a thread of its own, and
+each version of a file once. A Prometheus, if one is named, is asked for the energy of windows
+without it (window_query.py).
 Privileges: reading the directory.
 
 The writer renames whole files into place, so a reading never meets half of one of its own; others' files are
@@ -53,7 +53,7 @@ BEGAN = Metric("results_run_timestamp_seconds", "gauge", "When the run's first w
 METRICS = (*metrics.METRICS, SCENARIOS, BEGAN, SKIPPED)
 
 REMEDIES = {
-    "unreadable": "let the agent's user read it; a regular file, no link",
+    "unreadable": "let the agent's user read it; it must be a regular file, not a link",
     "too_large": "move it away, or raise [collectors.results] max_file_bytes",
     "half_written": "nothing, if it is still being written; else remove it",
     "broken": "mend it, or move it away",
@@ -62,7 +62,7 @@ REMEDIES = {
 }
 MAX_RUNS = 100
 MAX_WINDOWS_IN_FILE = 5_000
-BYTES_A_BEAT = 32 * 2**20  # of new files; what is left over is read at the next beat
+BYTES_AT_ONCE = 32 * 2**20  # of new files; the rest is read at the next interval
 _FILE_COST = 65_536  # so that small files count, too
 Version = tuple[int, int, int, int]
 _MATCHER = r'[a-zA-Z_][a-zA-Z0-9_]*\s*(=|!=|=~|!~)\s*"([^"\\]|\\.)*"'
@@ -182,16 +182,16 @@ class Results:
         return self._last[1], [window for run in shown.values() for window in run.wanted]
 
     def _newest_runs(self, files: Iterable[ListedFile]) -> dict[str, _Run]:
-        """Return the newest runs, as many as are to be shown and as can be read in one beat."""
+        """Return the newest runs, as many as are to be shown and as can be read at once."""
         shown: dict[str, _Run] = {}
-        budget, room = BYTES_A_BEAT, self._options.max_scenarios
+        budget, room = BYTES_AT_ONCE, self._options.max_scenarios
         for file in files:
             if len(shown) == self._options.runs or room <= 0:
                 break
             run = self._runs.get(file.name)
             if run is None or run.version != version_of(file):
-                if budget < BYTES_A_BEAT and budget < file.status.st_size + _FILE_COST:
-                    continue  # at a later beat
+                if budget < BYTES_AT_ONCE and budget < file.status.st_size + _FILE_COST:
+                    continue  # at a later reading
                 content = self._content(file)
                 if content is None:
                     continue
@@ -229,7 +229,7 @@ class Results:
         return samples
 
     def _content(self, file: ListedFile) -> bytes | None:
-        """Return a file's content; None where there is nothing to be had, now or in this version."""
+        """Return a file's content; None if it cannot be read, now or in this version."""
         version = version_of(file)
         bad = self._bad.get(file.name)
         # What could not be read may be readable by now, without a new version.

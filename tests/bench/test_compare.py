@@ -170,7 +170,7 @@ def test_the_table_and_the_words(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert cli.main(["compare", *written(tmp_path, BEFORE, AFTER)]) == 0
     text = capsys.readouterr().out
     assert "-1.000 ± " in text
-    assert "y, Power of the host (rapl): no detectable difference (could have seen 0." in text
+    assert "y, Power of the host (rapl): no detectable difference (smallest detectable: 0." in text
     assert "gone (A), come (B)" in text
 
 

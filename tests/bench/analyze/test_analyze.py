@@ -176,7 +176,7 @@ def test_every_table_of_an_estimate_says_so() -> None:
 def test_a_difference_too_small_to_see() -> None:
     """The group that draws 0.01 W more than idle has no detectable difference, with what could be seen."""
     text = shown(document(), 100, terminal=False)
-    assert "no detectable difference (could have seen 0.0" in text
+    assert "no detectable difference (smallest detectable: 0.0" in text
 
 
 def test_a_pipe_gets_no_escape_codes() -> None:

@@ -154,14 +154,14 @@ def test_baselines_of_other_sources_are_not_compared() -> None:
 
 
 def test_no_difference_is_said_in_those_words() -> None:
-    """Where p is 0.05 or more: no detectable difference, and what these repeats could have seen."""
+    """If p is 0.05 or more: no detectable difference, and the smallest that these repeats would show."""
     found = analyzed(
         *(idle(watts, block) for block, watts in enumerate((3.0, 4.0, 5.0))),
         *(encoded("a", watts, block) for block, watts in enumerate((3.5, 4.5, 5.5))),
     ).tests[0]
     assert found.versus is not None
     assert found.versus.detectable == pytest.approx(3.717 * math.sqrt(2 / 3), rel=1e-3)
-    assert verdict(found.versus) == "no detectable difference (could have seen 3.035 W)"
+    assert verdict(found.versus) == "no detectable difference (smallest detectable: 3.035 W)"
 
 
 def test_one_run_is_an_illustration() -> None:

@@ -1,1 +1,1 @@
-"""One module a source. Each has Options, METRICS and open_collector(); see agent/model.py."""
+"""One module a source. Each has Options, METRICS and open_collector(); see core/model.py."""

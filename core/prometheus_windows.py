@@ -174,10 +174,10 @@ def energy_of(series: Iterable[Series], window: PastWindow) -> WindowEnergy:
     """
     known = [one for one in series if one.name in METRICS and _component(one.labels)]
     inside = [one for one in known if _has_samples_in(one, window)]
-    _check_one_machine(inside)
     for metric in METRICS:
         found = [one for one in inside if one.name == metric]
         if found:
+            _check_one_machine(found)
             return _energy_of_metric(metric, found, window)
     return WindowEnergy()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 64 * 1024
 
 
 class BadToken(ValueError):  # noqa: N818 - a verdict
@@ -20,7 +20,9 @@ class BadToken(ValueError):  # noqa: N818 - a verdict
 def read_token(path: Path) -> str:
     """Return the token in a file, without white space around it. Raises: OSError, BadToken."""
     with path.open("rb") as file:
-        content = file.read(_MAX_BYTES)
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise BadToken("is too long")
     try:
         token = content.decode("utf-8").strip()
     except UnicodeDecodeError:

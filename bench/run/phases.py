@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from powerbench_agent.bench.meter import conditions
 from powerbench_agent.bench.meter.client import AgentFailed
 from powerbench_agent.bench.meter.energy import Edge, MeteredEnergy, energy_between
-from powerbench_agent.bench.meter.meters import Meters
 from powerbench_agent.bench.run.figures import encode_figures
 
 if TYPE_CHECKING:

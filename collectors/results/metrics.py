@@ -87,7 +87,7 @@ METRICS = (
 
 def window_of(scenario: RecordedScenario) -> PastWindow | None:
     """Return the window whose energy the file does not hold; None if it does, or has no window."""
-    if not scenario.went_well or scenario.energy is not None:
+    if not scenario.went_well or valid(scenario):
         return None
     if scenario.start_time is None or scenario.end_time is None:
         return None
@@ -110,12 +110,18 @@ def describe(
     )
     conclusions = {(one.group, one.source): one for one in found.conclusions}
     baselines = [scenario for scenario in scenarios if scenario.is_baseline and valid(scenario)]
-    shown = set()
+    shown: dict[tuple[str, ...], Repeats] = {}
     for same in repeats(scenarios):
-        labels = (label(run_id), label(same.name), *_settings(same.first), label(same.source))
-        if labels in shown:  # two names that are one once they are cut
-            continue
-        shown.add(labels)
+        labels: tuple[str, ...] = (
+            label(run_id),
+            label(same.name),
+            *_settings(same.first),
+            label(same.source),
+        )
+        # Sets that only their components tell apart have one series: the set with the most windows has it.
+        if labels not in shown or len(same.windows) > len(shown[labels].windows):
+            shown[labels] = same
+    for labels, same in shown.items():
         idle = energies_of(baselines_of(same.windows, baselines))
         figures = _means(same, idle if baselines else None, rates)
         figures[REPEATS] = len(same.windows)

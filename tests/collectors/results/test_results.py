@@ -236,6 +236,20 @@ async def test_repeats_of_two_sources_are_two_series(directory: Directory) -> No
     assert runs(reading) == {"test_results_20260101_000000": 1}
 
 
+async def test_most_repeats_have_the_series(directory: Directory) -> None:
+    """Repeats that measured other components are not averaged: the larger set is shown, whichever comes first."""
+    scenarios = [window("a", 40, group="a"), window("a#2", 50, group="a"), window("a#3", 60, group="a")]
+    for scenario, components in zip(scenarios, (["cpu"], ["cpu", "dram"], ["cpu", "dram"]), strict=True):
+        joules = scenario["energy"]["joules"] / len(components)
+        scenario["energy"]["parts"] = [
+            {"component": component, "source": "rapl", "joules": joules, "watts": joules / 60}
+            for component in components
+        ]
+    directory.write("test_results_20260101_000000.json", json.dumps({"scenarios": scenarios}))
+    found = values(await directory.read(), metrics.POWER)
+    assert list(found.values()) == [55]
+
+
 async def test_a_baseline_of_another_file(directory: Directory) -> None:
     """A shard whose baseline lies elsewhere shows the difference that its file says."""
     versus = {"baseline": "elsewhere", "delta_watts": 7.0, "delta_wh": 0.1, "percent": None}

@@ -1,4 +1,4 @@
-"""Writes dashboards/*.json out of boards/; `--check` says which of them are out of date."""
+"""Writes dashboards/*.json from boards/; `--check` lists those that are out of date."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def dashboards() -> list[Dashboard]:
 
 
 def pages() -> dict[Path, str]:
-    """Return every file and what belongs into it; the same text each time."""
+    """Return every file with its content; the same text each time."""
     return {DASHBOARDS / f"{board.uid}.json": render(board) for board in dashboards()}
 
 
@@ -33,14 +33,14 @@ def render(board: Dashboard) -> str:
 
 
 def outdated() -> list[str]:
-    """Return the names of files that are not what they should be, too many, or not there."""
+    """Return the names of files that differ, are missing, or should not exist."""
     right = {path.name: text for path, text in pages().items()}
     there = {path.name: path.read_text() for path in DASHBOARDS.glob("*.json")}
     return sorted(name for name in right.keys() | there.keys() if right.get(name) != there.get(name))
 
 
 def main(arguments: list[str]) -> int | str:
-    """Write the files, or look at them alone."""
+    """Write the files, or only check them."""
     if "--check" in arguments:
         names = ", ".join(outdated())
         return f"compose/grafana/dashboards: {names} out of date: run make dashboards" if names else 0

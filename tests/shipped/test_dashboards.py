@@ -211,11 +211,11 @@ def test_a_panel_says_what_it_is(placed: Placed) -> None:
 
 @each_panel
 def test_no_figure_is_blamed_on_nothing(placed: Placed) -> None:
-    """Where a panel shows recording rules, no value is called just that; the description has the causes."""
+    """A panel of recording rules says only that data is missing; its description lists the causes."""
     asked = [one.metric for expr in exprs(placed) for one in selectors(expr)]
     if placed.panel["type"] != "table" and RULES.keys() & set(asked):
         assert placed.panel["fieldConfig"]["defaults"]["noValue"] in {
-            "no figure",
+            "no data",
             "no measurement",
             "no estimate",
         }

@@ -17,7 +17,7 @@ SUCCESS = "powerbench_collector_last_success_timestamp_seconds"
 
 
 def now() -> Row:
-    """Return the row of figures of now."""
+    """Return the row of current figures."""
     return Row(
         "Now",
         [
@@ -32,7 +32,8 @@ def now() -> Row:
             ),
             stat(
                 "Collectors down",
-                "Collectors whose last reading failed. One without a source on its machine does not count.",
+                "Collectors whose last reading failed. Collectors without a source on their machine do not "
+                "count.",
                 "none",
                 Query(f"sum(1 - min by (host, collector) ({of('powerbench_collector_up')}))", "down"),
                 base=GOOD,
@@ -40,7 +41,7 @@ def now() -> Row:
             ),
             stat(
                 "Failed readings",
-                "Readings that failed or met no deadline, over the time that is shown.",
+                "Readings that failed or missed their deadline, over the selected time range.",
                 "short",
                 Query(f"sum({once(gained('powerbench_collector_failures_total'), 'collector')})", "failed"),
                 base=GOOD,
@@ -49,7 +50,7 @@ def now() -> Row:
             ),
             stat(
                 "Longest without success",
-                "The longest time since a collector's last reading that succeeded.",
+                "The longest time since the last successful reading of a collector.",
                 "s",
                 Query(f"max(time() - {of(SUCCESS)})", "age"),
                 base=GOOD,
@@ -58,9 +59,9 @@ def now() -> Row:
             ),
             stat(
                 "Power of the agents",
-                "The agents' share of measured energy a second, by CPU time: a share, not a measurement.",
+                "The agents' share of the measured power, attributed by CPU time, not measured itself.",
                 "watt",
-                Query(f"sum({once(rate(OWN, MEASURED), 'component', 'source')})", "measured, shared"),
+                Query(f"sum({once(rate(OWN, MEASURED), 'component', 'source')})", "measured, attributed"),
                 decimals=3,
                 nothing="nothing is measured",
             ),
@@ -82,7 +83,7 @@ def collectors() -> Row:
         [
             states(
                 "Collectors up",
-                "Whether each collector's last reading succeeded. A band ends where its source leaves.",
+                "Whether each collector's last reading succeeded. A band ends when its source disappears.",
                 {0: ("down", BAD), 1: ("up", GOOD)},
                 Query(of("powerbench_collector_up"), COLLECTOR),
                 size=(12, 9),
@@ -96,13 +97,13 @@ def collectors() -> Row:
             ),
             graph(
                 "Failures",
-                "Readings a second that failed or met no deadline.",
+                "Readings per second that failed or missed their deadline.",
                 "suffix: /s",
                 Query(rate("powerbench_collector_failures_total"), COLLECTOR),
             ),
             graph(
                 "Time since the last success",
-                "Seconds since each collector's last reading that succeeded: a few beats at most.",
+                "Seconds since each collector's last successful reading: normally a few intervals at most.",
                 "s",
                 Query(f"time() - {of(SUCCESS)}", COLLECTOR),
             ),
@@ -111,13 +112,13 @@ def collectors() -> Row:
 
 
 def cost() -> Row:
-    """Return the row of what the agent takes."""
+    """Return the row of what the agent costs."""
     return Row(
         "What the agent costs",
         [
             graph(
                 "Power of each agent",
-                "The agent's share of its host's energy a second, by CPU time: a share, not a measurement.",
+                "The agent's share of its host's power, attributed by CPU time, not measured itself.",
                 "watt",
                 *apart(f"sum by (host) ({once(rate(OWN, 'SOURCE'), 'component', 'source')})", "{{host}}"),
                 size=THIRD,
@@ -146,7 +147,7 @@ def cost() -> Row:
             ),
             graph(
                 "Samples on a page",
-                "Samples that the last scrape brought.",
+                "Number of samples in the last scrape.",
                 "short",
                 Query(of("scrape_samples_scraped", AGENTS), "{{host}} {{job}}"),
                 size=THIRD,
@@ -163,43 +164,44 @@ def cost() -> Row:
 
 
 def refused() -> Row:
-    """Return the row of what the agent did not take."""
+    """Return the row of what the agent dropped or refused."""
     return Row(
-        "What was left out or refused",
+        "Dropped or refused",
         [
             graph(
                 "Series dropped",
-                "Samples a second left off a page because their series was there already: two sources of one "
-                "name.",
+                "Samples per second left off a page because the series was already on it: two sources with "
+                "the same name.",
                 "suffix: /s",
                 Query(rate("powerbench_series_dropped_total"), "{{host}}"),
                 size=THIRD,
             ),
             bars(
                 "Rejected ingests",
-                "Connections to /ingest read but not taken in, over the time that is shown, by reason.",
+                "Connections to /ingest that were read but rejected, over the selected time range, by "
+                "reason.",
                 "none",
                 Query(gained("ffmpeg_ingest_rejected_total"), "{{host}} {{reason}}"),
                 size=THIRD,
             ),
             graph(
                 "Requests refused",
-                "Requests a second that were refused because of who asked.",
+                "Requests per second that were refused because the client was not permitted.",
                 "suffix: /s",
                 Query(rate("powerbench_http_forbidden_total"), "{{host}}"),
                 size=THIRD,
             ),
             bars(
                 "Energy counters that jumped",
-                "Resets of RAPL's counters over the time that is shown: such a jump adds no energy.",
+                "Resets of RAPL's counters over the selected time range. A reset does not add energy.",
                 "none",
                 Query(gained("rapl_resets_total"), "{{host}} {{path}}"),
                 size=THIRD,
                 nothing="no RAPL on these hosts",
             ),
             bars(
-                "Results files left out",
-                "Versions of results files that could not be used, over the time that is shown, by reason.",
+                "Results files skipped",
+                "Versions of results files that could not be used, over the selected time range, by reason.",
                 "none",
                 Query(gained("results_files_skipped_total"), "{{host}} {{reason}}"),
                 size=THIRD,
@@ -207,7 +209,7 @@ def refused() -> Row:
             ),
             table(
                 "Versions",
-                "Which agent runs on each host, and on which Python.",
+                "The version of the agent on each host, and of its Python.",
                 {"agents": (f"count by (host, version, python) ({of('powerbench_build_info')})", "none")},
                 {"host": "host", "version": "version", "python": "python"},
                 sort_by="version",
@@ -222,6 +224,6 @@ def build() -> dashboard.Dashboard:
     return board(
         "agent",
         "Agent",
-        "The agents' own health and cost: collectors, readings, memory, CPU, energy, and what was left out.",
+        "Health and cost of the agents: collectors, readings, memory, CPU, energy, and what was dropped.",
         [now(), collectors(), cost(), refused()],
     )

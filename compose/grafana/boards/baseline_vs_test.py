@@ -1,4 +1,4 @@
-"""Benchmark runs: each scenario against its baseline, out of the results files that an agent watches."""
+"""Benchmark runs: each scenario against its baseline, from the results files that an agent watches."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ NAMED = "{{scenario}} ({{source}}) {{host}} {{run}}"
 NO_RUN = "no run"
 NO_BASELINE = "no baseline"
 SETTINGS = ("bitrate", "resolution", "fps", "encoder", "preset", "streams")
-REPEATS = "Mean over the scenario's repeats; its source of energy stands in brackets."
+REPEATS = "Mean over the scenario's repeats; the brackets name its source of energy."
 
 
 def figure(name: str) -> str:
-    """Return a figure of the chosen scenarios."""
+    """Return a figure of the selected scenarios."""
     return of(f"results_scenario_{name}", RUN, SCENARIO)
 
 
@@ -33,14 +33,14 @@ def named(expr: str) -> str:
 
 
 def summary() -> Row:
-    """Return the row that says what came out."""
+    """Return the row with the outcome."""
     baseline = f"{figure('mean_power_watts')} - {figure('delta_power_watts')}"
     return Row(
-        "What came out",
+        "Outcome",
         [
             stat(
                 "Scenarios",
-                "Scenarios that hold in the chosen runs, repeats as one.",
+                "Successful scenarios in the selected runs; repeats count as one.",
                 "none",
                 Query(f"sum(max by (host, run_id) ({of('results_scenarios', RUN)}))", "scenarios"),
                 nothing=NO_RUN,
@@ -48,7 +48,7 @@ def summary() -> Row:
             ),
             stat(
                 "Baseline power",
-                "Mean power at rest, of the baselines that the chosen scenarios stand against, by source.",
+                "Mean power of the baselines of the selected scenarios, by source.",
                 "watt",
                 Query(f"avg by (source) ({baseline})", "{{source}}"),
                 decimals=2,
@@ -57,7 +57,7 @@ def summary() -> Row:
             ),
             stat(
                 "Largest difference",
-                "The largest mean power beyond the baseline of a chosen scenario, by source.",
+                "The largest mean power beyond the baseline of any selected scenario, by source.",
                 "watt",
                 Query(f"max by (source) ({figure('delta_power_watts')})", "{{source}}"),
                 decimals=2,
@@ -66,7 +66,8 @@ def summary() -> Row:
             ),
             stat(
                 "Largest increase",
-                "The largest mean power of a chosen scenario beyond its baseline, in percent, by source.",
+                "The largest mean power beyond the baseline of any selected scenario, in percent of it, by "
+                "source.",
                 "percent",
                 Query(f"max by (source) ({figure('power_pct_increase')})", "{{source}}"),
                 decimals=1,
@@ -87,7 +88,7 @@ def summary() -> Row:
             ),
             _bars(
                 "Δ energy",
-                "Energy beyond the baseline, over the test's own window.",
+                "Energy beyond the baseline, over the window of the test.",
                 "watth",
                 "delta_energy_wh",
             ),
@@ -119,10 +120,10 @@ def scenarios() -> Row:
         [
             table(
                 "All figures",
-                "Every chosen scenario with its settings, its source of energy and its figures, all of the "
-                "host alone and means over repeats. One that names the source estimate was not measured. "
-                "Δ from and Δ to are the 95 % interval of the power beyond the baseline (Welch), with "
-                "repeats alone: where it holds 0, no difference was detected.",
+                "Every selected scenario with its settings, its source of energy and its figures. Figures "
+                "are means over repeats and cover the whole host. The source estimate means: not measured. "
+                "Δ from and Δ to are the 95 % interval of the power beyond the baseline (Welch), available "
+                "with repeats only. If it includes 0, no difference was detected.",
                 {
                     "mean power": (column("mean_power_watts"), "watt"),
                     "Δ power": (column("delta_power_watts"), "watt"),
@@ -131,7 +132,7 @@ def scenarios() -> Row:
                     "repeats": (column("repeats"), "none"),
                     "Δ %": (column("power_pct_increase"), "percent"),
                     "Δ energy": (column("delta_energy_wh"), "watth"),
-                    "mJ a frame": (column("energy_mj_per_frame"), "none"),
+                    "mJ per frame": (column("energy_mj_per_frame"), "none"),
                     "fps": (column("avg_fps"), "none"),
                     "dropped": (column("dropped_frames"), "short"),
                     "seconds": (column("duration_seconds"), "s"),
@@ -155,8 +156,8 @@ def costs() -> Row:
                 "Mean power", "Mean power of the host over the window.", "watt", "mean_power_watts", NO_RUN
             ),
             bars(
-                "Energy a frame",
-                f"Energy of the host, idle energy among it, a frame encoded. {REPEATS}",
+                "Energy per frame",
+                f"Energy of the host, including idle, per encoded frame. {REPEATS}",
                 "joule",
                 Query(f"sort_desc({named(figure('energy_mj_per_frame'))} / 1000)", NAMED),
                 size=(8, 9),
@@ -164,46 +165,47 @@ def costs() -> Row:
                 nothing=no_encode,
             ),
             _bars(
-                "Energy by rate",
-                "Energy of the host over the window, in Wh divided by the achieved rate in Mbit/s.",
+                "Energy by bitrate",
+                "Energy of the host over the window in Wh, divided by the achieved bitrate in Mbit/s.",
                 "watth",
                 "energy_wh_per_mbps",
                 no_encode,
             ),
             _bars(
                 "VMAF",
-                "Quality of ten seconds with the same settings, 0 to 100.",
+                "Quality of a ten-second encode with the same settings, 0 to 100.",
                 "none",
                 "vmaf_score",
                 "not computed; run with --compute-quality",
             ),
             _bars(
                 "PSNR",
-                "Quality of ten seconds with the same settings, in dB.",
+                "Quality of a ten-second encode with the same settings, in dB.",
                 "suffix: dB",
                 "psnr_score",
                 "not computed; run with --compute-quality",
             ),
             _bars(
-                "Frames encoded a second",
-                "Of all streams of the scenario together.",
+                "Frames encoded per second",
+                "All streams of the scenario together.",
                 "suffix: fps",
                 "avg_fps",
                 no_encode,
             ),
             _bars(
                 "Cost",
-                "Energy of the host over the window at the price of a kWh, in that price's currency.",
+                "Energy of the host over the window, at the price of a kWh, in the currency of that price.",
                 "none",
                 "cost",
-                "no price of a kWh is set",
+                "the price of a kWh is not set",
             ),
             _bars(
                 "CO2e",
-                "Energy of the host over the window at the grid's grams a kWh: as good as that figure is.",
+                "Energy of the host over the window, at the grid's grams per kWh: only as good as that "
+                "figure.",
                 "massg",
                 "co2e_grams",
-                "no grams a kWh are set",
+                "grams per kWh are not set",
             ),
             _bars("Energy", "Energy of the host over the window.", "watth", "total_energy_wh", NO_RUN),
         ],
@@ -216,9 +218,9 @@ def history() -> Row:
         "Runs over time",
         [
             graph(
-                "Δ power while runs came in",
-                "Mean power beyond the baseline as the agent showed it, its source in brackets: a step where "
-                "a newer run took over.",
+                "Δ power as runs came in",
+                "Mean power beyond the baseline as the agent showed it, with its source in brackets. Each "
+                "step is a newer run.",
                 "watt",
                 Query(named(of("results_scenario_delta_power_watts", SCENARIO)), NAMED),
                 step=SLOW_STEP,
@@ -226,8 +228,8 @@ def history() -> Row:
                 nothing=NO_BASELINE,
             ),
             graph(
-                "Scenarios that hold",
-                "How many scenarios of each run hold, as the run goes on; repeats as one.",
+                "Successful scenarios",
+                "Number of successful scenarios of each run while it goes on; repeats count as one.",
                 "none",
                 Query(of("results_scenarios"), "{{host}} {{run_id}}"),
                 step=SLOW_STEP,
@@ -243,8 +245,8 @@ def build() -> dashboard.Dashboard:
     return board(
         "baseline-vs-test",
         "Baseline vs test",
-        "What benchmark runs came to: power and energy beyond the idle baseline, a frame's energy, quality "
-        "and cost. Every figure is of the host alone.",
+        "Results of benchmark runs: power and energy beyond the idle baseline, energy per frame, quality and "
+        "cost. Every figure covers the whole host and nothing else.",
         [summary(), scenarios(), costs(), history()],
         [
             choice("run_id", "Run", matching(power, "run_id"), everything=False, newest_first=True),

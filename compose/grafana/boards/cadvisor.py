@@ -6,10 +6,10 @@ from boards.layout import Row
 from boards.panels import THIRD, graph
 from boards.queries import SLOW_STEP, Query, of, once, rate
 
-# Containers that have a name: without one it is a control group of the system's.
+# Containers have a name; entries without one are control groups of the system.
 OURS = ('job="cadvisor"', 'name!=""', 'name=~"$container"')
 NAMED = "{{host}} {{name}}"
-MISSING = "cAdvisor is not scraped, or sees no container"
+MISSING = "cAdvisor is not scraped, or does not see a container"
 
 
 def row() -> Row:
@@ -21,12 +21,12 @@ def row() -> Row:
     by_cpu = once(rate("container_cpu_usage_seconds_total", *OURS), "name", "cpu")
     by_card = {way: once(rate(metric, *OURS), "name", "interface") for way, metric in ways.items()}
     return Row(
-        "Containers through cAdvisor, where it is scraped",
+        "Containers through cAdvisor, if it is scraped",
         [
             graph(
                 "cAdvisor: CPU",
-                "CPU of each container; 100 % is one core. Measured by cAdvisor: the same containers as "
-                "under Containers, so never add the two up.",
+                "CPU of each container; 100 % is one core. Measured by cAdvisor: these are the same "
+                "containers as under Containers, so never add the two up.",
                 "percent",
                 Query(f"100 * sum by (host, name) ({by_cpu})", NAMED),
                 size=THIRD,
@@ -35,8 +35,8 @@ def row() -> Row:
             ),
             graph(
                 "cAdvisor: memory",
-                "Working set of each container: memory without the page cache that goes first. Measured by "
-                "cAdvisor.",
+                "Working set of each container: memory without the page cache that would be dropped first. "
+                "Measured by cAdvisor.",
                 "bytes",
                 Query(once(of("container_memory_working_set_bytes", *OURS), "name"), NAMED),
                 size=THIRD,
@@ -45,8 +45,8 @@ def row() -> Row:
             ),
             graph(
                 "cAdvisor: network",
-                "Bits a second that each container receives and transmits, all its cards. Measured by "
-                "cAdvisor.",
+                "Bits per second that each container receives and transmits on all its interfaces. "
+                "Measured by cAdvisor.",
                 "bps",
                 *(
                     Query(f"8 * sum by (host, name) ({cards})", f"{NAMED} {way}")
@@ -54,7 +54,7 @@ def row() -> Row:
                 ),
                 size=THIRD,
                 step=SLOW_STEP,
-                nothing="cAdvisor is not scraped, or no container has a network of its own",
+                nothing="cAdvisor is not scraped, or no container has its own network",
             ),
         ],
         closed=True,

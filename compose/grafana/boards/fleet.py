@@ -1,4 +1,4 @@
-"""All workers side by side. Out of recording rules, so that a thousand hosts are as quick to show as one."""
+"""All workers side by side, from recording rules, so that a thousand hosts load as quickly as one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,11 @@ PER_FRAME = "host:powerbench_joules_per_frame:rate1m"
 MEASURED = 'measured="true"'
 ESTIMATED = 'measured="false"'
 NAMED = "{{host}} {{note}}"
-# What is true whatever the cause; the descriptions have the causes.
-NO_FIGURE = "no figure"
-WHY_NONE = "No figure: no agent answers, or the recording rules do not run."
-WHY_NO_RATIO = "No figure: no stream is active, no agent answers, or the recording rules do not run."
-WHOLE_HOST = (
-    "All components of the host: one that says estimate has an estimate in it, beside what is measured."
-)
+# True whatever the cause is; the descriptions list the causes.
+NO_FIGURE = "no data"
+WHY_NONE = "No data: no agent answers, or the recording rules do not run."
+WHY_NO_RATIO = "No data: no stream is active, no agent answers, or the recording rules do not run."
+WHOLE_HOST = "Covers all components of the host; labelled estimate if any of them is estimated."
 HOST_LINK = "/d/power-monitoring?var-host={}&${{datasource:queryparam}}&${{__url_time_range}}"
 
 
@@ -35,21 +33,21 @@ def streams_by_host(state: str = "active") -> str:
 
 
 def now() -> Row:
-    """Return the row of figures of now."""
+    """Return the row of current figures."""
     down = f"1 - max by (host) ({of('up', AGENTS)})"
     return Row(
         "Now",
         [
             stat(
                 "Agents",
-                "Hosts with an agent that is to be scraped.",
+                "Hosts whose agent is a scrape target.",
                 "none",
                 Query(f"count(max by (host) ({of('up', AGENTS)}))", "hosts"),
                 nothing="no target",
             ),
             stat(
                 "Agents down",
-                "Hosts of whose agent the last scrape failed.",
+                "Hosts on which the last scrape of the agent failed.",
                 "none",
                 Query(f"sum({down})", "down"),
                 base=GOOD,
@@ -58,9 +56,9 @@ def now() -> Row:
             ),
             stat(
                 "Measured power",
-                "Power of the chosen hosts together, mean over a minute: what RAPL and GPUs measure. "
-                "Estimates are not in it. No figure: all is estimated, no agent answers, or the recording "
-                "rules do not run.",
+                "Total power of the selected hosts as measured by RAPL and GPUs, mean over a minute, without "
+                "estimates. No data: everything is estimated, no agent answers, or the recording rules do "
+                "not run.",
                 "watt",
                 Query(f"sum({of(WATTS, MEASURED)})", "measured"),
                 decimals=0,
@@ -68,9 +66,9 @@ def now() -> Row:
             ),
             stat(
                 "Estimated power",
-                "Power of what nothing measures, mean over a minute: a linear model of CPU time, never added "
-                "to measured power. No figure: all is measured, no agent answers, or the recording rules do "
-                "not run.",
+                "Power of CPUs that nothing measures, mean over a minute: a linear model of CPU time, "
+                "never added to measured power. No data: everything is measured, no agent answers, or the "
+                "recording rules do not run.",
                 "watt",
                 Query(f"sum({of(WATTS, ESTIMATED)})", "estimate"),
                 decimals=0,
@@ -79,14 +77,14 @@ def now() -> Row:
             ),
             stat(
                 "Active streams",
-                "Streams of which a report came in the last 5 s, on the chosen hosts together.",
+                "Streams that sent a report in the last 5 s, on all selected hosts together.",
                 "none",
                 Query(f"sum({streams_by_host()})", "active"),
                 nothing="no stream",
             ),
             stat(
                 "Stalled streams",
-                "Streams without a new frame or new output for 5 s, or silent without an end.",
+                "Streams without a new frame or new output for 5 s, or whose reports stopped without an end.",
                 "none",
                 Query(f"sum({streams_by_host('stalled')})", "stalled"),
                 base=GOOD,
@@ -104,21 +102,22 @@ def worst() -> Row:
         [
             _worst(
                 "Most power",
-                "Power of a host, mean over a minute. What is measured and what is estimated of a host are a "
-                f"bar each. {WHY_NONE}",
+                "Power of a host, mean over a minute. Measured and estimated power of a host are separate "
+                f"bars. {WHY_NONE}",
                 "watt",
                 WATTS,
             ),
             _worst(
-                "Most energy a frame",
-                "Joules of a host, idle energy among them, by the frames that its streams encode. "
+                "Most energy per frame",
+                "Joules of a host, including idle, divided by the frames that its streams encode. "
                 f"{WHOLE_HOST} {WHY_NO_RATIO}",
                 "joule",
                 PER_FRAME,
             ),
             _worst(
-                "Most power a stream",
-                f"Power of a host, idle power among it, by its active streams. {WHOLE_HOST} {WHY_NO_RATIO}",
+                "Most power per stream",
+                "Power of a host, including idle, divided by its active streams. "
+                f"{WHOLE_HOST} {WHY_NO_RATIO}",
                 "watt",
                 PER_STREAM,
             ),
@@ -146,8 +145,8 @@ def hosts() -> Row:
         [
             graph(
                 "Power by host",
-                "Power of each host, mean over a minute. An estimate says so, and is a curve of its "
-                f"own. {WHY_NONE}",
+                "Power of each host, mean over a minute. An estimate is a separate curve and labelled as an "
+                f"estimate. {WHY_NONE}",
                 "watt",
                 Query(recorded(WATTS), NAMED),
                 nothing=NO_FIGURE,
@@ -160,16 +159,16 @@ def hosts() -> Row:
                 nothing="no stream",
             ),
             graph(
-                "Energy a frame by host",
-                "Joules of a host, idle energy among them, by the frames that its streams encode; mean over "
+                "Energy per frame by host",
+                "Joules of a host, including idle, divided by the frames that its streams encode; mean over "
                 f"a minute. {WHOLE_HOST} {WHY_NO_RATIO}",
                 "joule",
                 Query(recorded(PER_FRAME), NAMED),
                 nothing=NO_FIGURE,
             ),
             graph(
-                "Power a stream by host",
-                "Power of a host, idle power among it, by its active streams; mean over a minute. "
+                "Power per stream by host",
+                "Power of a host, including idle, divided by its active streams; mean over a minute. "
                 f"{WHOLE_HOST} {WHY_NO_RATIO}",
                 "watt",
                 Query(recorded(PER_STREAM), NAMED),
@@ -177,7 +176,7 @@ def hosts() -> Row:
             ),
             graph(
                 "Power by component, all hosts",
-                "Power of the chosen hosts together by component and source, mean over a minute. Sources are "
+                "Power of all selected hosts by component and source, mean over a minute. Sources are "
                 f"never added up. {WHY_NONE}",
                 "watt",
                 Query(
@@ -188,10 +187,10 @@ def hosts() -> Row:
                 nothing=NO_FIGURE,
             ),
             graph(
-                "Energy a frame, all hosts",
-                "Joules that the chosen hosts draw by the frames that they encode, hosts without a stream "
-                "left out, and those with an estimate in their energy: measured hosts only. "
-                "No figure: no such host has a stream, no agent answers, or the recording rules do not run.",
+                "Energy per frame, all hosts",
+                "Joules of the selected hosts divided by the frames that they encode. Covers only hosts that "
+                "have a stream and whose energy is measured completely. "
+                "No data: no such host has a stream, no agent answers, or the recording rules do not run.",
                 "joule",
                 Query(_per_frame_of_all(), "measured"),
                 nothing=NO_FIGURE,
@@ -202,7 +201,7 @@ def hosts() -> Row:
 
 def _per_frame_of_all() -> str:
     watts, per_frame = of(WATTS, MEASURED), of(PER_FRAME, MEASURED)
-    # Watts by joules a frame are the host's frames a second.
+    # Watts divided by joules per frame are the host's frames per second.
     return f"sum({watts} and on (host) {per_frame}) / sum({watts} / on (host) ({per_frame} > 0))"
 
 
@@ -211,18 +210,18 @@ def agents() -> Row:
     of_host = "sum by (host)"
     panel = table(
         "Hosts",
-        "Every host with its figures of now, means over a minute. What is measured and what is estimated "
-        "stand in columns of their own; a frame's and a stream's figures are of all components, and stand "
-        "among the measured ones only where no estimate is in them. up is 0 where the last scrape failed.",
+        "Every host with its current figures, means over a minute. Measured and estimated figures have "
+        "separate columns. Figures per frame and per stream cover all components, and count as measured "
+        "only if no part of them is an estimate. up is 0 if the last scrape failed.",
         {
             "up": (f"max by (host) ({of('up', AGENTS)})", "none"),
             "measured": (f"{of_host} ({of(WATTS, MEASURED)})", "watt"),
             "estimated": (f"{of_host} ({of(WATTS, ESTIMATED)})", "watt"),
             "streams": (streams_by_host(), "none"),
-            "measured a frame": (f"{of_host} ({of(PER_FRAME, MEASURED)})", "joule"),
-            "measured a stream": (f"{of_host} ({of(PER_STREAM, MEASURED)})", "watt"),
-            "a frame, with an estimate": (f"{of_host} ({of(PER_FRAME, ESTIMATED)})", "joule"),
-            "a stream, with an estimate": (f"{of_host} ({of(PER_STREAM, ESTIMATED)})", "watt"),
+            "measured per frame": (f"{of_host} ({of(PER_FRAME, MEASURED)})", "joule"),
+            "measured per stream": (f"{of_host} ({of(PER_STREAM, MEASURED)})", "watt"),
+            "per frame, with an estimate": (f"{of_host} ({of(PER_FRAME, ESTIMATED)})", "joule"),
+            "per stream, with an estimate": (f"{of_host} ({of(PER_STREAM, ESTIMATED)})", "watt"),
         },
         {"host": "host"},
         sort_by="measured",
@@ -246,7 +245,7 @@ def build() -> dashboard.Dashboard:
     return board(
         "fleet",
         "Fleet",
-        "All workers: power, streams, energy a frame and power a stream, which stand out, and which do not "
-        "answer. Out of the recording rules: with VictoriaMetrics, vmalert has to run.",
+        "All workers: power, streams, energy per frame and power per stream, which hosts stand out, and "
+        "which do not answer. Uses recording rules: with VictoriaMetrics, vmalert has to run.",
         [now(), worst(), hosts(), agents()],
     )

@@ -22,8 +22,8 @@ def nvidia() -> Row:
         [
             graph(
                 "NVIDIA: power",
-                "Power of each board and the limit that is enforced, measured by NVML. The lines are the "
-                "alerts' default thresholds.",
+                "Power of each board and its enforced limit, measured by NVML. The lines are the default "
+                "thresholds of the alerts.",
                 "watt",
                 Query(of("nvidia_gpu_power_draw_watts"), named),
                 Query(of("nvidia_gpu_power_limit_watts"), f"{named} limit"),
@@ -33,7 +33,7 @@ def nvidia() -> Row:
             ),
             graph(
                 "NVIDIA: use",
-                "Share of the driver's last window with a kernel running. Measured.",
+                "Share of the driver's last sampling window in which a kernel ran. Measured.",
                 "percent",
                 Query(of("nvidia_gpu_utilization_percent"), named),
                 size=THIRD,
@@ -51,7 +51,7 @@ def nvidia() -> Row:
             ),
             graph(
                 "NVIDIA: encoder sessions",
-                "Sessions of NVENC that are open, every 10 s. Measured.",
+                "Open sessions of NVENC, read every 10 s. Measured.",
                 "none",
                 Query(of("nvidia_gpu_encoder_sessions"), named),
                 size=THIRD,
@@ -59,10 +59,10 @@ def nvidia() -> Row:
             ),
             graph(
                 "NVIDIA: memory",
-                "Memory that is allocated or reserved, and all that there is. Measured.",
+                "Memory that is allocated or reserved, and the total. Measured.",
                 "bytes",
                 Query(of("nvidia_gpu_memory_used_bytes"), f"{named} in use"),
-                Query(of("nvidia_gpu_memory_total_bytes"), f"{named} in all"),
+                Query(of("nvidia_gpu_memory_total_bytes"), f"{named} total"),
                 size=THIRD,
                 nothing=missing,
             ),
@@ -75,8 +75,9 @@ def nvidia() -> Row:
                 nothing=missing,
             ),
             graph(
-                "NVIDIA: clocks held down",
-                "1 while the driver holds clocks down, by its reason. Figures of such a time compare badly.",
+                "NVIDIA: throttling",
+                "1 while the driver lowers the clocks, by reason. Figures from such times are hard to "
+                "compare.",
                 "none",
                 Query(of("nvidia_gpu_throttled"), f"{named} {{{{reason}}}}"),
                 size=(12, 7),
@@ -85,7 +86,7 @@ def nvidia() -> Row:
             ),
             bars(
                 "NVIDIA: Xid errors",
-                "Xid errors over the time that is shown, by the driver's number. 0 is well.",
+                "Xid errors over the selected time range, by the driver's number. 0 is good.",
                 "none",
                 Query(gained("nvidia_gpu_xid_errors_total"), f"{named} Xid {{{{xid}}}}"),
                 size=(12, 7),
@@ -103,8 +104,9 @@ def others() -> Row:
         [
             graph(
                 "AMD and Intel: power",
-                "Power of each GPU, measured: AMD's own sensor, Intel's energy counter over the last beat. "
-                "A GPU within a CPU is part of the CPU's power, too. The lines are the alerts' defaults.",
+                "Power of each GPU, measured: AMD's own sensor, or Intel's energy counter over the last "
+                "interval. The power of a GPU inside a CPU is also part of the CPU's. The lines are the "
+                "alerts' defaults.",
                 "watt",
                 Query(of("drm_gpu_power_watts"), named),
                 lines=POWER_LIMITS,
@@ -112,8 +114,8 @@ def others() -> Row:
             ),
             graph(
                 "AMD: use",
-                "Use of the graphics and compute engines, and of the video engine (VCN). Measured; Intel's "
-                "drivers do not say.",
+                "Use of the graphics and compute engines, and of the video engine (VCN). Measured; not "
+                "available from Intel's drivers.",
                 "percent",
                 Query(of("drm_gpu_busy_percent"), named),
                 Query(of("drm_gpu_encoder_busy_percent"), f"{named} video engine"),
@@ -122,17 +124,17 @@ def others() -> Row:
             ),
             graph(
                 "AMD and Intel: temperature",
-                "Temperature of each GPU: edge, else junction or package. Measured.",
+                "Temperature of each GPU: edge if available, otherwise junction or package. Measured.",
                 "celsius",
                 Query(of("drm_gpu_temperature_celsius"), named),
                 nothing=missing,
             ),
             graph(
                 "AMD: memory",
-                "The GPU's own memory in use, and all that there is. Measured; Intel's drivers do not say.",
+                "The GPU's own memory: in use, and the total. Measured; not available from Intel's drivers.",
                 "bytes",
                 Query(of("drm_gpu_memory_used_bytes"), f"{named} in use"),
-                Query(of("drm_gpu_memory_total_bytes"), f"{named} in all"),
+                Query(of("drm_gpu_memory_total_bytes"), f"{named} total"),
                 nothing="no AMD GPU on these hosts",
             ),
         ],
@@ -143,12 +145,12 @@ def dcgm() -> Row:
     """Return the row of NVIDIA GPUs as DCGM's exporter sees them."""
     named, missing = "{{host}} GPU {{gpu}}", "dcgm-exporter is not scraped"
     return Row(
-        "NVIDIA GPUs through DCGM, where it is scraped",
+        "NVIDIA GPUs through DCGM, if it is scraped",
         [
             graph(
                 "DCGM: power",
-                "Power of each board, measured by DCGM: the same boards as under NVIDIA GPUs, so never add "
-                "the two up. The lines are the alerts' default thresholds.",
+                "Power of each board, measured by DCGM: these are the same boards as under NVIDIA GPUs, so "
+                "never add the two up. The lines are the default thresholds of the alerts.",
                 "watt",
                 Query(of("DCGM_FI_DEV_POWER_USAGE"), named),
                 step=SLOW_STEP,

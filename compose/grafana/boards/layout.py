@@ -1,4 +1,4 @@
-"""Panels to a dashboard: their places on the grid, its variables, the links to the other dashboards."""
+"""From panels to a dashboard: places on the grid, variables, links to the other dashboards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOSTS: Final = f"label_values(up{{{AGENTS}}}, host)"
 
 
 class Row(NamedTuple):
-    """Panels under a title. `closed`: opened by a click, for what is not on every machine."""
+    """Panels under a title. `closed`: collapsed at first, for what is not on every machine."""
 
     title: str
     panels: Sequence[Panel]
@@ -36,7 +36,7 @@ def choice(
     everything: bool = True,
     newest_first: bool = False,
 ) -> builders.QueryVariable:
-    """Return a variable of several values. `everything`: it has All, and begins with it."""
+    """Return a variable with several values. `everything`: it has the option All, selected at first."""
     order = dashboard.VariableSort
     variable = (
         builders.QueryVariable(name)
@@ -50,7 +50,7 @@ def choice(
     )
     if everything:
         every = dashboard.VariableOption(selected=True, text=["All"], value=["$__all"])
-        # .* and not .+: what lacks the label, or is not there at all, is part of everything.
+        # .* and not .+, so that All includes series without the label.
         variable.include_all(True).all_value(".*").current(every)
     return variable
 
@@ -94,7 +94,7 @@ def board(
 
 
 def matching(metric: str, label: str, *matchers: str) -> str:
-    """Return the query of a variable: a label's values on the chosen hosts."""
+    """Return the query of a variable: a label's values on the selected hosts."""
     return f"label_values({metric}{{{','.join((HOST, *matchers))}}}, {label})"
 
 

@@ -1,7 +1,7 @@
-"""The kinds of panel that the dashboards are made of, each with the project's habits.
+"""The kinds of panel that the dashboards are made of, each with the project's conventions.
 
-A figure of now comes from an instant query: where nothing is scraped any more it is gone, and not the last
-value that there was. Every panel says in its description what its figure is.
+Current figures are instant queries: when scraping stops they disappear, instead of showing the last
+value. The description of every panel tells what its figure is.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 DATASOURCE: Final = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
 NOTHING: Final = "no data"
 
-# Columns of 24 and rows of 38 pixels: what is legible on a screen of 1920 by 1080.
+# In columns (of 24) and rows (of 38 pixels): legible on a screen of 1920 by 1080.
 SMALL: Final = (4, 4)
 HALF: Final = (12, 8)
 THIRD: Final = (8, 8)
@@ -79,7 +79,7 @@ def graph(
 ) -> timeseries.Panel:
     """Return curves over time.
 
-    `step`: their shortest distance; `lines`: thresholds, dashed; `least`, `most`: the axis, None as needed.
+    `step`: minimum interval; `lines`: dashed thresholds; `least`, `most`: limits of the axis, None: auto.
     """
     panel = (
         _begun(timeseries.Panel(), title, description, size, nothing)
@@ -131,7 +131,7 @@ def stat(
     step: str = "",
     nothing: str = NOTHING,
 ) -> stat_builders.Panel:
-    """Return one figure of now."""
+    """Return one current figure."""
     panel = (
         _begun(stat_builders.Panel(), title, description, size, nothing)
         .unit(unit)
@@ -157,7 +157,7 @@ def bars(
     step: str = "",
     nothing: str = NOTHING,
 ) -> bargauge.Panel:
-    """Return figures of now as bars beside their names."""
+    """Return current figures as bars beside their names."""
     panel = (
         _begun(bargauge.Panel(), title, description, size, nothing)
         .unit(unit)
@@ -187,9 +187,9 @@ def table(
     size: tuple[int, int] = WHOLE,
     nothing: str = NOTHING,
 ) -> table_builders.Panel:
-    """Return figures of now, a row a series.
+    """Return current figures, one row for each series.
 
-    `columns`: head → (expression, unit); `labels`: label → head; other labels are not shown.
+    `columns`: heading → (expression, unit); `labels`: label → heading; other labels are not shown.
     """
     panel = (
         _begun(table_builders.Panel(), title, description, size, nothing)

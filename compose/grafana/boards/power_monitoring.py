@@ -1,4 +1,4 @@
-"""What machines draw, by component, beside what they do: the first dashboard to open."""
+"""What machines draw, by component, together with what they do: the first dashboard to open."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def power() -> Row:
         [
             stat(
                 "Measured power",
-                "Power now of the chosen hosts and components together: what RAPL and GPUs measure, mean of "
-                "the agent's last beat (1 s). Estimates are not in it.",
+                "Current total power of the selected hosts and components as measured by RAPL and GPUs: "
+                "the mean of the agent's last interval (1 s), without estimates.",
                 "watt",
                 Query(f"sum({once(of(NODE_WATTS, COMPONENT, MEASURED), *PARTS)})", "measured"),
                 decimals=1,
             ),
             stat(
                 "Estimated power",
-                "Power now of the hosts whose CPUs nothing measures: a linear model of CPU time, not a "
+                "Current power of hosts whose CPUs nothing measures: a linear model of CPU time, not a "
                 "measurement. Never added to measured power.",
                 "watt",
                 Query(f"sum({once(of(NODE_WATTS, COMPONENT, ESTIMATED), *PARTS)})", "estimate"),
@@ -60,14 +60,14 @@ def power() -> Row:
             ),
             stat(
                 "Measured energy",
-                "Energy of the chosen hosts and components over the time that is shown, measured.",
+                "Energy of the selected hosts and components over the selected time range, measured.",
                 "watth",
                 Query(f"sum({once(gained(NODE, COMPONENT, MEASURED), *PARTS)}) / 3600", "measured"),
                 decimals=2,
             ),
             stat(
                 "Estimated energy",
-                "Energy over the time that is shown of the hosts whose CPUs nothing measures: an estimate.",
+                "Energy of hosts whose CPUs nothing measures, over the selected time range: an estimate.",
                 "watth",
                 Query(f"sum({once(gained(NODE, COMPONENT, ESTIMATED), *PARTS)}) / 3600", "estimate"),
                 decimals=2,
@@ -76,7 +76,7 @@ def power() -> Row:
             ),
             stat(
                 "GPU power",
-                "Power now of the discrete GPUs of the chosen hosts together, measured.",
+                "Current total power of the discrete GPUs of the selected hosts, measured.",
                 "watt",
                 Query(f"sum({once(of(NODE_WATTS, GPU), *PARTS)})", "measured"),
                 decimals=1,
@@ -84,7 +84,7 @@ def power() -> Row:
             ),
             stat(
                 "CPU use",
-                "Share of CPU time of the chosen hosts that was not idle. Measured.",
+                "Share of CPU time of the selected hosts that was not idle. Measured.",
                 "percent",
                 Query(f"100 * (1 - sum({_idle()}) / sum({_every()}))", "busy"),
                 steps=((80, WARN), (95, BAD)),
@@ -92,8 +92,8 @@ def power() -> Row:
             ),
             graph(
                 "Power by component",
-                "Mean power of each component, out of its energy counter. Components do not overlap. The "
-                "source in brackets: rapl, nvml and drm measure, estimate is a model's figure.",
+                "Mean power of each component, from its energy counter. Components do not overlap. The "
+                "brackets name the source: rapl, nvml and drm are measured, estimate is a model's figure.",
                 "watt",
                 Query(
                     once(rate(NODE, COMPONENT), *PARTS),
@@ -103,9 +103,9 @@ def power() -> Row:
             ),
             graph(
                 "Power of CPU packages and memory",
-                "Power of each RAPL zone, mean over a second, measured. Zones overlap (psys has packages in "
-                "it, a package its cores), so never add them up. The lines are the alerts' default "
-                "thresholds of a package.",
+                "Power of each RAPL zone, mean over a second, measured. Zones overlap (psys contains "
+                "packages, a package contains its cores), so never add them up. The lines are the alerts' "
+                "default thresholds for a package.",
                 "watt",
                 Query(of("rapl_power_watts"), "{{host}} {{zone}} {{package}} ({{path}})"),
                 size=(12, 9),
@@ -113,10 +113,10 @@ def power() -> Row:
                 nothing="no RAPL on these hosts",
             ),
             _energy(),
-            _shares("Who used the measured energy", "Measured energy", MEASURED, "nothing is measured"),
+            _shares("What used the measured energy", "Measured power", MEASURED, "nothing is measured"),
             _shares(
-                "Who used the estimated energy",
-                "Energy of the hosts whose CPUs nothing measures, an estimate",
+                "What used the estimated energy",
+                "Power of hosts whose CPUs nothing measures, an estimate",
                 ESTIMATED,
                 NO_ESTIMATE,
             ),
@@ -127,8 +127,8 @@ def power() -> Row:
 def _energy() -> Panel:
     return table(
         "Energy and mean power by component",
-        "Energy over the time that is shown, and mean power now. One row a source: where it says estimate, "
-        "the figures are a model's.",
+        "Energy over the selected time range, and current mean power. One row for each source: with the "
+        "source estimate, the figures come from a model.",
         {
             "energy": (f"{once(gained(NODE, COMPONENT), *PARTS)} / 3600", "watth"),
             "power": (once(rate(NODE, COMPONENT), *PARTS), "watt"),
@@ -147,8 +147,8 @@ def _shares(title: str, what: str, source: str, nothing: str) -> Panel:
     outside = 'container=""'  # a stream within a container is a view of that container's energy
     return graph(
         title,
-        f"{what} a second by who used it, the chosen hosts together. Shares by CPU time and GPU use, not "
-        "measured one by one; the parts add up to the whole. Streams in containers are within containers.",
+        f"{what} of all selected hosts by what used it: shares by CPU time and GPU use, not individual "
+        "measurements. The parts add up to the whole. Streams in containers count as containers.",
         "watt",
         Query(part("powerbench_idle"), "idle"),
         Query(part("docker_container", "container"), "containers"),
@@ -188,13 +188,13 @@ def processors() -> Row:
             ),
             graph(
                 "Memory",
-                "Memory that programs use or cannot get, and all that there is. Measured.",
+                "Memory that is not available to programs, and the total. Measured.",
                 "bytes",
                 Query(
                     f"{of('host_memory_total_bytes')} - {of('host_memory_available_bytes')}",
                     "{{host}} in use",
                 ),
-                Query(of("host_memory_total_bytes"), "{{host}} in all"),
+                Query(of("host_memory_total_bytes"), "{{host}} total"),
                 size=THIRD,
             ),
             graph(
@@ -206,7 +206,7 @@ def processors() -> Row:
             ),
             graph(
                 "CPU frequency",
-                "Current frequency over the CPUs of a host: slowest, mean and fastest. Measured.",
+                "Current frequency of the CPUs of a host: slowest, mean and fastest. Measured.",
                 "hertz",
                 Query(of("host_cpu_frequency_hertz"), "{{host}} {{stat}}"),
                 nothing="no cpufreq on these hosts",
@@ -223,7 +223,7 @@ def processors() -> Row:
 
 
 def devices() -> Row:
-    """Return the row of disks and network, out of node_exporter."""
+    """Return the row of disks and network, from node_exporter."""
     card = 'device!~"lo|veth.*|ve-.*|docker.*|br-.*|ifb.*"'
     disk = 'device!~"loop.*|ram.*|zram.*|fd.*|sr.*"'
     mount = 'fstype!~"tmpfs|ramfs|overlay|squashfs|devtmpfs|fuse.*"'
@@ -233,8 +233,8 @@ def devices() -> Row:
         [
             graph(
                 "Network",
-                "Bits a second that each card receives and transmits. Measured by node_exporter; loopback "
-                "and containers' ends are left out.",
+                "Bits per second that each interface receives and transmits. Measured by node_exporter; "
+                "loopback and the interfaces of containers are left out.",
                 "bps",
                 Query(
                     f"8 * {rate('node_network_receive_bytes_total', card)}", "{{host}} {{device}} received"
@@ -248,7 +248,7 @@ def devices() -> Row:
             ),
             graph(
                 "Disk throughput",
-                "Bytes a second read from and written to each disk. Measured by node_exporter.",
+                "Bytes per second read from and written to each disk. Measured by node_exporter.",
                 "Bps",
                 Query(rate("node_disk_read_bytes_total", disk), "{{host}} {{device}} read"),
                 Query(rate("node_disk_written_bytes_total", disk), "{{host}} {{device}} written"),
@@ -257,7 +257,7 @@ def devices() -> Row:
             ),
             graph(
                 "Disk use",
-                "Share of time in which a disk had something to do. Measured by node_exporter.",
+                "Share of time during which a disk was busy. Measured by node_exporter.",
                 "percentunit",
                 Query(rate("node_disk_io_time_seconds_total", disk), "{{host}} {{device}}"),
                 most=1,
@@ -299,8 +299,8 @@ def containers() -> Row:
         [
             graph(
                 "Power of containers",
-                "Each container's share of the host's energy a second, by CPU time and GPU use: a share, "
-                "not a measurement. Where it says estimate, what is shared is an estimate, too.",
+                "Each container's share of the host's power, attributed by CPU time and GPU use, not "
+                "measured itself. Labelled estimate if the host's power is an estimate.",
                 "watt",
                 *apart(f"sum by (host, container) ({once(shares, 'container', *PARTS)})", named),
                 step=SLOW_STEP,
@@ -316,7 +316,7 @@ def containers() -> Row:
             ),
             graph(
                 "Memory of containers",
-                "Memory of each container, without the page cache that goes first. Measured.",
+                "Memory of each container, without the page cache that would be dropped first. Measured.",
                 "bytes",
                 Query(of("docker_container_memory_bytes", CONTAINER), named),
                 size=THIRD,
@@ -325,7 +325,7 @@ def containers() -> Row:
             ),
             graph(
                 "Network of containers",
-                "Bits a second that each container receives and transmits. Measured.",
+                "Bits per second that each container receives and transmits. Measured.",
                 "bps",
                 *(
                     Query(f"8 * {rate(metric, CONTAINER)}", f"{named} {way}")
@@ -333,11 +333,11 @@ def containers() -> Row:
                 ),
                 size=THIRD,
                 step=SLOW_STEP,
-                nothing="no container with a network of its own",
+                nothing="no container with its own network",
             ),
             graph(
                 "Block I/O of containers",
-                "Bytes a second that each container reads from and writes to devices. Measured.",
+                "Bytes per second that each container reads from and writes to devices. Measured.",
                 "Bps",
                 *(Query(rate(metric, CONTAINER), f"{named} {way}") for way, metric in blocks.items()),
                 size=THIRD,
@@ -355,7 +355,7 @@ def containers() -> Row:
             ),
             graph(
                 "Containers by state",
-                "How many containers there are, by state. Measured.",
+                "Number of containers, by state. Measured.",
                 "none",
                 Query(of("docker_containers"), "{{host}} {{state}}"),
                 step=SLOW_STEP,
@@ -370,8 +370,8 @@ def build() -> dashboard.Dashboard:
     return board(
         "power-monitoring",
         "Power monitoring",
-        "Power and energy of hosts by component, beside CPU, memory, network, disks, containers and GPUs. "
-        "What is measured and what is estimated are never added up.",
+        "Power and energy of hosts by component, with CPU, memory, network, disks, containers and GPUs. "
+        "Measured and estimated figures are never added up.",
         [
             power(),
             processors(),

@@ -16,31 +16,31 @@ MEASURED = 'source!="estimate"'
 ESTIMATED = 'source="estimate"'
 AGENTS = 'job=~"powerbench.*"'
 
-# Minimum steps of what is scraped more slowly than every 5 s in some layout: $__rate_interval is at least
+# Minimum steps of what some layouts scrape less often than every 5 s: $__rate_interval is at least
 # four of them, so that a rate always finds two samples.
 FFMPEG_STEP = "10s"
 SLOW_STEP = "15s"
 
 
 class Query(NamedTuple):
-    """An expression, and what its series are called; `{{label}}` is a label's value."""
+    """An expression, and the names of its series; `{{label}}` is a label's value."""
 
     expr: str
     legend: str
 
 
 def of(metric: str, *matchers: str) -> str:
-    """Return a metric of the chosen hosts."""
+    """Return a metric of the selected hosts."""
     return f"{metric}{{{','.join((HOST, *matchers))}}}"
 
 
 def rate(metric: str, *matchers: str) -> str:
-    """Return a counter's increase a second: joules become mean watts."""
+    """Return a counter's increase per second: joules become mean watts."""
     return f"rate({of(metric, *matchers)}[$__rate_interval])"
 
 
 def gained(metric: str, *matchers: str) -> str:
-    """Return a counter's increase over the range that is shown."""
+    """Return a counter's increase over the selected time range."""
     return f"increase({of(metric, *matchers)}[$__range])"
 
 
@@ -50,9 +50,9 @@ def once(expr: str, *labels: str) -> str:
 
 
 def apart(expr: str, legend: str) -> tuple[Query, Query]:
-    """Return an expression twice: of what is measured, and of what is estimated, which is named so.
+    """Return an expression twice: for what is measured, and for what is estimated, labelled as such.
 
-    `expr` has SOURCE where the matcher goes, so that no sum ever holds both.
+    `expr` has SOURCE in the matcher's place, so that no sum ever contains both.
     """
     return (
         Query(expr.replace("SOURCE", MEASURED), legend),
@@ -61,5 +61,5 @@ def apart(expr: str, legend: str) -> tuple[Query, Query]:
 
 
 def recorded(rule: str, *matchers: str) -> str:
-    """Return a recording rule's series, each with a label `note` where it is an estimate."""
+    """Return a recording rule's series; estimates get a label `note`."""
     return f'label_replace({of(rule, *matchers)}, "note", "(estimate)", "measured", "false")'

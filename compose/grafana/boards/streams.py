@@ -1,4 +1,4 @@
-"""The streams that are being encoded: how fast, how well, at what power; and what nginx-rtmp passes on."""
+"""The streams that are being encoded: how fast, how well, at what power; and what nginx-rtmp relays."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ NAMED = "{{host}} {{stream}}"
 ENERGY = "ffmpeg_stream_energy_joules_total"
 REAL_TIME = 0.98  # of the smallest speed of a stream that keeps up; the benchmark's own bound
 MISSING = "no stream"
-UNKNOWN = "no process known"
+UNKNOWN = "process not known"
 STATES = {0: ("ended", "text"), 1: ("live", GOOD), 2: ("silent", BAD), 3: ("stalled", BAD)}
 
 
 def watts(*sources: str) -> str:
-    """Return each part of each stream's share a second, counted once."""
+    """Return the attributed watts of each stream by component, counted once."""
     return once(rate(ENERGY, STREAM, *sources), "stream", "container", "component", "source")
 
 
 def per_frame() -> tuple[Query, Query]:
-    """Return joules a frame by stream, of all components: without an estimate in them, and with one."""
+    """Return joules per frame by stream, all components: without an estimate in them, and with one."""
     frames = once(rate("ffmpeg_frames_total", STREAM), "stream")
     whole = f"sum by (host, stream) ({watts()}) / ({frames} > 0)"
     estimates = f"on (host, stream) {rate(ENERGY, STREAM, ESTIMATED)}"
@@ -36,7 +36,7 @@ def per_frame() -> tuple[Query, Query]:
 
 
 def now() -> Row:
-    """Return the row of figures of now."""
+    """Return the row of current figures."""
     active = f"sum(max by (host, stream) ({of('ffmpeg_stream_active', STREAM)}))"
     frames = f"sum(max by (host, stream) ({rate('ffmpeg_frames_total', STREAM)}))"
     return Row(
@@ -44,14 +44,14 @@ def now() -> Row:
         [
             stat(
                 "Active streams",
-                "Streams of which a report came in the last 5 s and that have not ended.",
+                "Streams that sent a report in the last 5 s and have not ended.",
                 "none",
                 Query(active, "active"),
                 nothing=MISSING,
             ),
             stat(
                 "Stalled streams",
-                "Streams without a new frame or new output for 5 s, or silent without an end.",
+                "Streams without a new frame or new output for 5 s, or whose reports stopped without an end.",
                 "none",
                 Query(f"sum(max by (host, stream) ({of('ffmpeg_stream_stalled', STREAM)}))", "stalled"),
                 base=GOOD,
@@ -60,17 +60,17 @@ def now() -> Row:
             ),
             stat(
                 "Slowest stream",
-                "The smallest speed of a stream: below 1 for long, it falls behind real time. Measured.",
+                "The lowest speed of any stream: if it stays below 1, it falls behind real time. Measured.",
                 "suffix:x",
                 Query(f"min({of('ffmpeg_speed', STREAM)})", "speed"),
                 base=BAD,
                 steps=((REAL_TIME, GOOD),),
                 decimals=2,
-                nothing="no stream that runs",
+                nothing="no running stream",
             ),
             stat(
                 "Dropped frames",
-                "Frames that the chosen streams have dropped over the time that is shown. Measured.",
+                "Frames that the selected streams dropped over the selected time range. Measured.",
                 "short",
                 Query(
                     f"sum(max by (host, stream) ({gained('ffmpeg_frames_dropped_total', STREAM)}))", "dropped"
@@ -82,16 +82,16 @@ def now() -> Row:
             ),
             stat(
                 "Power of streams",
-                "The chosen streams' share of measured energy a second: a share by CPU time and GPU use. "
-                "Estimates are not in it.",
+                "The selected streams' share of the measured power, attributed by CPU time and GPU use, "
+                "without estimates.",
                 "watt",
-                Query(f"sum({watts(MEASURED)})", "measured, shared"),
+                Query(f"sum({watts(MEASURED)})", "measured, attributed"),
                 decimals=2,
                 nothing=UNKNOWN,
             ),
             stat(
-                "Frames a second",
-                "Frames encoded a second, all chosen streams together. Measured.",
+                "Frames per second",
+                "Frames encoded per second, all selected streams together. Measured.",
                 "suffix: fps",
                 Query(frames, "fps"),
                 step=FFMPEG_STEP,
@@ -109,8 +109,8 @@ def flow() -> Row:
         [
             states(
                 "State of each stream",
-                "Live: reports come in. Stalled: reports without a new frame or output. Silent: no report "
-                "and no end. Ended: the run has ended.",
+                "Live: reports arrive. Stalled: reports without a new frame or output. Silent: reports "
+                "stopped without an end. Ended: the run has ended.",
                 STATES,
                 Query(
                     f"{of('ffmpeg_stream_active', STREAM)} + 2 * {of('ffmpeg_stream_stalled', STREAM)}", NAMED
@@ -119,8 +119,8 @@ def flow() -> Row:
             ),
             graph(
                 "Speed",
-                "Seconds of media encoded a second, over the last 5 s. 1 is real time; the line is 0.98, "
-                "below which a stream does not keep up. Measured.",
+                "Seconds of media encoded per second, over the last 5 s. 1 is real time; below the line at "
+                "0.98 a stream does not keep up. Measured.",
                 "suffix:x",
                 Query(of("ffmpeg_speed", STREAM), NAMED),
                 step=FFMPEG_STEP,
@@ -128,8 +128,8 @@ def flow() -> Row:
                 nothing=MISSING,
             ),
             graph(
-                "Frames a second by stream",
-                "Frames encoded a second, over the last 5 s. Measured.",
+                "Frames per second by stream",
+                "Frames encoded per second, over the last 5 s. Measured.",
                 "suffix: fps",
                 Query(of("ffmpeg_fps", STREAM), NAMED),
                 size=THIRD,
@@ -138,7 +138,7 @@ def flow() -> Row:
             ),
             graph(
                 "Bitrate",
-                "Bits written a second, over the last 5 s. Measured, and not what was asked for.",
+                "Bits written per second, over the last 5 s. Measured, which is not the requested bitrate.",
                 "bps",
                 Query(f"1000 * {of('ffmpeg_bitrate_kbps', STREAM)}", NAMED),
                 size=THIRD,
@@ -147,7 +147,7 @@ def flow() -> Row:
             ),
             graph(
                 "Frames dropped and duplicated",
-                "Frames a second that FFmpeg left out or gave twice to keep its rate. Measured.",
+                "Frames per second that FFmpeg dropped or duplicated to keep its frame rate. Measured.",
                 "suffix: fps",
                 Query(rate("ffmpeg_frames_dropped_total", STREAM), f"{NAMED} dropped"),
                 Query(rate("ffmpeg_frames_duplicated_total", STREAM), f"{NAMED} duplicated"),
@@ -166,8 +166,8 @@ def energy() -> Row:
         [
             graph(
                 "Power of each stream",
-                "Each stream's share of its host's energy a second, by CPU time and GPU use: a share, not a "
-                "measurement. Where it says estimate, what is shared is an estimate, too.",
+                "Each stream's share of its host's power, attributed by CPU time and GPU use, not measured "
+                "itself. Labelled estimate if the host's power is an estimate.",
                 "watt",
                 *apart(f"sum by (host, stream) ({watts('SOURCE')})", NAMED),
                 size=THIRD,
@@ -175,10 +175,10 @@ def energy() -> Row:
                 nothing=UNKNOWN,
             ),
             graph(
-                "Energy a frame",
-                "Joules of a stream's share, all components, by frames that it encoded; a gap while it "
-                "encodes none. One that says estimate has an estimate in it, beside what is measured. "
-                "Without the idle energy of its host, which fleet has.",
+                "Energy per frame",
+                "Attributed joules of a stream, all components, divided by the frames that it encoded; a gap "
+                "while it does not encode any. Labelled estimate if any part of it is not measured. "
+                "Without the idle energy of its host, which the dashboard Fleet includes.",
                 "joule",
                 *per_frame(),
                 size=THIRD,
@@ -187,7 +187,7 @@ def energy() -> Row:
             ),
             graph(
                 "Power of streams by component",
-                "The same shares by component: CPU, memory, GPU. The source in brackets.",
+                "The same shares by component: CPU, memory, GPU, with the source in brackets.",
                 "watt",
                 Query(
                     f"sum by (host, stream, component, source) ({watts()})",
@@ -199,7 +199,7 @@ def energy() -> Row:
             ),
             bars(
                 "Runs after the first",
-                "How often each stream was started anew over the time that is shown. Measured.",
+                "How often each stream was restarted over the selected time range. Measured.",
                 "none",
                 Query(gained("ffmpeg_stream_restarts_total", STREAM), NAMED),
                 size=(12, 7),
@@ -208,7 +208,8 @@ def energy() -> Row:
             ),
             graph(
                 "Time since the last report",
-                "Seconds since FFmpeg's last report of each stream; an ended stream leaves after 5 minutes.",
+                "Seconds since FFmpeg's last report of each stream; an ended stream disappears after 5 "
+                "minutes.",
                 "s",
                 Query(f"time() - {of('ffmpeg_stream_last_update_timestamp_seconds', STREAM)}", NAMED),
                 size=(12, 7),
@@ -221,15 +222,15 @@ def energy() -> Row:
 
 def relay() -> Row:
     """Return the row of nginx-rtmp's streams, which have names of their own."""
-    missing = "nginx-rtmp's page is not read"
+    missing = "the page of nginx-rtmp is not read"
     named = "{{host}} {{application}}/{{stream}}"
     return Row(
         "nginx-rtmp",
         [
             graph(
                 "Received by nginx-rtmp",
-                "Bits a second that publishers send, by stream. Measured by nginx. Its streams are called by "
-                "their keys, so the choice of streams above does not apply.",
+                "Bits per second that publishers send, by stream. Measured by nginx. Here streams are "
+                "named by their keys, so the selection of streams above does not apply.",
                 "bps",
                 Query(f"8 * {rate('nginx_rtmp_stream_bytes_in_total')}", named),
                 size=THIRD,
@@ -237,7 +238,7 @@ def relay() -> Row:
             ),
             graph(
                 "Sent by nginx-rtmp",
-                "Bits a second sent to all who play a stream. Measured by nginx.",
+                "Bits per second sent to all players of a stream. Measured by nginx.",
                 "bps",
                 Query(f"8 * {rate('nginx_rtmp_stream_bytes_out_total')}", named),
                 size=THIRD,
@@ -245,7 +246,7 @@ def relay() -> Row:
             ),
             graph(
                 "Clients of nginx-rtmp",
-                "Connections of each stream, publishers and players. Measured by nginx.",
+                "Connections of each stream, both publishers and players. Measured by nginx.",
                 "none",
                 Query(of("nginx_rtmp_stream_clients"), named),
                 size=THIRD,
@@ -260,8 +261,8 @@ def build() -> dashboard.Dashboard:
     return board(
         "streams",
         "Streams",
-        "Streams that FFmpeg encodes: speed, rate, stalls, drops, and what each costs in watts and joules a "
-        "frame; and what nginx-rtmp passes on.",
+        "Streams that FFmpeg encodes: speed, rate, stalls, drops, and what each costs in watts and joules "
+        "per frame; and what nginx-rtmp relays.",
         [now(), flow(), energy(), relay()],
         [choice("stream", "Stream", matching("ffmpeg_stream_active", "stream"))],
     )

@@ -28,7 +28,7 @@ GROUPS = {
         "types": ["model", "options", "host"],
         "energy and results": ["counters", "results", "prometheus_windows", "windows"],
         "the kernel's files": ["procfs", "sysfs", "processes", "process_tree", "ports"],
-        "text and threads": ["progress", "lines", "labels", "terminal", "worker"],
+        "text and threads": ["progress", "lines", "labels", "terminal", "worker", "token_file"],
     },
     "agent": {
         "starts": ["cli", "daemon", "config", "roster", "systemd", "log"],

@@ -172,14 +172,22 @@ def energy_of(series: Iterable[Series], window: PastWindow) -> WindowEnergy:
 
     Raises: SeveralMachines.
     """
+    found = deciding_series(series, window)
+    if not found:
+        return WindowEnergy()
+    _check_one_machine(found)
+    return _energy_of_metric(found[0].name, found, window)
+
+
+def deciding_series(series: Iterable[Series], window: PastWindow) -> list[Series]:
+    """Return the series that a window's energy comes from: the first metric's that has samples in it."""
     known = [one for one in series if one.name in METRICS and _component(one.labels)]
     inside = [one for one in known if _has_samples_in(one, window)]
     for metric in METRICS:
         found = [one for one in inside if one.name == metric]
         if found:
-            _check_one_machine(found)
-            return _energy_of_metric(metric, found, window)
-    return WindowEnergy()
+            return found
+    return []
 
 
 def is_energy(series: Series) -> bool:

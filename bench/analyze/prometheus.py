@@ -23,6 +23,7 @@ from powerbench_agent.core.prometheus_windows import (
     NotPrometheus,
     PastWindow,
     SeveralMachines,
+    deciding_series,
     energy_of,
     is_energy,
     mean,
@@ -122,7 +123,7 @@ async def _ask(results: ResultsFile, url: str, instance: str) -> list[_Found | N
             if window is None:
                 found.append(None)
                 continue
-            series = of_worker(await _query(session, url, window), instance)
+            series = of_worker(await _query(session, url, window), window, instance)
             found.append(_Found(_energy(series, window), overhead(series, window)))
     return found
 
@@ -163,7 +164,7 @@ def series_in(content: bytes, status: int, url: str) -> list[Series]:
     return answer.series
 
 
-def of_worker(series: Iterable[Series], instance: str) -> list[Series]:
+def of_worker(series: Iterable[Series], window: PastWindow, instance: str) -> list[Series]:
     """Return one worker's series: `instance`'s (the label, or its host alone), else the only one's.
 
     Its containers may be on another port than its energy. Raises: NotThere if several workers have energy.
@@ -176,7 +177,7 @@ def of_worker(series: Iterable[Series], instance: str) -> list[Series]:
         if named:
             others = [one for one in found if not is_energy(one)]
             found = [one for one in named if is_energy(one)] + others
-    workers = sorted({one.host for one in found if is_energy(one)})
+    workers = sorted({one.host for one in deciding_series(found, window)})
     if len(workers) > 1:
         raise NotThere(f"several workers have energy there ({', '.join(workers)}): name one with --instance")
     return [one for one in found if not workers or one.host == workers[0]]

@@ -413,6 +413,36 @@ CASES: dict[str, tuple[list[dict[str, Any]], float | None, str, bool]] = {
         "",
         True,
     ),
+    "zones of another machine do not count": (
+        [
+            node(100),
+            series(
+                RAPL,
+                every(5, lambda t: (t + 60) * 70),
+                zone="package",
+                package="0",
+                instance="worker-2:9510",
+            ),
+        ],
+        3000,
+        "rapl",
+        True,
+    ),
+    "another machine's samples end before the window": (
+        [
+            node(100),
+            series(
+                NODE,
+                every(5, lambda t: t + 60, end=-5),
+                component="cpu",
+                source="rapl",
+                instance="worker-2:9510",
+            ),
+        ],
+        3000,
+        "rapl",
+        True,
+    ),
     "several machines": ([node(100), node(100, instance="worker-2:9510")], None, "", True),
     "machines that differ in another label": ([node(100), node(100, cluster="b")], None, "", True),
 }

@@ -536,10 +536,11 @@ def test_two_workers_are_not_one() -> None:
     one = counter(NODE, 5.0, "w1:9510", component="cpu", source="rapl")
     other = counter(NODE, 9.0, "w2:9510", component="cpu", source="rapl")
     engine = gauge(prometheus.ENGINE, 3.0, "w1:9501")
+    window = PastWindow(BEGIN + 20, BEGIN + 80)
     with pytest.raises(prometheus.NotThere, match=r"w1, w2.*--instance"):
-        prometheus.of_worker(parsed(one, other, engine), "")
+        prometheus.of_worker(parsed(one, other, engine), window, "")
     for name in ("w1:9510", "w1"):
-        found = prometheus.of_worker(parsed(one, other, engine), name)
+        found = prometheus.of_worker(parsed(one, other, engine), window, name)
         assert [s.labels["instance"] for s in found] == ["w1:9510", "w1:9501"]
 
 

@@ -110,7 +110,7 @@ def test_a_difference_of_differences_is_less_sure() -> None:
 
 
 def test_a_difference_of_differences_has_no_effect_size() -> None:
-    """Interval and p of ΔW are of four means; there is no g of them, and that of the watts stays."""
+    """Interval and p of ΔW compare four means; they have no g, and that of the watts stays."""
     watts, delta, _ = next(p.changes for p in pairs(analyze(parsed(BEFORE)), analyze(parsed(AFTER))))
     assert watts.difference.hedges_g is not None
     assert delta.difference.p is not None
@@ -140,7 +140,7 @@ def test_other_films_of_one_name_are_refused(
     after: dict[str, str],
     said: str,
 ) -> None:
-    """A film of the same name with another content, or an unknown one, is no comparison; --force is one."""
+    """A clip of the same name with other or unknown content is not compared, except with --force."""
     a, b = with_film(BEFORE, "/a/film.mp4", **before), with_film(AFTER, "/b/film.mp4", **after)
     files = written(tmp_path, a, b)
     assert cli.main(["compare", *files]) == 1
@@ -150,7 +150,7 @@ def test_other_films_of_one_name_are_refused(
 
 
 def test_a_film_that_was_renamed_is_the_same_one() -> None:
-    """Where the content is the same, groups stand beside each other; another film is another setting."""
+    """Groups of the same content are compared; another clip is another setting."""
     a = parsed(with_film(BEFORE, "/a/old.mp4", input_sha256="1"))
     b = parsed(with_film(AFTER, "/b/new.mp4", input_sha256="1"))
     assert list(differences(a, b)) == []

@@ -69,14 +69,14 @@ def test_repeats_have_the_baselines_of_all_their_blocks() -> None:
 
 
 def test_a_block_without_a_baseline_has_all_of_the_file() -> None:
-    """One that failed, or is impossible, is no baseline; without one of its own a test has the others'."""
+    """A failed or impossible window is not a baseline; a test whose block has none uses the others'."""
     broken = structs.replace(energy(1.0, 60.0), joules=-1.0)
     unusable = [idle(1.0, status="failed"), structs.replace(idle(1.0), energy=broken)]
     assert watts(baselines_of([stream(30.0)], [*unusable, idle(10.0, 1), idle(20.0, 2)])) == [10.0, 20.0]
 
 
 def test_other_sources_or_components_are_never_compared() -> None:
-    """An estimate is no baseline of a measurement, nor the CPU alone one of CPU and memory."""
+    """An estimate is not the baseline of a measurement, nor the CPU alone that of CPU and memory."""
     parts = [Part("cpu", "rapl", 60.0, 1.0), Part("dram", "rapl", 60.0, 1.0)]
     both = Energy.of_parts(parts, 60.0)
     assert baselines_of([stream(30.0)], [idle(10.0, 0, "estimate")]) == []

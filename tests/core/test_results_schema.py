@@ -36,7 +36,7 @@ def with_scenario(**keys: Any) -> str:
 
 
 def test_file_without_format() -> None:
-    """The predecessor's file has windows, settings and no energy; its null is what nobody said."""
+    """The predecessor's file has windows and settings but no energy; its null means unknown."""
     found = capture("format0")
     assert (found.format, found.run_id) == (0, "stem")
     idle, test = found.scenarios
@@ -87,7 +87,7 @@ TRAILING_COMMA = "line 2, column 18:" if sys.version_info >= (3, 13) else "line 
     ids=range(7),
 )
 def test_broken_file(content: str, where: str) -> None:
-    """A text that is no JSON is broken, and the place is named by line and column."""
+    """Text that is not JSON is broken, and the place is named by line and column."""
     reason, what = verdict(content)
     assert reason == "broken"
     assert what.startswith(where)
@@ -180,7 +180,7 @@ def test_a_byte_order_mark_is_no_fault() -> None:
 
 
 def test_names_that_come_twice_are_one_group() -> None:
-    """Where nobody has named a group, scenarios of one name are its repeats."""
+    """Without named groups, scenarios of one name are repeats."""
     found = parse(json.dumps({"scenarios": [{"name": "a", "bitrate": "1M"}] * 2}))
     assert {name: len(windows) for name, windows in groups(found.scenarios).items()} == {"a": 2}
 

@@ -279,7 +279,7 @@ def test_many_runs_leave_out_energy_that_cannot_be(tmp_path: Path) -> None:
 
 
 def test_many_runs_keep_films_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two films under one name are two rows of --all, which says whose J/frame it is."""
+    """Two clips under one name are two rows of --all, each with its own J/frame."""
     content = document(repeats=2)
     for place, sha256 in ((1, "1"), (6, "2")):
         content["scenarios"][place] |= {"input": "/film.mp4", "input_sha256": sha256}
@@ -597,7 +597,7 @@ def test_the_trace_has_the_highest_second(tmp_path: Path) -> None:
 
 
 def test_a_broken_trace_loses_its_peak_alone(tmp_path: Path) -> None:
-    """What is no Parquet is named, and the results beside it count."""
+    """A trace that is not Parquet is named, and the results beside it still count."""
     written(tmp_path, name="1")
     (tmp_path / "test_results_1_trace.parquet").write_text("no parquet")
     found = survey.survey(tmp_path)

@@ -56,7 +56,7 @@ def test_a_part_of_the_energy_does_not_pass_for_the_whole() -> None:
 
 
 def test_no_energy_is_a_failure() -> None:
-    """A window that was never read is no window."""
+    """A window that was never read fails."""
     assert judge(Outcome(SCENARIO, "ok")).status == "failed"
 
 

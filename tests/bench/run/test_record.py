@@ -140,7 +140,7 @@ def test_the_trace_is_parquet_with_a_row_a_reading(tmp_path: Path) -> None:
 
 
 def test_a_working_copy_that_breaks_ends_no_window(tmp_path: Path) -> None:
-    """Where there is no room for the trace the readings go on, and what is torn is never saved."""
+    """If the trace has no room, readings continue, and a torn trace is never saved."""
     trace = Trace()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))

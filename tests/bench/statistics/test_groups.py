@@ -147,7 +147,7 @@ def test_an_estimate_is_never_averaged_with_a_measurement() -> None:
 
 
 def test_baselines_of_other_sources_are_not_compared() -> None:
-    """Joules of GPU and CPU are no increase over joules of the CPU alone; a note says so."""
+    """Joules of GPU and CPU are not compared with joules of the CPU alone; a note says so."""
     found = analyzed(idle(3.0), encoded("a", 5.0, 0, "rapl", "nvml"))
     assert found.tests[0].versus is None
     assert any("other sources" in note for note in found.notes)
@@ -209,7 +209,7 @@ def test_streams_sustained_and_what_one_more_draws() -> None:
 
 
 def test_one_slow_repeat_or_a_dropped_frame_is_not_sustained() -> None:
-    """Every repeat must keep up and drop nothing; what nobody said is not known."""
+    """Every repeat must keep up and drop nothing; an unreported figure is unknown."""
     slow = analyzed(encoded("a", 5.0), encoded("a", 5.0, 1, encode={"min_speed": 0.97}))
     dropped = analyzed(encoded("a", 5.0, encode={"dropped": 1}))
     unknown = analyzed(encoded("a", 5.0, encode={"min_speed": None}))
@@ -217,7 +217,7 @@ def test_one_slow_repeat_or_a_dropped_frame_is_not_sustained() -> None:
 
 
 def test_other_settings_are_another_family() -> None:
-    """A preset, or streams of different bitrates, are no point on the same line."""
+    """Another preset, or streams of different bitrates, are not points on the same line."""
     mixed = encoded("mixed", 7.0, streams=2, bitrates=("1000k", "5000k"))
     found = analyzed(encoded("a", 5.0), encoded("b", 6.0, streams=2, preset="slow"), mixed)
     assert len(found.families) == 3
@@ -254,7 +254,7 @@ def test_containers_are_beside_the_watts() -> None:
 
 @pytest.mark.parametrize("watts", [math.inf, -math.inf, math.nan])
 def test_a_figure_that_is_none_is_named(watts: float) -> None:
-    """A window of infinite watts is reckoned with by nobody, and is not called one without energy."""
+    """A window of infinite watts is used nowhere, and is not reported as one without energy."""
     found = analyzed(encoded("a", watts))
     assert not found.tests
     assert not found.unmeasured
@@ -287,7 +287,7 @@ def test_a_counter_that_stands_still_is_no_impossible_energy() -> None:
 
 
 def test_other_films_are_other_settings() -> None:
-    """Windows of one name that stream different films are two groups, called by the film's name."""
+    """Windows of one name that stream different clips are two groups, named after the clips."""
     one, other = ({"input": f"/films/{n}.mp4", "input_sha256": n * 64} for n in "ab")
     found = analyzed(encoded("x", 5.0, **one), encoded("x", 6.0, 1, **one), encoded("x", 9.0, 2, **other))
     assert [(g.name, g.watts.mean) for g in found.tests] == [("x (a.mp4)", 5.5), ("x (b.mp4)", 9.0)]
@@ -298,7 +298,7 @@ def test_other_films_are_other_settings() -> None:
 
 
 def test_a_film_is_its_content_whatever_its_path() -> None:
-    """The same fingerprint is the same film; without one, as in older files, it is the path."""
+    """The same fingerprint is the same clip; without one, as in older files, the path decides."""
     moved = encoded("a", 5.0, 1, input="/b/film.mp4", input_sha256="1")
     assert len(analyzed(encoded("a", 5.0, input="/a/film.mp4", input_sha256="1"), moved).tests) == 1
     paths = [encoded("a", 5.0, block, input=path) for block, path in enumerate(("/a/f", "/b/f", "/a/f"))]

@@ -285,7 +285,7 @@ async def test_rates_of_the_configuration(tmp_path: Path) -> None:
 
 
 async def test_a_score_that_is_no_number_is_left_out(directory: Directory) -> None:
-    """A picture that is identical has no PSNR in dB; it is no number, and none is invented."""
+    """An identical picture has no PSNR in dB, so none is shown."""
     quality = {"psnr_db": "identical", "vmaf": True}
     encode = {"seconds": 60.0, "quality": quality}
     content = {"scenarios": [window("a", encode=encode)]}

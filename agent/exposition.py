@@ -70,6 +70,12 @@ COLLECTOR_FAILURES = Metric(
     "Readings that failed or missed their deadline.",
     ("collector",),
 )
+COLLECTOR_FAULTS = Metric(
+    "powerbench_collector_faults_total",
+    "counter",
+    "Readings in which a part of the source failed or its value was refused, while the rest went on.",
+    ("collector", "part"),
+)
 SERIES_DROPPED = Metric(
     "powerbench_series_dropped_total",
     "counter",
@@ -84,6 +90,7 @@ AGENT_METRICS = (
     COLLECTOR_DURATION,
     COLLECTOR_SUCCESS,
     COLLECTOR_FAILURES,
+    COLLECTOR_FAULTS,
     SERIES_DROPPED,
     REQUESTS_FORBIDDEN,
 )
@@ -185,6 +192,8 @@ class Pages:
             yield COLLECTOR_UP.sample(state.up, name)
             yield COLLECTOR_DURATION.sample(state.duration, name)
             yield COLLECTOR_FAILURES.sample(state.failures, name)
+            for part, count in state.faults.items():
+                yield COLLECTOR_FAULTS.sample(count, name, part)
             if state.last_success is not None:
                 yield COLLECTOR_SUCCESS.sample(state.last_success, name)
 

@@ -295,11 +295,15 @@ def _takes_gzip(accept_encoding: str) -> bool:
 
 
 def _states(snapshot: Snapshot, names: Collection[str]) -> dict[str, dict[str, str]]:
+    """Return each collector's state; a reading that lacks parts says which, and why."""
     states: dict[str, dict[str, str]] = {}
     for name in sorted(names):
         state = snapshot.states.get(name)
-        if state is not None and state.up:
+        if state is not None and state.reading is not None:
             states[name] = {"state": "up"}
+            missing = [f"{trouble.part}: {trouble.error}" for trouble in state.reading.troubles]
+            if missing:
+                states[name]["without"] = "; ".join(missing)
         elif state is not None:
             states[name] = {"state": "down", "reason": state.error}
         elif name in snapshot.absent:

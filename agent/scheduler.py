@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from powerbench_agent.agent.node import Node
+from powerbench_agent.agent.troubles import Troubles
 from powerbench_agent.core.model import (
     ESTIMATE,
     SHARE_LABELS,
@@ -71,6 +72,7 @@ class _Slot:
         self.lock = asyncio.Lock()  # one call into the collector at a time
         self.task: asyncio.Task[None] | None = None  # the beat's read, while it is in progress
         self.bug_logged = ""
+        self.troubles = Troubles(name)
 
     @property
     def deadline(self) -> float:
@@ -279,6 +281,7 @@ class Scheduler:
         reading = reading if reading.taken == taken else reading._replace(taken=taken)
         if not refresh:
             slot.beaten = reading
+        slot.troubles.take(reading.troubles, ended)
         slot.state = State(
             reading=reading,
             time=now - (ended - taken),
@@ -286,6 +289,7 @@ class Scheduler:
             duration=ended - started,
             failures=slot.failures,
             last_success=slot.last_success,
+            faults=dict(slot.troubles.faults),
         )
 
     def _down(self, slot: _Slot, started: float, what: str, remedy: str) -> None:
@@ -304,6 +308,7 @@ class Scheduler:
             failures=slot.failures,
             last_success=slot.last_success,
             error=error,
+            faults=dict(slot.troubles.faults),
         )
 
     def _bug(self, slot: _Slot, started: float, bug: BaseException) -> None:

@@ -127,14 +127,26 @@ class CpuTime(NamedTuple):
     container: str = ""  # id of the container that this process runs in
 
 
+class Trouble(NamedTuple):
+    """A part of a source that could not be read, or whose value was refused, while the rest went on.
+
+    The scheduler logs a part once while it lasts, and counts every reading with a fault.
+    """
+
+    part: str  # what is missing, "frequency" or "gpu 0 power": one of a few, and never text from outside
+    error: str  # what happened
+    remedy: str = ""  # what a person can do about it; empty if nothing can be done
+
+
 class Reading(NamedTuple):
-    """The result of one `read()`: complete, or there is an exception instead."""
+    """The result of one `read()`: complete except for its troubles, or there is an exception instead."""
 
     samples: Sequence[Sample]
     meters: Sequence[Meter] = ()
     taken: float | None = None  # monotonic seconds of the counters; None: the scheduler's own stamp
     uses: Sequence[Use] = ()
     claims: Sequence[Claim] = ()
+    troubles: Sequence[Trouble] = ()
 
 
 class Collector(Protocol):
@@ -218,6 +230,7 @@ class State:
     failures: int
     last_success: float | None  # Unix seconds
     error: str = ""
+    faults: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))  # so far, by part
 
     @property
     def up(self) -> bool:

@@ -5,6 +5,7 @@ Units: durations are seconds inside and `"1s"`, `"2m30s"`, `"500ms"` or a bare n
 
 from __future__ import annotations
 
+import fnmatch
 import ipaddress
 import math
 import re
@@ -96,6 +97,16 @@ class CollectorOptions(msgspec.Struct, frozen=True, kw_only=True):
         """Yield (key, what is wrong) for rules that a type cannot express."""
         if not 0.1 <= self.interval <= 3600:
             yield "interval", "must be between 100ms and 1h"
+
+
+class Exclude(CollectorOptions, frozen=True, kw_only=True):
+    """The key `exclude` of collectors whose source has parts that can be left out."""
+
+    exclude: tuple[str, ...] = ()
+
+    def excludes(self, *names: str) -> bool:
+        """Return whether a pattern fits one of the names that a part goes by, as `fnmatchcase` has it."""
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.exclude for name in names)
 
 
 def parse_seconds(text: str | float) -> float:

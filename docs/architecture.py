@@ -32,7 +32,7 @@ GROUPS = {
     },
     "agent": {
         "starts": ["cli", "daemon", "config", "roster", "systemd", "log"],
-        "measures": ["scheduler", "node", "attribution"],
+        "measures": ["scheduler", "troubles", "node", "attribution"],
         "serves": ["http", "exposition", "access", "listen", "connections", "bucket"],
     },
     "collectors": {"one file each": ["rapl", "host", "estimate", "textfile"]},

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from powerbench_agent.agent import roster
 from powerbench_agent.agent.config import Config, load, narrow, parse
-from powerbench_agent.core.options import Address, ConfigError, Listen, Network, parse_listen, parse_seconds
+from powerbench_agent.core.options import (
+    Address,
+    ConfigError,
+    Exclude,
+    Listen,
+    Network,
+    parse_listen,
+    parse_seconds,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -354,3 +362,17 @@ def test_every_collectors_options_are_frozen() -> None:
     for kind in KNOWN.values():
         assert issubclass(kind, msgspec.Struct)
         assert kind.__struct_config__.frozen
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "excluded"),
+    [
+        ("hwmon*", "hwmon3", True),
+        ("intel-rapl:0", "intel-rapl:0:1", False),
+        ("*drivetemp*", "drivetemp", True),
+    ],
+)
+def test_exclude_takes_patterns(pattern: str, name: str, *, excluded: bool) -> None:
+    """A pattern fits the whole of a name; a part goes by any of its names."""
+    options = Exclude(exclude=(pattern,))
+    assert options.excludes("something else", name) is excluded

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from powerbench_agent.agent.bucket import Bucket
 from powerbench_agent.agent.scheduler import SEARCH_SECONDS, Scheduler
-from powerbench_agent.core.model import Absent, Claim, Meter, Metric, ReadFailed, Reading
+from powerbench_agent.core.model import Absent, Claim, Meter, Metric, ReadFailed, Reading, Trouble
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -693,3 +693,18 @@ async def test_an_absent_source_is_looked_for_within_ten_seconds_whatever_the_ph
         await loop_clock.until(100.0 + phase + SEARCH_SECONDS + 0.01)
         assert len(collector.read_at) >= 2
         assert collector.read_at[1] - collector.read_at[0] <= SEARCH_SECONDS
+
+
+async def test_a_reading_that_lacks_a_part_is_up_and_its_fault_is_counted(
+    loop_clock: LoopClock, scripted: type[Scripted]
+) -> None:
+    """One bad file costs its own figures; the state says how often, also while the collector is down."""
+    slow = Trouble("frequency", "no answer")
+    collector = scripted(GOOD._replace(troubles=[slow]), ReadFailed("gone"))
+    scheduler = Scheduler({"fake": (opening(collector), 1.0)}, loop_clock)
+    for up in (True, False):
+        await scheduler.beat()
+        state = scheduler.snapshot.states["fake"]
+        assert (state.up, state.faults) == (up, {"frequency": 1})
+        await asyncio.sleep(2.0)
+    await scheduler.aclose()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from powerbench_agent.core.lines import LineSplitter
-from powerbench_agent.core.progress import MAX_LINE
+from powerbench_agent.core.progress import MAX_LINE, unwrapped
 
 MAX_BLOCK = 16 * 1024  # bytes; FFmpeg writes no longer block
 
@@ -29,7 +29,9 @@ class Cutter:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take the next bytes; return the reports that they complete."""
-        reports = [self._line(line) for line in self._lines.feed(data)]
+        reports = []
+        for line in self._lines.feed(data):
+            reports += [self._line(text) for text in unwrapped(line)]
         return [report for report in reports if report]
 
     def close(self) -> list[bytes]:

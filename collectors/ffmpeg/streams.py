@@ -5,12 +5,15 @@ them; rates a second, by the time that reports arrived.
 
 Rules:
 
-1. One connection is one run, unless it says that it continues another's (`run=`: a forwarder that has
-   reconnected). A new connection, a report after `progress=end`, or a frame count or size that goes back
-   starts another run: the `_total` counters go on, the run's own figures start again.
+1. One connection is one run, unless it continues another's: it says so (`run=`: a forwarder that has
+   reconnected), or it is a further request of a client that sends one report a request, whose figures go on
+   from the last. A new connection, a report after an end, or a frame count or size that goes back starts
+   another run: the `_total` counters go on, the run's own figures start again. Only a forwarder that has
+   reconnected may repeat its last report.
 2. A name belongs to the connection whose first report is the newest; an older connection is read on and
    ignored.
-3. A rate needs reports at least 0.1 s apart on average: a file that is sent afterwards has totals only.
+3. Timestamps may start anywhere and may jump: media counts by the frames that came with it (`MediaClock`).
+4. A rate needs reports at least 0.1 s apart on average: a file that is sent afterwards has totals only.
 """
 
 from __future__ import annotations
@@ -29,6 +32,11 @@ if TYPE_CHECKING:
 REASONS = ("forbidden", "no_progress", "stream_limit", "superseded")  # why a connection is not taken in
 
 _SIZE_ROUNDING = 1024  # bytes; a status line's kB may be rounded up
+_SLOWEST_FRAME = 2.0  # seconds; fewer frames than this are not video
+_LONGEST_START = 3600.0  # seconds of media in a first report without frames
+_LONGEST_GAP = 60.0  # seconds of media without a frame, as in a slide show
+_LEAST_OFFSET = 1.0  # seconds; variable frame rates make as much
+_JITTER = 1.0  # seconds that timestamps may step back
 _MIN_SPACING = 0.1  # seconds between reports below which they were not written live
 
 
@@ -77,6 +85,55 @@ class RunTotals(NamedTuple):
         return (self.frames, self.size, self.media) != (later.frames, later.size, later.media)
 
 
+class MediaClock:
+    """A run's seconds of media, from timestamps that may start anywhere, jump, or start again.
+
+    With `-copyts`, or wall-clock timestamps, the first report says hours or decades. What a run's first
+    frames were worth is known from the frames that follow; a figure that cannot be true waits for them.
+    """
+
+    def __init__(self) -> None:
+        self._first: tuple[int, float] | None = None  # frames and seconds of the first report
+        self._last: tuple[int, float] | None = None
+        self._offset: float | None = None  # of the timestamps; None: not known yet
+
+    def take(self, frames: int | None, media: float | None) -> float | None:
+        """Return the seconds of media so far; None if they are not known."""
+        if media is None:
+            return None
+        now = (frames or 0, media)
+        if self._first is None or self._last is None:
+            self._first = self._last = now
+            is_plausible = media <= (now[0] * _SLOWEST_FRAME or _LONGEST_START)
+            return media if is_plausible else None
+        self._follow_jump(self._last, now)
+        self._last = now
+        if self._offset is None:
+            self._offset = _offset(self._first, now)
+        return None if self._offset is None else max(0.0, media - self._offset)
+
+    def _follow_jump(self, last: tuple[int, float], now: tuple[int, float]) -> None:
+        """Move the offset along if the timestamps went back, or further than the new frames explain."""
+        new_frames = now[0] - last[0]
+        passed = now[1] - last[1]
+        is_jump = passed < -_JITTER or (now[0] > 0 and passed > new_frames * _SLOWEST_FRAME + _LONGEST_GAP)
+        if is_jump:
+            self._offset = passed + (self._offset or 0.0)
+
+
+def _offset(first: tuple[int, float], now: tuple[int, float]) -> float | None:
+    """Return where a run's timestamps start, from its first report and a later one; None: not known yet."""
+    frames, media = first
+    if frames == 0:  # no pictures
+        return media if media > _LONGEST_START else 0.0
+    if now[0] <= frames:
+        return None
+    frame_seconds = (now[1] - media) / (now[0] - frames)
+    start = media - frames * frame_seconds
+    is_offset = abs(start) > max(_LEAST_OFFSET, media / 2)
+    return start if is_offset else 0.0
+
+
 class StreamRates(NamedTuple):
     """What a stream did a second over the last reports; None if they do not tell."""
 
@@ -108,6 +165,8 @@ class StreamState:
         self.last_update = 0.0  # Unix seconds
         self._earlier_runs = RunTotals()
         self._new_run = True
+        self._may_repeat = False  # the next report may be the last one again
+        self._media = MediaClock()
         self._arrivals: deque[_Arrival] = deque()
 
     @property
@@ -122,15 +181,26 @@ class StreamState:
 
     def belong_to(self, connection: IngestConnection) -> None:
         """Give the stream to a connection, which starts a run or continues the last one."""
-        if not connection.run or connection.run != self.run_id:
+        continues = bool(connection.run) and connection.run == self.run_id
+        self._may_repeat = continues
+        if not continues and not self._is_next_request(connection):
             self._new_run = self.run_ended = True
         self.connection = connection
         self.run_id = connection.run
+
+    def _is_next_request(self, connection: IngestConnection) -> bool:
+        """Return whether a connection is another request over the one that the last reports came over."""
+        if self.connection is not None or self.sender is None or connection.sender is None:
+            return False
+        same = (self.sender.peer, self.sender.local) == (connection.sender.peer, connection.sender.local)
+        return same and connection.run == self.run_id
 
     def take(self, report: Report, now: float, unix: float, window: float) -> None:
         """Take a report that arrived at monotonic second `now`, Unix second `unix`."""
         if self._starts_run(report):
             self._start_run(now)
+        self._may_repeat = False
+        report = report._replace(media=self._media.take(report.frames, report.media))
         before = self.run
         self.run = before.raised_to(report)
         if before.is_behind(self.run):
@@ -143,15 +213,19 @@ class StreamState:
         self._remember(report, now, window)
 
     def _starts_run(self, report: Report) -> bool:
-        # A connection that continues a run may repeat its last report, even after the end: no new run.
-        if self._new_run or (self.run_ended and not self.run_id):
+        if self._new_run or (self.run_ended and not self._repeats(report)):
             return True
         fewer_frames = report.frames is not None and report.frames < self.run.frames
         smaller = report.size is not None and report.size + _SIZE_ROUNDING < self.run.size
         return fewer_frames or smaller
 
+    def _repeats(self, report: Report) -> bool:
+        """Return whether a forwarder that has reconnected says again what it said last."""
+        return self._may_repeat and report.ended and not self.run.is_behind(self.run.raised_to(report))
+
     def _start_run(self, now: float) -> None:
         self._new_run = False
+        self._media = MediaClock()
         self._earlier_runs = self.totals
         self.run = RunTotals()
         self.runs += 1

@@ -39,13 +39,17 @@ MAX_TEXT = 4096  # characters of one figure or name; the module's names have 255
 MAX_APPLICATIONS = 1000
 _MAX_CODEC_WORD = 40
 _WHOLE = re.compile(r"-?[0-9]{1,20}")
+_FIGURE = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 
+_ROOTS = ("rtmp", "http-flv")  # the second is nginx-http-flv-module's; below it the page is the same
 _SERVER = "/rtmp"
 _APPLICATION = "/rtmp/server/application"
 _STREAMS = (f"{_APPLICATION}/live/stream", f"{_APPLICATION}/play/stream")
 _CLIENT = f"{_STREAMS[0]}/client"  # those of files have no drops
 _TAGS = {
-    _SERVER: "nginx_version nginx_rtmp_version pid uptime naccepted bytes_in bytes_out",
+    _SERVER: (
+        "nginx_version nginx_rtmp_version nginx_http_flv_version pid uptime naccepted bytes_in bytes_out"
+    ),
     _APPLICATION: "name",
     _STREAMS[0]: "name time bytes_in bytes_out nclients publishing active",
     _STREAMS[1]: "name nclients active",
@@ -170,8 +174,10 @@ class _Target:
 
     def start(self, tag: str, _attributes: Mapping[str, str]) -> None:
         path = f"{self._paths[-1]}/{tag}"
-        if len(self._paths) == 1 and path != _SERVER:
-            raise BadPage(f"is <{tag[:40]}>, not <rtmp>, so it is not a stat page")
+        if len(self._paths) == 1:
+            if tag not in _ROOTS:
+                raise BadPage(f"is <{tag[:40]}>, not <rtmp>, so it is not a stat page")
+            path = _SERVER
         if len(self._paths) > MAX_DEPTH:
             raise BadPage(f"is nested more than {MAX_DEPTH} deep, so it is not a stat page")
         self._paths.append(path)
@@ -253,12 +259,15 @@ class _Target:
         else:
             self._ignored += 1
 
+    def _module_version(self) -> str:
+        return self._server.get("nginx_rtmp_version") or self._server.get("nginx_http_flv_version", "")
+
     def page(self) -> Page:
         if "uptime" not in self._server:
             raise BadPage("has no <uptime>, so it is not a stat page")
         return Page(
             version=shorten(self._server.get("nginx_version", ""), _MAX_CODEC_WORD),
-            rtmp_version=shorten(self._server.get("nginx_rtmp_version", ""), _MAX_CODEC_WORD),
+            rtmp_version=shorten(self._module_version(), _MAX_CODEC_WORD),
             pid=_whole(self._server, "pid"),
             uptime=_whole(self._server, "uptime"),
             accepted=_whole(self._server, "naccepted"),
@@ -275,7 +284,9 @@ def _codec(texts: Mapping[str, str]) -> Codec:
         return shorten(texts.get(name, "").strip(), _MAX_CODEC_WORD)
 
     def number(name: str) -> str:
-        return str(_whole(texts, name) or "")  # 0 is what the publisher has not said
+        text = texts.get(name, "").strip()
+        figure = float(text) if _FIGURE.fullmatch(text) else 0.0
+        return f"{figure:g}" if figure else ""  # 0 is what the publisher has not said
 
     width, height = number("video width"), number("video height")
     return Codec(
@@ -292,14 +303,11 @@ def _codec(texts: Mapping[str, str]) -> Codec:
 
 
 def _whole(texts: Mapping[str, str], name: str) -> int | None:
-    """Return a count; None if it is missing, or negative because a clock was set back. Raises: BadPage."""
-    text = texts.get(name)
-    if text is None:
+    """Return a count; None if it is missing, not a number, or negative because a clock was set back."""
+    text = texts.get(name, "").strip()
+    if not _WHOLE.fullmatch(text) or text.startswith("-"):
         return None
-    text = text.strip()
-    if not _WHOLE.fullmatch(text):
-        raise BadPage(f"says {text[:40]!r} for {name}, which is not a number, so it is not a stat page")
-    return None if text.startswith("-") else int(text)
+    return int(text)
 
 
 def _sum(one: int | None, other: int | None) -> int | None:

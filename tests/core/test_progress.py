@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from typing import TYPE_CHECKING
@@ -307,3 +308,62 @@ def test_any_bytes_cut_anywhere(pieces: list[bytes], cut: int) -> None:
     """Any bytes give the same reports however they are cut."""
     whole = b"".join(pieces)
     assert parse(whole[:cut], whole[cut:]) == parse(whole) == parse(*pieces)
+
+
+# -- what loggers make of it, and how a run of status lines ends -------------------------------------
+
+FRAMES_LINE = (
+    b"frame=   12 fps= 25 q=28.0 size=      48kB time=00:00:01.50 bitrate= 262.1kbits/s speed=1.2x    "
+)
+AUDIO_LINE = b"size=N/A time=00:00:01.50 bitrate=N/A speed=1.02x    "
+
+LOGGERS = {
+    "level": b"[info] %b",
+    "level and date": b"2026-11-30 01:02:03.456 [info] %b",
+    "colour": b"\x1b[32m%b",
+    "docker logs -t": b"2026-11-30T01:02:03.123456789Z %b",
+    "kubernetes": b"2026-11-30T01:02:03.123456789Z stderr F %b",
+}
+
+
+@pytest.mark.parametrize("form", LOGGERS.values(), ids=LOGGERS)
+def test_what_loggers_put_before_a_line_is_skipped(form: bytes) -> None:
+    """Status lines and blocks are the same behind FFmpeg's level and date, and behind an engine's."""
+    assert parse(form % FRAMES_LINE + b"\r") == parse(FRAMES_LINE + b"\r") != []
+    plain = block(frame=12, out_time_us=1_500_000, progress="end")
+    logged = b"".join(form % line for line in plain.splitlines(keepends=True))
+    assert parse(logged) == parse(plain) != []
+
+
+@pytest.mark.parametrize("key", ["log", "MESSAGE", "msg"])
+def test_a_line_of_json_is_its_message(key: str) -> None:
+    """As Docker's json-file and the journal's JSON have them; several status lines may be in one message."""
+    message = (FRAMES_LINE + b"\r" + FRAMES_LINE + b"\r").decode()
+    line = json.dumps({key: message, "stream": "stderr", "time": "2026-11-30T01:02:03Z"}).encode() + b"\n"
+    assert parse(line) == parse(message.encode())
+    assert len(parse(line)) == 2
+
+
+@pytest.mark.parametrize("line", [b"{", b"{}", b'{"log": 5}', b'["log"]', b"{" * 5000, b'{"log": "frame=1"}'])
+def test_other_json_is_no_progress(line: bytes) -> None:
+    """Anything else in braces is a log line."""
+    assert parse(line + b"\n") == []
+
+
+ENDS = {
+    "audio alone": [AUDIO_LINE + b"\r", AUDIO_LINE + b"\n"],
+    "two outputs": [FRAMES_LINE + b"\r", FRAMES_LINE.replace(b"q=28.0", b"q=8.1 Lq=2.4") + b"\r"],
+    "final size": [FRAMES_LINE + b"\r", FRAMES_LINE.replace(b"size=", b"Lsize=") + b"\r"],
+}
+
+
+@pytest.mark.parametrize("lines", ENDS.values(), ids=ENDS)
+def test_the_last_status_line_is_an_end(lines: list[bytes]) -> None:
+    """Whatever FFmpeg says of its outputs, the line that it does not overwrite is its last."""
+    assert [report.ended for report in parse(*lines)] == [False, True]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_status_lines_that_a_logger_cut_are_no_ends(end: bytes) -> None:
+    """Where every line ends in a line feed, none of them tells an end."""
+    assert [report.ended for report in parse((FRAMES_LINE + end) * 3)] == [False] * 3

@@ -14,7 +14,7 @@ from trees import FakeClock, value, values
 from powerbench_agent.collectors.ffmpeg import collector as ffmpeg
 from powerbench_agent.collectors.ffmpeg import encoders
 from powerbench_agent.core.host import Host
-from powerbench_agent.core.model import Feed, IngestRejected, Ingests, Metric, Reading
+from powerbench_agent.core.model import Feed, IngestRejected, Ingests, Metric, Reading, Sender
 from powerbench_agent.core.options import Seconds
 
 if TYPE_CHECKING:
@@ -655,3 +655,64 @@ async def test_a_last_report_sent_again_is_no_other_run(streams: Streams) -> Non
     assert value(reading, ffmpeg.FRAMES, "cam1") == 200
     assert value(reading, ffmpeg.RESTARTS, "cam1") == 0
     assert value(reading, ffmpeg.ACTIVE, "cam1") == 0
+
+
+PEER, LOCAL = ("127.0.0.1", 40000), ("127.0.0.1", 9510)
+
+
+async def test_a_report_a_request_is_one_live_run(streams: Streams) -> None:
+    """A client that posts each block over one kept connection is one run, with rates."""
+    for content in at_30_fps(10):
+        streams.clock.advance(0.5)
+        feed = streams.collector.open_feed("cam1", Sender(PEER, LOCAL))
+        feed.feed(content)
+        feed.close()
+        reading = await streams.read()
+    assert value(reading, ffmpeg.FRAMES, "cam1") == 135
+    assert value(reading, ffmpeg.RESTARTS, "cam1") == 0
+    assert value(reading, ffmpeg.FPS, "cam1") == pytest.approx(30)
+    fresh = streams.collector.open_feed("cam1", Sender(PEER, LOCAL))
+    fresh.feed(report(10, 1000, 0.3))
+    reading = await streams.read()
+    assert value(reading, ffmpeg.FRAMES, "cam1") == 145
+    assert value(reading, ffmpeg.RESTARTS, "cam1") == 1
+
+
+@pytest.mark.parametrize("run", ["", "forwarder"])
+async def test_equal_clips_in_turn_over_one_connection(streams: Streams, run: str) -> None:
+    """Each clip is a run, even if all are alike and a forwarder carries them under one name."""
+    feed = streams.collector.open_feed("cam1", None, run)
+    for _ in range(4):
+        streams.clock.advance(1.0)
+        feed.feed(report(25, 5000, 1.0, end=True))
+    reading = await streams.read()
+    assert value(reading, ffmpeg.FRAMES, "cam1") == 100
+    assert value(reading, ffmpeg.RESTARTS, "cam1") == 3
+
+
+@pytest.mark.parametrize("start", [60.0, 3.6e9, 5.0])
+async def test_an_offset_of_the_timestamps_is_no_media(streams: Streams, start: float) -> None:
+    """With -copyts or wall-clock timestamps six seconds are six seconds, and the speed is that of the run."""
+    feed = streams.collector.open_feed("cam1")
+    contents = [report(15 * n, 50_000 * n, start + 0.5 * n) for n in range(1, 13)]
+    reading = await streams.live(feed, contents)
+    assert value(reading, ffmpeg.MEDIA, "cam1") == pytest.approx(6.0)
+    assert value(reading, ffmpeg.SPEED, "cam1") == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("jump", [5000.0, -5.0, 95443.7])
+async def test_a_jump_of_the_timestamps_is_no_media(streams: Streams, jump: float) -> None:
+    """A source whose timestamps jump or start again, as MPEG-TS does in 26.5 hours, adds what it encodes."""
+    contents = [report(30 * n, 100_000 * n, 200.0 + n + (jump if n > 6 else 0.0)) for n in range(1, 13)]
+    reading = await streams.live(streams.collector.open_feed("cam1"), contents, 1.0)
+    assert value(reading, ffmpeg.MEDIA, "cam1") == pytest.approx(12.0, abs=1.1)
+
+
+async def test_a_fast_or_slow_run_has_its_media(streams: Streams) -> None:
+    """A hundred times real time, and a frame a second, are no offsets."""
+    fast = [report(1500 * n, 100_000 * n, 50.0 * n) for n in range(1, 5)]
+    slow = [report(n, 100_000 * n, 1.0 * n) for n in range(1, 5)]
+    await streams.live(streams.collector.open_feed("fast"), fast)
+    reading = await streams.live(streams.collector.open_feed("slow"), slow)
+    assert value(reading, ffmpeg.MEDIA, "fast") == 200
+    assert value(reading, ffmpeg.MEDIA, "slow") == 4

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from powerbench_agent.core import sysfs
-from powerbench_agent.core.counters import PLAUSIBLE_WATTS, Counter, Rate
+from powerbench_agent.core.counters import Counter, Rate
 from powerbench_agent.core.model import Absent, Meter, Metric, ReadFailed, Reading, Sample
 from powerbench_agent.core.options import CollectorOptions
 
@@ -61,6 +61,7 @@ _GONE = (errno.ENOENT, errno.ENODEV, errno.ENOTDIR)
 _SCAN_REMEDY = "see the kernel log, and check the agent's limit of open files"
 _UPDATE_SECONDS = 0.002  # a counter is at most this old when it is read
 _MAX_CONSTRAINTS = 10
+_MOST_WATTS = 2000.0  # of one zone: four times the largest socket of 2026
 
 _DIRECTORY = re.compile(r"intel-rapl(-mmio)?(:[0-9a-f]+)+")
 _PACKAGE = re.compile(r"package-(\d+)(?:-die-(\d+))?")
@@ -117,6 +118,7 @@ class _Zone:
         self.identity = identity
         self.energy_file = directory / "energy_uj"
         self.counter = Counter(range_uj)
+        self.counter.most_watts = _MOST_WATTS
         self.rate = Rate()
         self.limits: dict[str, float] = {}  # watts, by the constraint's name
         self.raw_uj = 0
@@ -137,7 +139,7 @@ class _Zone:
         self.limits = limits
         if limits:  # a part may exceed its limits for moments, but not threefold
             bound = max(100.0, 3 * max(limits.values()))
-            self.counter.wrap_watts = min(PLAUSIBLE_WATTS, bound)
+            self.counter.most_watts = min(_MOST_WATTS, bound)
 
 
 class _Mirror:
@@ -150,7 +152,7 @@ class _Mirror:
 
     def compare(self, first: _Zone, other: _Zone) -> None:
         seconds_apart = abs(other.read_at - first.read_at) + _UPDATE_SECONDS
-        if abs(other.raw_uj - first.raw_uj) <= seconds_apart * PLAUSIBLE_WATTS * 1e6:
+        if abs(other.raw_uj - first.raw_uj) <= seconds_apart * _MOST_WATTS * 1e6:
             self.alike += 1
             self.unlike = 0
         else:

@@ -4,8 +4,9 @@ Rules, each because some exporter breaks it:
 
 - A counter here starts at 0 with the agent and never decreases.
 - A decrease of the raw counter is a wrap only if the energy that a wrap implies is plausible for the time
-  that passed. Otherwise the counter was reset and the energy used meanwhile is unknown, so 0 is added.
-- An increase beyond what any part draws is a sentinel value or another counter: 0 is added, and it counts
+  that passed (`most_watts`). Otherwise the counter was reset and the energy used meanwhile is unknown, so
+  0 is added.
+- An increase beyond what the part can draw is a sentinel value or another counter: 0 is added, and it counts
   as a reset. The decrease that follows it is not a wrap.
 - An unchanged raw counter adds 0: it neither wrapped nor was it reset.
 
@@ -14,7 +15,7 @@ Source: https://docs.kernel.org/power/powercap/powercap.html (energy_uj, max_ene
 
 from __future__ import annotations
 
-PLAUSIBLE_WATTS = 2000.0  # of one metered part: four times the largest socket of 2026
+PLAUSIBLE_WATTS = 6000.0  # of one metered part: twice the largest module sold in 2026, 2,900 W
 _SLACK_SECONDS = 0.1  # between the time of a reading and the counter's own last update
 
 
@@ -24,7 +25,7 @@ class Counter:
     def __init__(self, range_uj: int | None) -> None:
         """`range_uj`: the largest raw value, in µJ; None if unknown, then every wrap is a reset."""
         self.range_uj = range_uj
-        self.wrap_watts = PLAUSIBLE_WATTS  # what a wrap may imply; lower if the part's own limits are
+        self.most_watts = PLAUSIBLE_WATTS  # that two readings may imply; the part's own if known
         self.wraps = 0
         self.resets = 0
         self._gained_uj = 0  # whole µJ, so that months of readings add up without a rounding error
@@ -46,13 +47,11 @@ class Counter:
 
     def _add(self, gained_uj: int, seconds: float) -> None:
         """Add the difference of two raw values, or count a reset if it cannot be energy."""
-        watts = PLAUSIBLE_WATTS
         wrapped = False
         if gained_uj < 0 and self.range_uj is not None and not self._leapt:
             wrapped = True
             gained_uj += self.range_uj
-            watts = self.wrap_watts
-        most_uj = watts * (seconds + _SLACK_SECONDS) * 1e6
+        most_uj = self.most_watts * (seconds + _SLACK_SECONDS) * 1e6
         if 0 <= gained_uj <= most_uj:
             self._gained_uj += gained_uj
             self.wraps += wrapped

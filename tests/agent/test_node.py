@@ -82,12 +82,13 @@ def test_all_ones_is_no_wrap_on_its_way_back() -> None:
 
 
 def test_a_parts_own_limit_narrows_what_passes_for_a_wrap() -> None:
-    """With wrap_watts a slow poll's reset is not a wrap, while a rise still has the general bound."""
+    """With most_watts a slow poll's reset is not a wrap, and a rise has the same bound."""
     counter = Counter(RANGE_UJ)
-    counter.wrap_watts = 100.0
+    counter.most_watts = 100.0
     assert advanced(counter, (200_000_000_000, 0), (60_000_000_000, 200)) == 0
     assert (counter.wraps, counter.resets) == (0, 1)
-    assert counter.advance(60_500_000_000, 201) == 500
+    assert counter.advance(60_050_000_000, 201) == 50
+    assert counter.advance(61_050_000_000, 202) == 50
 
 
 def test_a_poll_after_a_long_sleep_is_held_to_the_time_that_passed() -> None:

@@ -4,10 +4,11 @@ Rules, each because some exporter breaks it:
 
 - A counter here starts at 0 with the agent and never decreases.
 - A decrease of the raw counter is a wrap only if the energy that a wrap implies is plausible for the time
-  that passed (`most_watts`). Otherwise the counter was reset and the energy used meanwhile is unknown, so
-  0 is added.
-- An increase beyond what the part can draw is a sentinel value or another counter: 0 is added, and it counts
-  as a reset. The decrease that follows it is not a wrap.
+  that passed. Over a suspend it never is one: most suspends restart the counter.
+- A difference beyond what the part can draw, or far beyond what it has lately drawn, is doubtful. It is held
+  until the next reading decides: energy, if the counter goes on from there; a glitch, if it is back on its
+  line; else a reset. Energy is then counted in full, a glitch adds nothing, and over a reset the energy is
+  unknown, so 0 is added.
 - An unchanged raw counter adds 0: it neither wrapped nor was it reset.
 
 Source: https://docs.kernel.org/power/powercap/powercap.html (energy_uj, max_energy_range_uj).
@@ -15,54 +16,214 @@ Source: https://docs.kernel.org/power/powercap/powercap.html (energy_uj, max_ene
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 PLAUSIBLE_WATTS = 6000.0  # of one metered part: twice the largest module sold in 2026, 2,900 W
 _SLACK_SECONDS = 0.1  # between the time of a reading and the counter's own last update
+_USUAL_FACTOR = 3.0  # up to this multiple of its recent highest power a part is believed at once,
+_USUAL_WATTS = 20.0  # and this much more
+_FORGET_SECONDS = 60.0  # in which the recent highest power falls to 1/e
+_HELD_SECONDS = 3.0  # a leap that has lasted this long was a burst of real energy
+_RETURN_SECONDS = 10.0  # a counter that left its line may come back to it within this time
+
+
+class _Reading(NamedTuple):
+    """A raw value, and what was counted and usual by then."""
+
+    raw_uj: int
+    now: float  # monotonic seconds
+    asleep: float  # seconds that the machine had been suspended
+    gained_uj: int = 0
+    usual_watts: float | None = None  # recent highest power; None: not known yet
+
+
+class _Step(NamedTuple):
+    """The energy between two readings, if nothing is wrong with them."""
+
+    gained_uj: int
+    seconds: float
+    wrapped: bool
+
+    def fits(self, watts: float) -> bool:
+        """Return whether the energy is at most what this power gives."""
+        return self.gained_uj <= watts * (self.seconds + _SLACK_SECONDS) * 1e6
+
+
+class _Doubt(NamedTuple):
+    """Readings that leapt away from the counter's line and went on from there."""
+
+    first: _Reading
+    last: _Reading
+    leap: _Step | None  # from the line to the first; None: it cannot be energy
+    counted: bool  # among the resets
+    confused: bool  # the readings before it were in doubt too, and fitted nowhere
 
 
 class Counter:
-    """Joules since the first reading of a raw counter, over wraps, resets and missed readings."""
+    """Joules since the first reading of a raw counter, over wraps, resets, glitches and missed readings."""
 
     def __init__(self, range_uj: int | None) -> None:
         """`range_uj`: the largest raw value, in µJ; None if unknown, then every wrap is a reset."""
         self.range_uj = range_uj
         self.most_watts = PLAUSIBLE_WATTS  # that two readings may imply; the part's own if known
         self.wraps = 0
-        self.resets = 0
-        self._gained_uj = 0  # whole µJ, so that months of readings add up without a rounding error
-        self._last: tuple[int, float] | None = None
-        self._leapt = False  # the last raw value cannot be true
+        self.resets = 0  # implausible leaps, there and back
+        self.breaks = 0  # how often `joules` lost touch with the raw counter: no mean power over that
+        self.held = False  # the last reading is in doubt: `joules` are those of an earlier one
+        self._shown_uj = 0  # whole µJ, so that months of readings add up without a rounding error
+        self._line: list[_Reading] = []  # the last two that are believed, the newest last
+        self._left: _Reading | None = None  # the newest of the line before the last reset
+        self._doubt: _Doubt | None = None
 
     @property
     def joules(self) -> float:
         """Joules since the first reading."""
-        return self._gained_uj / 1e6
+        return self._shown_uj / 1e6
 
-    def advance(self, energy_uj: int, now: float) -> float:
-        """Take the raw value read at monotonic second `now`; return joules since the first."""
-        if self._last is not None:
-            before_uj, then = self._last
-            self._add(energy_uj - before_uj, now - then)
-        self._last = (energy_uj, now)
+    def advance(self, energy_uj: int, now: float, asleep: float = 0.0) -> float:
+        """Take the raw value read at monotonic second `now`; return joules since the first.
+
+        `asleep`: seconds that the machine has been suspended since boot, which `now` leaves out.
+        """
+        reading = _Reading(energy_uj, now, asleep)
+        if not self._line:
+            self._line = [reading._replace(gained_uj=self._shown_uj)]
+        elif not self._go_on(reading) and not self._follow_doubt(reading):
+            self._open_doubt(reading)
+        gained_uj = self._line[-1].gained_uj
+        self._shown_uj = max(self._shown_uj, gained_uj)
+        self.held = self._doubt is not None or gained_uj < self._shown_uj
         return self.joules
 
-    def _add(self, gained_uj: int, seconds: float) -> None:
-        """Add the difference of two raw values, or count a reset if it cannot be energy."""
-        wrapped = False
-        if gained_uj < 0 and self.range_uj is not None and not self._leapt:
-            wrapped = True
-            gained_uj += self.range_uj
-        most_uj = self.most_watts * (seconds + _SLACK_SECONDS) * 1e6
-        if 0 <= gained_uj <= most_uj:
-            self._gained_uj += gained_uj
-            self.wraps += wrapped
-            self._leapt = False
-        else:
-            self.resets += 1
-            self._leapt = gained_uj > 0 and not wrapped
-
     def forget(self) -> None:
-        """Drop the last raw value: energy up to the next reading is not counted."""
-        self._last = None
+        """Drop the last raw values: energy up to the next reading is not counted."""
+        self._line = []
+        self._left = self._doubt = None
+        self.breaks += 1
+
+    # -- on the line -----------------------------------------------------------------------------
+
+    def _go_on(self, reading: _Reading) -> bool:
+        """Take a reading that is usual after the newest of the line, or else after the one before that."""
+        newest = self._line[-1]
+        for before in self._candidates(reading):
+            step = self._step(before, reading)
+            if step is None or not step.fits(self._usual(before)):
+                continue
+            if before is not newest:
+                if self._is_between(before, newest, reading):
+                    continue
+                # What came after it was a glitch that had been believed.
+                self.resets += 1
+                self.breaks += 1
+                self._left = None
+            elif self._doubt is not None and not self._is_between(before, self._doubt.first, reading):
+                self.resets += 1 if self._doubt.counted else 2
+            self._believe(before, reading, step)
+            return True
+        return False
+
+    def _candidates(self, reading: _Reading) -> Iterator[_Reading]:
+        """Yield what a reading may follow, the likeliest first."""
+        yield from reversed(self._line)
+        if self._left is not None:
+            if reading.now - self._left.now <= _RETURN_SECONDS:
+                yield self._left
+            else:
+                self._left = None
+
+    def _believe(self, before: _Reading, reading: _Reading, step: _Step) -> None:
+        """Put a reading on the line: it has gained `step` since `before`."""
+        self.wraps += step.wrapped
+        usual = before.usual_watts
+        if step.gained_uj > 0:  # a counter that stands still tells nothing
+            watts = step.gained_uj / 1e6 / (step.seconds + _SLACK_SECONDS)
+            usual = max(watts, (usual or 0.0) / (1 + step.seconds / _FORGET_SECONDS))
+        gained_uj = before.gained_uj + step.gained_uj
+        self._line = [before, reading._replace(gained_uj=gained_uj, usual_watts=usual)]
+        self._doubt = None
+
+    def _is_between(self, before: _Reading, doubted: _Reading, reading: _Reading) -> bool:
+        """Return whether a doubted reading lies on the way: a counter that moves in large steps."""
+        there, on = self._step(before, doubted), self._step(doubted, reading)
+        whole = self._step(before, reading)
+        if there is None or on is None or whole is None:
+            return False
+        return there.gained_uj + on.gained_uj == whole.gained_uj
+
+    # -- in doubt --------------------------------------------------------------------------------
+
+    def _open_doubt(self, reading: _Reading) -> None:
+        """Hold a reading that fits nowhere."""
+        newest = self._line[-1]
+        if self._doubt is not None:
+            self.resets += not self._doubt.counted
+        leap = self._step(newest, reading)
+        if leap is not None and not leap.fits(self.most_watts):
+            leap = None
+        confused = self._doubt is not None
+        is_fall = leap is None and reading.raw_uj < newest.raw_uj
+        self.resets += is_fall and not confused
+        self._doubt = _Doubt(reading, reading, leap, is_fall or confused, confused)
+
+    def _follow_doubt(self, reading: _Reading) -> bool:
+        """Take a reading that goes on from the doubted ones; it may show what their leap was."""
+        doubt = self._doubt
+        on = None if doubt is None else self._step(doubt.last, reading)
+        if doubt is None or on is None or not on.fits(self.most_watts):
+            return False
+        whole = self._step(doubt.first, reading)
+        if whole is None:
+            return False
+        newest = self._line[-1]
+        if doubt.leap is not None and _goes_on(doubt.leap, whole):
+            step = _Step(
+                doubt.leap.gained_uj + whole.gained_uj,
+                doubt.leap.seconds + whole.seconds,
+                doubt.leap.wrapped or whole.wrapped,
+            )
+            self._believe(newest, reading, step)
+            return True
+        if not on.fits(self._usual(newest)) and not doubt.confused:
+            return False
+        if doubt.leap is not None:
+            self._doubt = doubt._replace(last=reading)
+            return True
+        self.resets += not doubt.counted
+        self.breaks += 1
+        self._left = newest
+        start = doubt.first._replace(gained_uj=newest.gained_uj, usual_watts=newest.usual_watts)
+        self._believe(start, reading, whole)
+        return True
+
+    # -- what is plausible -----------------------------------------------------------------------
+
+    def _usual(self, before: _Reading) -> float:
+        """Return the power that is believed at once after a reading."""
+        if before.usual_watts is None:
+            return self.most_watts
+        return min(self.most_watts, _USUAL_FACTOR * before.usual_watts + _USUAL_WATTS)
+
+    def _step(self, before: _Reading, after: _Reading) -> _Step | None:
+        """Return the energy between two readings; None for a decrease that cannot be a wrap."""
+        gained_uj = after.raw_uj - before.raw_uj
+        seconds = max(0.0, after.now - before.now)
+        slept = max(0.0, after.asleep - before.asleep)
+        if gained_uj >= 0:
+            return _Step(gained_uj, seconds + slept, wrapped=False)
+        if self.range_uj is None or slept > _SLACK_SECONDS or gained_uj + self.range_uj < 0:
+            return None
+        return _Step(gained_uj + self.range_uj, seconds, wrapped=True)
+
+
+def _goes_on(leap: _Step, since: _Step) -> bool:
+    """Return whether a leap is energy: as much power since, or it has lasted."""
+    watts = leap.gained_uj / (leap.seconds + _SLACK_SECONDS)
+    watts_since = since.gained_uj / (since.seconds + _SLACK_SECONDS)
+    return watts_since >= watts / 2 or since.seconds >= _HELD_SECONDS
 
 
 class Rate:

@@ -66,10 +66,10 @@ def test_without_a_range_every_decrease_is_a_reset() -> None:
 
 
 def test_a_sentinel_adds_nothing_on_its_way_up_nor_down() -> None:
-    """A jump to a huge value and back is two resets and no energy."""
+    """A jump to a huge value and back is two leaps; what was used between the good readings is there."""
     counter = Counter(RANGE_UJ)
     readings = (90_000_000_000, 0), (250_000_000_000, 1), (90_060_000_000, 2), (90_061_000_000, 3)
-    assert advanced(counter, *readings) == 1
+    assert advanced(counter, *readings) == 61
     assert (counter.wraps, counter.resets) == (0, 2)
 
 
@@ -77,7 +77,7 @@ def test_all_ones_is_no_wrap_on_its_way_back() -> None:
     """A register read as all ones, so the range itself, while the counter is young: no energy, no wrap."""
     counter = Counter(RANGE_UJ)
     readings = (900_000_000, 0), (RANGE_UJ, 1), (960_000_000, 2), (961_000_000, 3)
-    assert advanced(counter, *readings) == 1
+    assert advanced(counter, *readings) == 61
     assert (counter.wraps, counter.resets) == (0, 2)
 
 
@@ -132,10 +132,13 @@ def test_joules_are_the_truth_within_one_unit_a_wrap(
     counter.advance(units % modulus * unit_uj, now)
     for seconds, load in steps:
         gained = int(seconds * load * PLAUSIBLE_WATTS * 1e6 / unit_uj)
-        gained = min(gained, modulus - 1)  # more would be a wrap that cannot be seen
+        gained = min(gained, modulus // 3)  # near a whole range a step there could be a step back
         true_wraps += (units + gained) // modulus - units // modulus
         units += gained
         now += seconds
+        counter.advance(units % modulus * unit_uj, now)
+    for _ in range(4):  # a last step that is in doubt is confirmed by what follows
+        now += 1.0
         counter.advance(units % modulus * unit_uj, now)
     truth = (units - start) * unit_uj / 1e6
     assert (counter.wraps, counter.resets) == (true_wraps, 0)
@@ -162,7 +165,7 @@ def test_a_reset_invents_no_joule(steps: list[tuple[float, float, float | None]]
         used += seconds * watts
         assert counter.advance(raw_uj, now) <= used + 1e-3
     assert counter.wraps == 0
-    assert counter.resets <= resets
+    assert counter.resets <= 2 * resets  # a reset to just below the counter looks like a glitch
 
 
 # -- Rate --------------------------------------------------------------------------------------------

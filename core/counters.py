@@ -128,7 +128,11 @@ class Counter:
 
     def _candidates(self, reading: _Reading) -> Iterator[_Reading]:
         """Yield what a reading may follow, the likeliest first."""
-        yield from reversed(self._line)
+        newest = self._line[-1]
+        yield newest
+        step = self._step(newest, reading)
+        if step is None or not step.fits(self.most_watts):
+            yield self._line[0]
         if self._left is not None:
             if reading.now - self._left.now <= _RETURN_SECONDS:
                 yield self._left
@@ -187,11 +191,11 @@ class Counter:
             )
             self._believe(newest, reading, step)
             return True
-        if not on.fits(self._usual(newest)) and not doubt.confused:
-            return False
         if doubt.leap is not None:
             self._doubt = doubt._replace(last=reading)
             return True
+        if not on.fits(self._usual(newest)) and not doubt.confused:
+            return False
         self.resets += not doubt.counted
         self.breaks += 1
         self._left = newest

@@ -91,12 +91,12 @@ class Agent:
         host = Host(sysfs=Path(config.agent.sysfs), procfs=Path(config.agent.procfs))
         self.scheduler = Scheduler(
             self._collectors(config),
-            time,
+            host.clock,
             on_beat,
             cpu_time=functools.partial(read_cpu_time, host, TickGuard()),
             idle=config.agent.idle,
         )
-        self._handlers = Handlers(self.scheduler, rules, time)
+        self._handlers = Handlers(self.scheduler, rules, host.clock)
         self._ports: dict[Address, _Port] = {}
         self._connections = connections or Connections()
         self.tls: ssl.SSLContext | None = None

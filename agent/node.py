@@ -1,17 +1,19 @@
 """The node's energy: the collectors' meters added up without overlaps, and shared. Pure: no I/O, no clock.
 
-An estimate counts only while nothing measures its component.
+An estimate counts only while nothing measures its component. A part's power is a gap while that of one of its
+meters is unknown: the sum of the others would be too low.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from powerbench_agent.agent import attribution
 from powerbench_agent.agent.attribution import MeterGain, Shares
-from powerbench_agent.core.model import ESTIMATE, PART_LABELS, Meter, Metric, Reading, Sample
+from powerbench_agent.core.counters import Rate
+from powerbench_agent.core.model import DERIVED, ESTIMATE, PART_LABELS, Meter, Metric, Reading, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -35,14 +37,21 @@ NODE_POWER = Metric(
 )
 NODE_METRICS = (NODE_ENERGY, NODE_POWER, *attribution.METRICS)
 
+_SUSPEND_SECONDS = 0.1  # the two clocks are read one after the other
+
 _MeterKey = tuple[str, str, str]  # component, source, key
 
 
-class _Metered(NamedTuple):
-    """What a meter showed, and when."""
+class _Metered:
+    """A meter: what it showed last, and its power."""
 
-    joules: float
-    taken: float  # monotonic seconds
+    def __init__(self) -> None:
+        self.joules = 0.0  # as it last showed
+        self.gained = 0.0  # since it first showed, whenever it started at 0 again
+        self.taken = math.inf  # monotonic seconds; infinite: not in the last readings
+        self.asleep = 0.0  # seconds that the machine had been suspended by then
+        self.rate = Rate()
+        self.watts: float | None = None
 
 
 class Node:
@@ -50,9 +59,9 @@ class Node:
 
     def __init__(self, idle: Idle = "apart") -> None:
         self.shares = Shares(idle)
+        self.asleep = 0.0  # seconds that the machine has been suspended since boot, as of the next beat
         self._meters: dict[_MeterKey, _Metered] = {}
         self._joules: defaultdict[PartKey, float] = defaultdict(float)
-        self._watts: dict[PartKey, float] = {}
 
     def beat(
         self,
@@ -87,22 +96,26 @@ class Node:
                 if meter.source != ESTIMATE or meter.component not in all_measured:
                     gains.append(gain)
         for key in self._meters.keys() - seen:  # no mean over a gap: its next reading opens a window
-            self._meters[key] = self._meters[key]._replace(taken=math.inf)
+            self._meters[key].taken = math.inf
+            self._meters[key].rate.restart()
         return gains
 
     def _advance_meter(self, meter: Meter, taken: float) -> MeterGain:
-        part = (meter.component, meter.source)
         key = (meter.component, meter.source, meter.key)
-        before = self._meters.get(key)
-        self._meters[key] = _Metered(meter.joules, taken)
+        metered = self._meters.setdefault(key, _Metered())
         # A meter starts at 0 when it first shows, and again after its collector was reopened.
-        start = 0.0
-        if before is not None and before.joules <= meter.joules:
-            start = before.joules
+        start = metered.joules if metered.joules <= meter.joules else 0.0
+        joules, metered.joules = meter.joules - start, meter.joules
+        metered.gained += joules
         seconds = 0.0
-        if before is not None and taken > before.taken:
-            seconds = taken - before.taken
-        return MeterGain(part, meter.key, meter.joules - start, seconds)
+        if taken != metered.taken:
+            seconds = max(0.0, taken - metered.taken)
+            if self.asleep - metered.asleep > _SUSPEND_SECONDS:
+                metered.rate.restart()  # who drew what while the machine slept is not known
+            metered.taken, metered.asleep = taken, self.asleep
+            metered.rate.beat(metered.gained, taken)
+        metered.watts = metered.rate.watts if meter.watts == DERIVED else meter.watts
+        return MeterGain((meter.component, meter.source), meter.key, joules, seconds)
 
     def _add_up(self, gains: Iterable[MeterGain]) -> list[Sample]:
         """Add the gains to the node's sums; return its energy and power."""
@@ -112,11 +125,9 @@ class Node:
         samples: list[Sample] = []
         for part, part_gains in sorted(gains_of.items()):
             self._joules[part] += sum(gain.joules for gain in part_gains)
-            if all(gain.seconds > 0 for gain in part_gains):  # else the last power stands
-                self._watts[part] = sum(gain.joules / gain.seconds for gain in part_gains)
             samples.append(NODE_ENERGY.sample(self._joules[part], *part))
-            if part in self._watts:
-                samples.append(NODE_POWER.sample(self._watts[part], *part))
-        for part in self._watts.keys() - gains_of.keys():
-            del self._watts[part]
+            powers = [self._meters[(*part, gain.key)].watts for gain in part_gains]
+            known = [watts for watts in powers if watts is not None]
+            if len(known) == len(powers):
+                samples.append(NODE_POWER.sample(sum(known), *part))
         return samples

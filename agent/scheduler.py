@@ -25,6 +25,7 @@ import structlog
 
 from powerbench_agent.agent.node import Node
 from powerbench_agent.agent.troubles import Troubles
+from powerbench_agent.core.host import asleep
 from powerbench_agent.core.model import (
     ESTIMATE,
     SHARE_LABELS,
@@ -217,7 +218,7 @@ class Scheduler:
             except Absent as gone:
                 self._lose(slot, str(gone))
             except ReadFailed as failed:
-                self._down(slot, started, str(failed), failed.remedy)
+                self._fail(slot, started, failed)
             except TimeoutError:
                 remedy = "check the kernel log for a stuck driver or mount"
                 self._down(slot, started, f"no answer within {slot.deadline:g} s", remedy)
@@ -292,6 +293,11 @@ class Scheduler:
             faults=dict(slot.troubles.faults),
         )
 
+    def _fail(self, slot: _Slot, started: float, failed: ReadFailed) -> None:
+        if not failed.measures:
+            slot.measures.clear()
+        self._down(slot, started, str(failed), failed.remedy)
+
     def _down(self, slot: _Slot, started: float, what: str, remedy: str) -> None:
         was = slot.state
         slot.beaten = None
@@ -348,6 +354,7 @@ class Scheduler:
         readings = {name: slot.beaten for name, slot in self._slots.items() if slot.beaten}
         ended = self._clock.monotonic()
         now = self._clock.time()
+        self._node.asleep = asleep(self._clock)
         self._node_state = State(
             reading=self._node.beat(readings, self._measured(), present, cpu, started),
             time=now,

@@ -16,6 +16,7 @@ Source: https://docs.kernel.org/power/powercap/powercap.html (energy_uj, max_ene
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ _USUAL_FACTOR = 3.0  # up to this multiple of its recent highest power a part is
 _USUAL_WATTS = 20.0  # and this much more
 _FORGET_SECONDS = 60.0  # in which the recent highest power falls to 1/e
 _HELD_SECONDS = 3.0  # a leap that has lasted this long was a burst of real energy
+STILL_SECONDS = 5.0  # a counter that stands still for less may be one that moves in large steps
+_STEPS_SECONDS = 60.0  # after it stood still, a counter is taken for one that moves in large steps
+_MEAN_SECONDS = 10.0  # over which the power of such a counter is a mean
 _RETURN_SECONDS = 10.0  # a counter that left its line may come back to it within this time
 
 
@@ -231,19 +235,63 @@ def _goes_on(leap: _Step, since: _Step) -> bool:
 
 
 class Rate:
-    """Mean power between one beat and the next."""
+    """Mean power between one beat and the next; of a counter that moves in large steps, over whole steps.
 
-    def __init__(self) -> None:
+    A beat in which such a counter stands still is not 0 W: the last mean holds until the next step.
+    """
+
+    def __init__(self, at_rest: float | None = 0.0) -> None:
+        """`at_rest`: the power of a counter that has stood still for `STILL_SECONDS`; None: unknown."""
         self.watts: float | None = None
-        self._last: tuple[float, float] | None = None
+        self._at_rest = at_rest
+        self._steps: deque[tuple[float, float]] = deque()  # joules and second of the last movements
+        self._stood_at: float | None = None  # the last beat in which it stood still
+        self._rests = False
+        self._breaks = 0
+
+    def follow(self, counter: Counter, now: float) -> None:
+        """Take a counter at a beat: no power while a reading is in doubt, nor over energy that is unknown."""
+        if counter.breaks != self._breaks:
+            self._breaks = counter.breaks
+            self.restart()
+        if counter.held:
+            self.watts = None  # the next mean is over this beat too
+        else:
+            self.beat(counter.joules, now)
 
     def beat(self, joules: float, now: float) -> None:
         """Take the joules at monotonic second `now`, and set the mean power since the last beat."""
-        if self._last is not None:
-            before, then = self._last
-            if now > then:
-                self.watts = (joules - before) / (now - then)
-        self._last = (joules, now)
+        if not self._steps:
+            self._steps.append((joules, now))
+            return
+        before, then = self._steps[-1]
+        if now <= then:
+            return
+        if joules != before:
+            self._move(joules, now)
+            return
+        self._stood_at = now
+        if self._rests or now - then >= STILL_SECONDS:
+            self._rests = True
+            self.watts = self._at_rest
+            self._steps = deque([(joules, now)])
+
+    def restart(self) -> None:
+        """Have no power until two beats in a row have given a mean."""
+        self.watts = None
+        self._steps.clear()
+        self._rests = False
+
+    def _move(self, joules: float, now: float) -> None:
+        begin, then = self._steps[-1]
+        if self._rests:
+            self._rests, self._stood_at = False, None  # it was at rest: no large steps
+        elif self._stood_at is not None and now - self._stood_at < _STEPS_SECONDS:
+            begin, then = self._steps[0]
+        self.watts = (joules - begin) / (now - then)
+        self._steps.append((joules, now))
+        while now - self._steps[0][1] > _MEAN_SECONDS and len(self._steps) > 1:
+            self._steps.popleft()
 
 
 class Integral:

@@ -6,19 +6,40 @@ import errno
 import os
 import time
 from collections.abc import Callable  # noqa: TC003 - a plug-in may look at these hints
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 
 class Clock(Protocol):
-    """Time as the agent sees it; the `time` module is one."""
+    """Time as the agent sees it. One that also has `boottime()` tells how long the machine was suspended."""
 
     def monotonic(self) -> float:
-        """Seconds that never step."""
+        """Seconds that never step, and stand still while the machine is suspended."""
 
     def time(self) -> float:
         """Unix seconds."""
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    monotonic = staticmethod(time.monotonic)
+    time = staticmethod(time.time)
+
+    @staticmethod
+    def boottime() -> float:
+        """Monotonic seconds and those in which the machine was suspended. Source: clock_gettime(2)."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def asleep(clock: Clock) -> float:
+    """Return how many seconds the machine has been suspended since boot, to about a microsecond.
+
+    0 for a clock without `boottime`, as those of plug-ins' tests are.
+    """
+    boottime = getattr(clock, "boottime", None)
+    return 0.0 if boottime is None else boottime() - clock.monotonic()
 
 
 MAX_FILE_BYTES = 4 << 20  # /proc/stat of 2,000 CPUs is 100 KiB; no list that is read here gets near it
@@ -48,5 +69,5 @@ class Host:
 
     sysfs: Path = Path("/sys")
     procfs: Path = Path("/proc")
-    clock: Clock = time
+    clock: Clock = field(default_factory=SystemClock)
     read: Callable[[Path], bytes] = read_file

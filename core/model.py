@@ -7,6 +7,7 @@ raises `Absent`. One that makes claims has a fourth, `SHARES`: the metrics of th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence  # noqa: TC003 - a plug-in may evaluate these hints
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -25,12 +26,14 @@ class Absent(Exception):  # noqa: N818 - a verdict, not a fault
 class ReadFailed(Exception):  # noqa: N818 - a verdict, and the name DESIGN and docs use
     """The source is there and cannot be read now: down, without samples, until a later read succeeds.
 
-    `remedy` says what a person can do about it; empty if nothing can be done.
+    `remedy` says what a person can do about it; empty if nothing can be done. `measures` is False if the
+    source has turned out to measure nothing here, so that an estimate may take its place.
     """
 
-    def __init__(self, what: str, remedy: str = "") -> None:
+    def __init__(self, what: str, remedy: str = "", *, measures: bool = True) -> None:
         super().__init__(what)
         self.remedy = remedy
+        self.measures = measures
 
 
 class IngestRejected(Exception):  # noqa: N818 - a verdict
@@ -66,6 +69,7 @@ class Sample(NamedTuple):
 
 
 ESTIMATE = "estimate"  # the source of a model's figures, where nothing measures
+DERIVED = math.inf  # the power of a meter whose joules alone are known; no real meter's power is this
 
 
 class Meter(NamedTuple):
@@ -78,6 +82,7 @@ class Meter(NamedTuple):
     source: str  # the collector that measured it, or ESTIMATE
     key: str  # what is metered, unique in (component, source)
     joules: float  # since the agent's start; never decreases
+    watts: float | None = DERIVED  # mean power up to now; None: unknown; DERIVED: the node works it out
 
 
 class Use(NamedTuple):

@@ -172,13 +172,16 @@ def test_a_reset_invents_no_joule(steps: list[tuple[float, float, float | None]]
 
 
 def test_a_rate_is_the_mean_between_two_beats() -> None:
-    """No watts before the second beat; then joules by seconds of the last window alone."""
+    """No watts before the second beat; then joules by seconds of the last window alone; at rest 0."""
     rate = Rate()
     rate.beat(100, 10)
     assert rate.watts is None
     rate.beat(150, 12)
     assert rate.watts == 25
-    rate.beat(150, 13)
+    rate.beat(160, 13)
+    assert rate.watts == 10
+    for second in range(14, 19):
+        rate.beat(160, second)
     assert rate.watts == 0
 
 
@@ -189,6 +192,40 @@ def test_two_beats_at_one_moment_keep_the_last_mean() -> None:
     rate.beat(10, 2)
     rate.beat(12, 2)
     assert rate.watts == 10
+
+
+@pytest.mark.parametrize("period", [0.9, 1.0, 1.04, 1.7, 3.0])
+def test_a_counter_that_moves_in_large_steps_has_the_mean_of_whole_steps(period: float) -> None:
+    """A virtual machine's counter that is seldom written: no beat at 0 W, none far from the truth."""
+    rate = Rate()
+    watts = []
+    for second in range(60):
+        now = second + 0.02 * (second % 3)
+        rate.beat(100 * period * (now // period), now)
+        watts.append(rate.watts)
+    settled = [power for power in watts[30:] if power is not None]
+    assert len(settled) == 30
+    assert all(60 < power < 190 for power in settled)
+    assert min(power for power in watts if power is not None) > 0
+
+
+def test_a_counter_at_rest_is_unknown_where_nothing_rests() -> None:
+    """A package always draws power: when its counter stands still, its power is unknown and not 0."""
+    rate = Rate(at_rest=None)
+    for second, joules in enumerate((0, 50, 100, 100, 100, 100, 100, 100)):
+        rate.beat(joules, second)
+    assert rate.watts is None
+
+
+def test_a_rate_follows_a_counter_over_doubt_and_reset() -> None:
+    """In doubt there is no power, then the mean over both beats; a reset opens a new window."""
+    counter, rate = Counter(RANGE_UJ), Rate()
+    found = []
+    for second, joules in enumerate((5000, 5006, 5012, 5292, 5572, 10, 16, 22)):
+        counter.advance(joules * 1_000_000, second)
+        rate.follow(counter, second)
+        found.append(rate.watts)
+    assert found == [None, 6, 6, None, 280, None, None, 6]
 
 
 # -- Node --------------------------------------------------------------------------------------------
@@ -306,6 +343,28 @@ def test_a_vanished_meter_takes_its_power_along() -> None:
     add_up(node, [])
     found = add_up(node, [metered(9, ("gpu", "nvml", "b", 7))])
     assert (energy(found), power(found)) == ({("gpu", "nvml"): 107}, {})
+
+
+def test_a_meter_whose_power_is_unknown_is_a_gap_of_its_component() -> None:
+    """Over a reset the energy is unknown: no power, neither 0 W nor that of the other socket alone."""
+    node = Node()
+    found = []
+    for second, watts in enumerate((60.0, 60.0, None, 60.0)):
+        meters = [Meter("cpu", "rapl", "0", 60.0 * second), Meter("cpu", "rapl", "1", 60.0 * second, watts)]
+        reading = add_up(node, [Reading([], meters, second)])
+        found.append(power(reading).get(("cpu", "rapl")))
+    assert found == [None, 120, None, 120]
+    assert energy(reading) == {("cpu", "rapl"): 360}
+
+
+def test_no_mean_power_over_a_suspend() -> None:
+    """Energy that a counter gained while the machine slept is counted, and is no power of the last second."""
+    node = Node()
+    found = []
+    for second, joules in enumerate((0.0, 6.0, 12.0, 462.0, 468.0)):
+        node.asleep = 600.0 if second >= 3 else 0.0
+        found.append(power(add_up(node, [metered(second, ("cpu", "rapl", "0", joules))])))
+    assert found == [{}, {("cpu", "rapl"): 6}, {("cpu", "rapl"): 6}, {}, {("cpu", "rapl"): 6}]
 
 
 KEYS = [("cpu", "rapl", "0"), ("cpu", "rapl", "1"), ("dram", "rapl", "0:0"), ("gpu", "nvml", "a")]

@@ -19,13 +19,19 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
 from powerbench_agent.collectors.nvml import metrics as nvml_metrics
-from powerbench_agent.collectors.nvml.board import Board, find_gpus, is_present
-from powerbench_agent.collectors.nvml.gpu import DRIVER_NOT_LOADED, MISMATCH, NvmlUnavailable
+from powerbench_agent.collectors.nvml.board import Board
+from powerbench_agent.collectors.nvml.gpu import (
+    DRIVER_NOT_LOADED,
+    MISMATCH,
+    WITHOUT,
+    NvmlUnavailable,
+    name_of,
+)
 from powerbench_agent.collectors.nvml.metrics import (
     ASLEEP,
     DECODER,
@@ -37,12 +43,13 @@ from powerbench_agent.collectors.nvml.metrics import (
     UTILIZATION,
     XIDS,
 )
+from powerbench_agent.collectors.nvml.pci import Bus, has_gpu, may_have_gpu, read_bus
 from powerbench_agent.collectors.nvml.read_errors import ReadErrors
 from powerbench_agent.collectors.nvml.samples import fast_samples, slow_samples
 from powerbench_agent.collectors.nvml.session import Session, is_address
 from powerbench_agent.core import sysfs
-from powerbench_agent.core.model import Absent, Meter, ReadFailed, Reading, Sample, Use
-from powerbench_agent.core.options import CollectorOptions
+from powerbench_agent.core.model import Absent, Meter, ReadFailed, Reading, Sample, Trouble, Use
+from powerbench_agent.core.options import Exclude
 from powerbench_agent.core.worker import Worker
 
 if TYPE_CHECKING:
@@ -62,10 +69,12 @@ MAX_REOPEN_SECONDS = 600.0  # between sessions that are opened only to look for 
 MAX_INTERVAL = 60.0
 _ENGINE_USE = (UTILIZATION, ENCODER, DECODER)
 _ABSENT = "no NVIDIA GPU on the PCI bus, and no driver"
+_EXCLUDED = "every NVIDIA GPU is left out by exclude, in [collectors.nvml]"
+_WITHOUT = tuple(map(name_of, WITHOUT))
 
 
-class Options(CollectorOptions, frozen=True, kw_only=True):
-    """`[collectors.nvml]`."""
+class Options(Exclude, frozen=True, kw_only=True):
+    """`[collectors.nvml]`; `exclude` takes a GPU's index, UUID, PCI address or name."""
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """Yield (key, what is wrong)."""
@@ -74,31 +83,44 @@ class Options(CollectorOptions, frozen=True, kw_only=True):
             yield "interval", "must be at most 1m: on older GPUs power is integrated from beat to beat"
 
 
+class _Read(NamedTuple):
+    """What has been read of the GPUs so far."""
+
+    samples: list[Sample]
+    meters: list[Meter]
+    uses: list[Use]
+    troubles: list[Trouble]
+    failures: list[str]  # why the energy of a GPU could not be read
+
+
 class Nvml:
     """The NVIDIA GPUs of one machine."""
 
     def __init__(self, options: Options, host: Host) -> None:
         self._host = host
         self._worker = Worker("nvml")
-        self._max_gap = max_gap(options)
+        self._options = options
         self._session: Session | None = None
+        self._is_reconfigured = False
         self._opened_for: set[str] = set()  # PCI addresses of the GPUs that were awake at its opening
         self._left_out: dict[str, str] = {}  # the error that was logged, by index or PCI address
-        self._devices: list[Path] = []
+        self._bus = Bus({}, [])
+        self._devices: list[Path] = []  # of the bus, without those that are excluded
         self._listed_at = -math.inf
         self._failure: NvmlUnavailable | None = None
         self._retry_at = -math.inf
         self._slow_at = -math.inf
         self._reopen_at = -math.inf
         self._reopen_after = SLOW_SECONDS
-        self._boards: dict[str, Board] = {}  # by uuid
+        self._boards: dict[tuple[str, str], Board] = {}  # by `_identity_of`
         self._read_errors = ReadErrors()
 
     def configure(self, options: Options) -> None:
-        """Take a reload's interval; sessions and counters stay."""
-        self._max_gap = max_gap(options)
+        """Take a reload's interval and exclusions; counters stay."""
+        self._is_reconfigured |= options.exclude != self._options.exclude
+        self._options = options
         for board in self._boards.values():
-            board.integral.max_gap = self._max_gap
+            board.integral.max_gap = max_gap(options)
 
     async def read(self) -> Reading:
         """Read every GPU that is awake. Raises: ReadFailed, Absent."""
@@ -118,8 +140,13 @@ class Nvml:
 
     def _beat(self) -> Reading:
         now = self._host.clock.monotonic()
+        if self._is_reconfigured:
+            self._is_reconfigured = False
+            self._listed_at = -math.inf
+            self._close()
         if now >= self._listed_at + SLOW_SECONDS or not self._devices:
-            self._devices = find_gpus(self._host)
+            self._bus = read_bus(self._host)
+            self._devices = without_excluded(self._bus, self._options)
             self._listed_at = now
         asleep = self._asleep()
         try:
@@ -146,17 +173,28 @@ class Nvml:
     def _opened(self, now: float, asleep: set[str]) -> Session | None:
         """Return the open session; None while every GPU is asleep. Raises: NvmlUnavailable, Absent."""
         awake = {device.name for device in self._devices} - asleep
+        awake -= {board.pci_bus_id for board in self._given_away()}
         if self._session is not None:
             if not self._must_reopen(self._session, now, awake):
                 return self._session
             self._close()
-        if not is_present(self._host, self._devices):
+        is_certain = has_gpu(self._host, self._bus)
+        if not is_certain and not may_have_gpu(self._host):
             raise Absent(_ABSENT)
+        if self._bus.gpus and not self._devices:
+            raise Absent(_EXCLUDED)
         if asleep and not awake:
             return None
         if now < self._retry_at and self._failure is not None:
             raise self._failure
-        session = self._session = Session(awake if asleep else None, self._read_errors.note)
+        has_others = asleep or len(self._devices) < len(self._bus.gpus)
+        try:
+            session = Session(awake if has_others else None, self._read_errors.note, self._options.excludes)
+        except NvmlUnavailable as unavailable:
+            if is_certain:
+                raise
+            raise Absent(f"{_ABSENT}; {unavailable}") from None
+        self._session = session
         self._failure = None
         self._opened_for = awake
         self._slow_at = -math.inf
@@ -175,7 +213,7 @@ class Nvml:
 
     def _is_search_due(self, session: Session, now: float) -> bool:
         """Return whether to open NVML again for a GPU that still cannot be opened in this session."""
-        if not session.unopened or session.try_again(self._read_errors.note):
+        if not self._missing(session) or session.try_again():
             self._reopen_after = SLOW_SECONDS
             return False
         if now < self._reopen_at:
@@ -187,10 +225,24 @@ class Nvml:
 
     def _identify_boards(self, session: Session) -> None:
         for gpu in session.gpus:
-            self._board(gpu.uuid).identify(gpu)
+            self._board(gpu).identify(gpu, self._bus.drivers)
+
+    def _given_away(self) -> list[Board]:
+        """Return the boards whose GPU is no longer the driver's, because somebody wanted that."""
+        return [board for board in self._boards.values() if board.is_given_away(self._bus.drivers)]
+
+    def _missing(self, session: Session) -> set[str]:
+        """Return the indices and PCI addresses of the GPUs that should be open and cannot be opened."""
+        away: set[str] = set()
+        for board in self._given_away():
+            index, _ = board.labels
+            away |= {index, board.pci_bus_id}
+        return session.unopened.keys() - away
 
     def _log_left_out(self, session: Session) -> None:
-        for which, why in (session.unopened | session.denied).items():
+        refusals = session.unopened | session.denied
+        for which in sorted(self._missing(session) | session.denied.keys()):
+            why = refusals[which]
             if self._left_out.get(which) != why.error:
                 log.warning("GPU left out", gpu=which, error=why.error, remedy=why.remedy)
             self._left_out[which] = why.error
@@ -200,6 +252,7 @@ class Nvml:
         if self._failure is not unavailable:
             self._failure = unavailable
             self._retry_at = now + RETRY_SECONDS
+        self._listed_at = -math.inf  # the GPU may have been given to a guest
         for board in self._boards.values():
             board.interrupt()
         self._close(unload=unavailable.code in (MISMATCH, DRIVER_NOT_LOADED))
@@ -215,14 +268,30 @@ class Nvml:
             session.close(unload=unload)
 
     def _count_xids(self, session: Session) -> None:
-        for uuid, xid in session.xids():
-            self._board(uuid).xids[str(xid)] += 1
+        for gpu, xid in session.xids():
+            self._board(gpu).xids[str(xid)] += 1
 
-    def _board(self, uuid: str) -> Board:
-        board = self._boards.get(uuid)
+    def _board(self, gpu: Gpu) -> Board:
+        identity = _identity_of(gpu)
+        board = self._boards.get(identity)
         if board is None:
-            board = self._boards[uuid] = Board(self._max_gap)
+            board = self._boards[identity] = Board(self._new_key(gpu), max_gap(self._options))
         return board
+
+    def _new_key(self, gpu: Gpu) -> str:
+        """Return what the meter of a new GPU is called: its UUID, unless another GPU has the same."""
+        others = {board.key for board in self._boards.values()}
+        if gpu.uuid and gpu.uuid not in others:
+            return gpu.uuid
+        _, key = _identity_of(gpu)
+        if gpu.uuid:
+            log.warning(
+                "two GPUs have one UUID",
+                uuid=gpu.uuid,
+                gpu=gpu.index,
+                remedy=f"they are told apart: this one is {key}; ask the maker for new firmware",
+            )
+        return key
 
     # -- what is asked ---------------------------------------------------------------------------
 
@@ -232,7 +301,7 @@ class Nvml:
             self._slow_at = now + SLOW_SECONDS
             self._count_xids(session)
         for gpu in session.gpus:
-            board = self._boards[gpu.uuid]
+            board = self._board(gpu)
             if gpu.pci_bus_id in asleep:
                 board.clear()
                 board.interrupt()
@@ -248,91 +317,107 @@ class Nvml:
         board.gauges = list(fast_samples(gpu, board.labels))
         percents = [sample.value for sample in board.gauges if sample.metric in _ENGINE_USE]
         board.note_busy(max(percents, default=None), now)
-        uses = gpu.process_use(board.used_until_us)
+        now_us = int(self._host.clock.time() * 1e6)
+        uses = gpu.process_use(min(board.used_until_us, now_us), now_us)
         board.note_processes(uses, now, self._host)
 
-    def _energy(self, gpu: Gpu, board: Board, *, beat: bool) -> float | None:
-        """Return joules since the start, None if they are unknown now; a beat also sets the power gauge."""
+    def _measure(self, gpu: Gpu, board: Board, *, beat: bool) -> bool:
+        """Take the GPU's power and energy; return whether its energy is known. A beat sets the gauge."""
+        integrates = gpu.counts_module or not gpu.counts_energy
         watts = board.watts
-        if beat or not gpu.counts_energy:
-            power_mw = gpu.plausible_power_mw()
+        if beat or integrates:
+            power_mw = gpu.power_mw()
             watts = None if power_mw is None else power_mw / 1000
         if beat:
             board.watts = watts
         now = self._host.clock.monotonic()  # again: the driver may have been slow
-        if gpu.counts_energy:
-            board.integral.forget()
-            energy_mj = gpu.energy_mj()
-            if energy_mj is None:
-                return None
-            board.counter.advance(energy_mj * 1000, now)
-        elif watts is None:
-            board.integral.forget()
-            return None
-        else:
-            board.counter.forget()
+        if integrates and watts is not None:
             board.integral.advance(watts, now)
-        return board.joules
+        else:
+            board.integral.forget()
+        if not gpu.counts_energy:
+            board.stop_counting()
+            return watts is not None
+        energy_mj = gpu.energy_mj()
+        if energy_mj is None:
+            return False
+        board.count(energy_mj, self._host.clock.monotonic(), of_module=gpu.counts_module, beat=beat)
+        return True
 
     # -- the reading -----------------------------------------------------------------------------
 
     def _reading(self, now: float, asleep: set[str], *, beat: bool) -> Reading:
-        samples: list[Sample] = []
-        meters: list[Meter] = []
-        uses: list[Use] = []
-        errors: list[str] = []
         session = self._session
+        read = _Read([], [], [], [], [])
         for gpu in session.gpus if session else ():
-            board = self._boards[gpu.uuid]
-            samples.extend(_identity(gpu, board, session.driver if session else ""))
-            if gpu.pci_bus_id in asleep:
-                continue
-            joules = self._energy(gpu, board, beat=beat)
-            if board.watts is not None:
-                samples.append(POWER.sample(board.watts, *board.labels))
-            if joules is not None:
-                samples.append(ENERGY.sample(joules, *board.labels))
-                meters.append(Meter("gpu", "nvml", gpu.uuid, joules))
-                uses.extend(board.uses(gpu.uuid))
-            elif error := self._read_errors.current(gpu, "energy" if gpu.counts_energy else "power"):
-                errors.append(f"GPU {gpu.index}: {error}")
-            samples.extend(board.gauges)
-            samples.extend(board.slow)
-        if errors and not meters:
-            raise ReadFailed(f"no energy: {'; '.join(errors)}", "see nvidia-smi and the kernel log")
-        open_gpus = {gpu.pci_bus_id for gpu in session.gpus} if session else set()
+            self._read_gpu(gpu, read, asleep, beat=beat)
+        if read.failures and not any(sample.metric is ENERGY for sample in read.samples):
+            raise ReadFailed(f"no energy: {'; '.join(read.failures)}", "see nvidia-smi and the kernel log")
+        bus_ids = set(asleep)
         if session is not None:
-            samples.extend(self._lost(session, asleep))
-        samples.extend(ASLEEP.sample(int(bus_id in asleep), bus_id) for bus_id in sorted(asleep | open_gpus))
-        samples.extend(self._read_errors.samples())
-        return Reading(samples, meters, taken=now, uses=uses)
+            bus_ids |= {gpu.pci_bus_id for gpu in session.gpus if gpu.pci_bus_id}
+            read.samples.extend(self._lost(session, asleep))
+        read.samples.extend(ASLEEP.sample(int(bus_id in asleep), bus_id) for bus_id in sorted(bus_ids))
+        read.samples.extend(self._read_errors.samples())
+        return Reading(read.samples, read.meters, taken=now, uses=read.uses, troubles=read.troubles)
+
+    def _read_gpu(self, gpu: Gpu, read: _Read, asleep: set[str], *, beat: bool) -> None:
+        board = self._board(gpu)
+        driver = "" if self._session is None else self._session.driver
+        read.samples.extend(_identity(gpu, board, driver))
+        if gpu.pci_bus_id in asleep:
+            return
+        is_known = self._measure(gpu, board, beat=beat)
+        if board.watts is not None:
+            read.samples.append(POWER.sample(board.watts, *board.labels))
+        if is_known:
+            read.samples.append(ENERGY.sample(board.counted_joules, *board.labels))
+            read.meters.extend(board.meters())
+            read.uses.extend(board.uses())
+        else:
+            error = self._read_errors.current(gpu, "energy" if gpu.counts_energy else "power")
+            if error and error not in _WITHOUT:  # a GPU that has no such value is shown without it
+                read.failures.append(f"GPU {gpu.index}: {error}")
+        read.troubles.extend(board.troubles())
+        read.troubles.extend(self._read_errors.troubles(gpu))
+        read.samples.extend(board.gauges)
+        read.samples.extend(board.slow)
 
     def _lost(self, session: Session, asleep: set[str]) -> Iterator[Sample]:
         """Yield the samples of GPUs that were open before, or that NVML counts and cannot open."""
-        open_uuids = {gpu.uuid for gpu in session.gpus}
+        present = {id(self._board(gpu)) for gpu in session.gpus}
         lost: set[str] = set()  # their indices and PCI addresses
-        for uuid, board in self._boards.items():
-            index = board.labels[0]
-            if uuid in open_uuids or not index or board.pci_bus_id in asleep:
+        for board in self._boards.values():
+            if id(board) in present or board.pci_bus_id in asleep or not self._is_wanted(board):
                 continue
+            index, _ = board.labels
             lost |= {index, board.pci_bus_id}
             yield LOST.sample(1, *board.labels, board.pci_bus_id)
             yield from _xids(board)
-        for which in session.unopened:
-            if which in lost:
-                continue
+        for which in sorted(self._missing(session) - lost):
             if is_address(which):
                 yield LOST.sample(1, "", "", which)
             else:
                 yield LOST.sample(1, which, "", "")
 
+    def _is_wanted(self, board: Board) -> bool:
+        """Return whether a GPU that is not open ought to be."""
+        names = filter(None, (*board.labels, board.pci_bus_id, board.name))
+        return not board.is_given_away(self._bus.drivers) and not self._options.excludes(*names)
+
 
 def _identity(gpu: Gpu, board: Board, driver: str) -> Iterator[Sample]:
     """Yield what is known of an open GPU even while it is asleep."""
     energy = "counter" if gpu.counts_energy else "integrated"
-    yield INFO.sample(1, *board.labels, board.name, driver, board.pci_bus_id, energy)
+    covers = "module" if gpu.counts_module else "gpu"
+    yield INFO.sample(1, *board.labels, board.name, driver, board.pci_bus_id, energy, covers)
     yield LOST.sample(0, *board.labels, board.pci_bus_id)
     yield from _xids(board)
+
+
+def _identity_of(gpu: Gpu) -> tuple[str, str]:
+    """Return what tells a GPU from every other: a UUID alone does not always."""
+    return gpu.uuid, gpu.pci_bus_id or f"index {gpu.index}"
 
 
 def _xids(board: Board) -> Iterator[Sample]:
@@ -345,8 +430,16 @@ def max_gap(options: Options) -> float:
     return max(5.0, 3 * options.interval)
 
 
+def without_excluded(bus: Bus, options: Options) -> list[Path]:
+    """Return the GPUs on the bus, without those that are excluded by their address."""
+    return [device for device in bus.gpus if not options.excludes(device.name)]
+
+
 async def open_collector(options: Options, host: Host) -> Nvml:
     """Return the collector; NVML is opened at the first reading, in its thread. Raises: Absent."""
-    if not is_present(host, find_gpus(host)):
+    bus = read_bus(host)
+    if not has_gpu(host, bus) and not may_have_gpu(host):
         raise Absent(_ABSENT)
+    if bus.gpus and not without_excluded(bus, options):
+        raise Absent(_EXCLUDED)
     return Nvml(options, host)

@@ -23,6 +23,7 @@ from powerbench_agent.collectors.nvml.gpu import (
 INSTALL = "pip install nvidia-ml-py"
 REINSTALL = "pip uninstall pynvml && pip install --force-reinstall nvidia-ml-py"
 _SONAME = "libnvidia-ml.so.1"
+_WSL = "/usr/lib/wsl/lib/libnvidia-ml.so.1"  # Windows' driver puts it there; not always in the linker's path
 
 
 class DriverLibrary:
@@ -44,8 +45,12 @@ class DriverLibrary:
 
     def load(self) -> None:
         """Load the library, unless it is loaded. Raises: OSError."""
-        if self._loaded is None:
+        if self._loaded is not None:
+            return
+        try:
             self._loaded = ctypes.CDLL(_SONAME)
+        except OSError:
+            self._loaded = ctypes.CDLL(_WSL)
 
     def unload(self) -> None:
         """Unload the library; afterwards `load` takes the one that is on the disk then."""

@@ -10,7 +10,8 @@ LIMIT = Metric("nvidia_gpu_power_limit_watts", "gauge", "Power limit in force.",
 ENERGY = Metric(
     "nvidia_gpu_energy_joules_total",
     "counter",
-    "Energy of the whole board since the agent started; nvidia_gpu_info tells how it is measured.",
+    "Energy since the agent started, of what nvidia_gpu_info's covers says: the GPU's whole board, or its "
+    "module with the CPU.",
     _GPU,
 )
 TEMPERATURE = Metric("nvidia_gpu_temperature_celsius", "gauge", "Temperature of the die.", _GPU)
@@ -64,8 +65,9 @@ XIDS = Metric(
 INFO = Metric(
     "nvidia_gpu_info",
     "gauge",
-    "Always 1; energy is counter (the GPU's own) or integrated (from power readings).",
-    (*_GPU, "name", "driver", "pci_bus_id", "energy"),
+    "Always 1; energy is counter (the GPU's own) or integrated (from power readings); covers is gpu, or "
+    "module if the counter includes a CPU (Grace): then component gpu is integrated from power.",
+    (*_GPU, "name", "driver", "pci_bus_id", "energy", "covers"),
 )
 LOST = Metric(
     "nvidia_gpu_lost",
@@ -82,7 +84,7 @@ ASLEEP = Metric(
 ERRORS = Metric(
     "nvidia_gpu_read_errors_total",
     "counter",
-    "Queries that the driver did not answer, by NVML's name for the error.",
+    "Queries that the driver did not answer, by NVML's name for the error; implausible is ours.",
     (*_GPU, "call", "error"),
 )
 METRICS = (

@@ -25,16 +25,19 @@ from powerbench_agent.collectors.nvml.gpu import (
     REMEDIES,
     UNINITIALIZED,
     UNKNOWN,
+    WITHOUT,
     Gpu,
     NvmlUnavailable,
     name_of,
     unavailable,
 )
+from powerbench_agent.core.model import Absent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     OnRefusal = Callable[[Gpu, str, str, str], None]
+    Excludes = Callable[..., bool]
 
 log = structlog.get_logger("nvml")
 
@@ -54,12 +57,16 @@ class Refusal(NamedTuple):
 class Session:
     """NVML from nvmlInit to nvmlShutdown."""
 
-    def __init__(self, awake: Collection[str] | None, refused: OnRefusal) -> None:
-        """Open the GPUs. Raises: NvmlUnavailable.
+    def __init__(self, places: Collection[str] | None, refused: OnRefusal, excludes: Excludes) -> None:
+        """Open the GPUs. Raises: NvmlUnavailable; Absent if the configuration excludes every GPU.
 
-        `awake`: the PCI addresses that may be touched, None for all; `refused`: see Gpu.
+        `places`: the PCI addresses that may be touched, None for all; `refused`: see Gpu; `excludes`: whether
+        to leave out a GPU that goes by these names.
         """
         self._nvml = library.open_binding()
+        self._refused = refused
+        self._excludes = excludes
+        self._excluded = False  # whether there was one to leave out
         self.gpus: list[Gpu] = []
         self.unopened: dict[str, Refusal] = {}  # by index or PCI address
         self.denied: dict[str, Refusal] = {}  # likewise: GPUs of another container
@@ -71,30 +78,39 @@ class Session:
             library.unload()
             raise unavailable("NVML cannot be opened", error.value) from None
         try:
-            self._open(awake, refused)
+            self._open(places)
         except self._nvml.NVMLError as error:
             self.close(unload=error.value in _DRIVER_CHANGED)
             raise unavailable("NVML cannot list its GPUs", error.value) from None
         except NvmlUnavailable as error:
             self.close(unload=error.code in _DRIVER_CHANGED)
             raise
-
-    def _open(self, awake: Collection[str] | None, refused: OnRefusal) -> None:
-        self.driver = self._nvml.nvmlSystemGetDriverVersion()
-        if awake is None:
-            places: list[int | str] = list(range(self._nvml.nvmlDeviceGetCount()))
-        else:
-            places = sorted(awake)
-        for place in places:
-            self._open_or_note(place, refused)
         if not self.gpus:
+            self.close()
             raise self._no_gpu()
         self._register()
 
-    def _open_or_note(self, place: int | str, refused: OnRefusal) -> None:
+    def _open(self, places: Collection[str] | None) -> None:
+        self.driver = self._driver_version()
+        if places is None:
+            for index in range(self._nvml.nvmlDeviceGetCount()):
+                self._open_or_note(index)
+        else:
+            for address in sorted(places):
+                self._open_or_note(address)
+
+    def _driver_version(self) -> str:
+        try:
+            return str(self._nvml.nvmlSystemGetDriverVersion())
+        except self._nvml.NVMLError as error:
+            if error.value in WITHOUT:
+                return ""
+            raise
+
+    def _open_or_note(self, place: int | str) -> None:
         """Open the GPU with this index or PCI address, or note why it cannot be opened."""
         try:
-            gpu = self._open_gpu(place, refused)
+            gpu = self._open_gpu(place)
         except self._nvml.NVMLError as error:
             code: int = error.value
             if code in _EVERY_GPU:
@@ -106,38 +122,54 @@ class Session:
         except ValueError:  # bytes that are not text
             code = UNKNOWN
         else:
-            self.gpus.append(gpu)
+            if gpu is not None:
+                self.gpus.append(gpu)
             return
         if isinstance(place, str) and code == NOT_FOUND:
             return  # it belongs to another container
         refusals = self.denied if code == NO_PERMISSION else self.unopened
-        refusals[str(place)] = Refusal(name_of(code), REMEDIES.get(code, LOST_REMEDY))
+        refusals[str(place)] = Refusal(name_of(code), REMEDIES.get(code, _remedy(code)))
 
-    def _no_gpu(self) -> NvmlUnavailable:
+    def _no_gpu(self) -> NvmlUnavailable | Absent:
         for which, why in (self.unopened | self.denied).items():
             return NvmlUnavailable(f"GPU {which} cannot be opened: {why.error}", why.remedy)
+        if self._excluded:
+            return Absent("every NVIDIA GPU is left out by exclude, in [collectors.nvml]")
         return NvmlUnavailable(
             "NVML sees no GPU", "in a container, pass it one (--gpus all); else see nvidia-smi"
         )
 
-    def _open_gpu(self, place: int | str, refused: OnRefusal) -> Gpu:
+    def _open_gpu(self, place: int | str) -> Gpu | None:
+        """Return the GPU with this index or PCI address; None if it is left out."""
         if isinstance(place, int):
-            handle = self._nvml.nvmlDeviceGetHandleByIndex(place)
-            return Gpu(self._nvml, handle, place, refused)
-        handle = self._nvml.nvmlDeviceGetHandleByPciBusId(place)
-        return Gpu(self._nvml, handle, self._nvml.nvmlDeviceGetIndex(handle), refused)
+            if self._leaves_out(str(place)):
+                return None
+            handle, index = self._nvml.nvmlDeviceGetHandleByIndex(place), place
+        else:
+            handle = self._nvml.nvmlDeviceGetHandleByPciBusId(place)
+            index = self._nvml.nvmlDeviceGetIndex(handle)
+        gpu = Gpu(self._nvml, handle, index, self._refused)
+        if self._leaves_out(str(index), gpu.uuid, gpu.pci_bus_id, gpu.name):
+            return None
+        return gpu
 
-    def try_again(self, refused: OnRefusal) -> bool:
+    def _leaves_out(self, *names: str) -> bool:
+        excluded = self._excludes(*filter(None, names))
+        self._excluded |= excluded
+        return excluded
+
+    def try_again(self) -> bool:
         """Try to open the GPUs that could not be opened; return whether all of them are open now."""
         for which in list(self.unopened):
             place = which if is_address(which) else int(which)
             try:
-                gpu = self._open_gpu(place, refused)
+                gpu = self._open_gpu(place)
             except (self._nvml.NVMLError, NvmlUnavailable, ValueError):
                 continue
             del self.unopened[which]
-            self.gpus.append(gpu)
-            self._watch(gpu)
+            if gpu is not None:
+                self.gpus.append(gpu)
+                self._watch(gpu)
         return not self.unopened
 
     def _register(self) -> None:
@@ -157,11 +189,11 @@ class Session:
         except self._nvml.NVMLError as error:
             log.debug("GPU reports no Xid events", gpu=gpu.index, error=name_of(error.value))
 
-    def xids(self) -> Iterator[tuple[str, int]]:
-        """Yield (uuid, Xid) of each error since the last call. Raises: NvmlUnavailable."""
+    def xids(self) -> Iterator[tuple[Gpu, int]]:
+        """Yield (GPU, Xid) of each error since the last call. Raises: NvmlUnavailable."""
         if self._events is None:
             return
-        uuids = {_address(gpu.handle): gpu.uuid for gpu in self.gpus}
+        gpus = {_address(gpu.handle): gpu for gpu in self.gpus}
         for _ in range(_MAX_EVENTS):
             try:
                 event = self._nvml.nvmlEventSetWait_v2(self._events, 0)
@@ -169,9 +201,9 @@ class Session:
                 if error.value in ENDING:
                     raise unavailable("Xid events", error.value) from None
                 return  # usually a timeout, which means that there are none
-            uuid = uuids.get(_address(event.device))
-            if uuid is not None:
-                yield uuid, event.eventData
+            gpu = gpus.get(_address(event.device))
+            if gpu is not None:
+                yield gpu, event.eventData
 
     def close(self, *, unload: bool = False) -> None:
         """Shut NVML down; `unload` the library too, so that the next session loads a newer one."""
@@ -183,6 +215,10 @@ class Session:
             self._nvml.nvmlShutdown()
         if unload:
             library.unload()
+
+
+def _remedy(code: int) -> str:
+    return "update the driver" if code in WITHOUT else LOST_REMEDY
 
 
 def is_address(place: str) -> bool:

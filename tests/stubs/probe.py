@@ -2,8 +2,9 @@
 
 `fork {"environment": {...}, "path": [...]}` starts a process that takes the requests until `end`. It begins
 without the binding and without the driver's library, whatever the process before it has loaded. In it,
-`open SYSFS PROCFS` opens a collector and closes the one before, `beat SECONDS` and `refresh SECONDS` let time
-pass and read, `imported` tells whether the binding has been imported. An answer holds what was logged.
+`open SYSFS PROCFS` opens a collector and closes the one before, `exclude PATTERN...` sets what it leaves out,
+`beat SECONDS` and `refresh SECONDS` let time pass and read, `imported` tells whether the binding has been
+imported. An answer holds what was logged.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def told(reading: Reading) -> dict[str, Any]:
         "samples": samples,
         "meters": reading.meters,
         "uses": [use._asdict() for use in reading.uses],
+        "troubles": [trouble._asdict() for trouble in reading.troubles],
     }
 
 
@@ -47,18 +49,24 @@ class Commands:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.collector: nvml.Nvml | None = None
+        self.options = nvml.Options()
 
     async def obey(self, command: str, *arguments: str) -> dict[str, Any]:
         """Do what one line asks for. Raises: what the collector raises."""
         if command == "imported":
             return {"imported": "pynvml" in sys.modules}
+        if command == "exclude":
+            self.options = nvml.Options(exclude=arguments)
+            if self.collector is not None:
+                self.collector.configure(self.options)
+            return {}
         if command == "open":
             if self.collector is not None:
                 await self.collector.aclose()
             sysfs, procfs = map(Path, arguments)
             host = Host(sysfs=sysfs, procfs=procfs, clock=self.clock)
             self.collector = None
-            self.collector = await nvml.open_collector(nvml.Options(), host)
+            self.collector = await nvml.open_collector(self.options, host)
             return {}
         assert self.collector is not None
         self.clock.advance(float(arguments[0]))

@@ -158,7 +158,9 @@ class Answer:
         self.bug: str = answer.get("bug", "")
         self.imported: bool = answer.get("imported", False)
         self.log: list[dict[str, Any]] = answer["log"]
-        self.meters = {key: joules for _, _, key, joules in answer.get("meters", ())}
+        self.meters = {key: joules for part, _, key, joules in answer.get("meters", ()) if part == "gpu"}
+        self.modules = {key: joules for part, _, key, joules in answer.get("meters", ()) if part == "module"}
+        self.troubles: dict[str, dict[str, str]] = {t["part"]: t for t in answer.get("troubles", ())}
         self.uses = {
             (u["key"], u["engine"], u["pid"]): u["seconds"] for u in answer.get("uses", ()) if u["pid"]
         }
@@ -253,6 +255,10 @@ class Probe:
     def open(self, machine: Machine) -> Answer:
         """Open a collector of that machine, which closes the one before."""
         return self.ask("open", machine.sysfs, machine.procfs)
+
+    def exclude(self, *patterns: str) -> None:
+        """Leave out GPUs from the next beat on."""
+        self.ask("exclude", *patterns)
 
     def beat(self, seconds: float = 1.0) -> Answer:
         """Let so much time pass and read."""

@@ -123,7 +123,9 @@ def slow(gpu: int, tick: int) -> dict[Series, float]:
 def always(gpu: int, *, driver: str = "570.1.2", energy: str = "counter") -> dict[Series, float]:
     """Return the samples of an open GPU that need no answer."""
     bus = f"0000:{BUSES[gpu]}:00.0"
-    info = labels_of(gpu, name=f"NVIDIA L{gpu + 4}", driver=driver, pci_bus_id=bus, energy=energy)
+    info = labels_of(
+        gpu, name=f"NVIDIA L{gpu + 4}", driver=driver, pci_bus_id=bus, energy=energy, covers="gpu"
+    )
     return {
         ("nvidia_gpu_info", info): 1,
         ("nvidia_gpu_lost", labels_of(gpu, pci_bus_id=bus)): 0,

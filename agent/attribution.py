@@ -60,6 +60,7 @@ UNATTRIBUTED = Metric(
 )
 METRICS = (IDLE, AGENT, DEPARTED, UNATTRIBUTED)
 
+UNSHARED = ("module", "platform")  # they contain other components, whose joules are shared
 Idle = Literal["apart", "share"]
 PartKey = tuple[str, str]  # component, source
 _ClaimKey = tuple[str, str]  # a claim's kind, and a stream's name or a container's id
@@ -171,6 +172,8 @@ class Shares:
             parts.setdefault(gain.part, []).append(gain)
         for part, part_gains in parts.items():
             component, _ = part
+            if component in UNSHARED:
+                continue
             if component == "gpu":
                 for gain in part_gains:
                     self._share_gpu(gain, readings)
@@ -178,7 +181,8 @@ class Shares:
             is_new = any(gain.joules or gain.seconds for gain in part_gains)
             if is_new or part not in self._since:
                 self._share_cpu(part, sum(gain.joules for gain in part_gains), cpu)
-        return list(self._samples(sorted(parts)))
+        shared = [(component, source) for component, source in parts if component not in UNSHARED]
+        return list(self._samples(sorted(shared)))
 
     # -- who is there ----------------------------------------------------------------------------
 
@@ -291,7 +295,10 @@ class Shares:
         for use in uses:
             container_of.setdefault(use.pid, use.container)
             engines = engines_of.setdefault(use.pid, {})
-            engines[use.engine] = engines.get(use.engine, 0.0) + use.seconds
+            engine = (
+                "" if use.pid == ANYONE else use.engine
+            )  # the name says what the driver tells, and may change
+            engines[engine] = engines.get(engine, 0.0) + use.seconds
         self._engines[gpu] = engines_of
         processes = []
         for pid, engines in engines_of.items():

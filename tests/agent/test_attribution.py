@@ -401,6 +401,31 @@ def test_unknown_processes_have_their_part() -> None:
     assert found == approx(node=100, idle=0, cam1=25, unattributed=75)
 
 
+def test_how_the_use_of_all_is_called_may_change() -> None:
+    """A driver that no longer tells processes apart gives their time under another name, and goes on."""
+    gpu = Gpu()
+    for _ in range(5):
+        gpu.beat([], {(ANYONE, "busiest", ""): 0.5})
+    before = gpu.beat([])
+    gpu.seconds = {(ANYONE, "any", ""): gpu.seconds[ANYONE, "busiest", ""]}
+    after = gpu.beat([], {(ANYONE, "any", ""): 0.5})
+    assert after["idle"] - before["idle"] == pytest.approx(50)
+
+
+@pytest.mark.parametrize("component", ["module", "platform"])
+def test_what_contains_other_components_is_not_shared(component: str) -> None:
+    """A Grace module's energy is in the node, and beside the GPU's: no share of it, and no sum with it."""
+    node = Node()
+    claims = Reading([], (), 1.0, claims=[container("web", 1.0)])
+    for now in (1.0, 2.0):
+        meters = [Meter(*GPU, "gpu-0", 300 * now), Meter(component, "nvml", "gpu-0", 455 * now)]
+        reading = node.beat({"nvml": Reading([], meters, now), "c": claims}, (), {"nvml", "c"}, None, now)
+    assert values(reading, NODE_ENERGY) == {GPU: 600, (component, "nvml"): 910}
+    for metric in (IDLE, AGENT, DEPARTED, UNATTRIBUTED):
+        assert set(values(reading, metric)) <= {GPU}
+    assert {labels[1:] for labels in values(reading, CONTAINER)} <= {GPU}
+
+
 def test_a_gap_of_a_gpu_charges_no_second_twice() -> None:
     """What was used in a gap goes with the gap's joules, which are unattributed, with no other."""
     claims = [stream("cam1", 0, "", 7)]

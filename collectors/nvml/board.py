@@ -94,10 +94,12 @@ class Board:
 
     def is_given_away(self, drivers: Mapping[str, str]) -> bool:
         """Return whether somebody took the GPU off the bus or its driver off the GPU: it is not lost."""
-        if not self.is_on_bus:
-            return False
-        driver = drivers.get(self.pci_bus_id)
-        return driver is None or self.driver not in ("", driver)
+        is_off_bus = self.is_on_bus and self.pci_bus_id not in drivers
+        return is_off_bus or self.has_other_driver(drivers)
+
+    def has_other_driver(self, drivers: Mapping[str, str]) -> bool:
+        """Return whether the GPU's driver is another than when it was last open, or there is none now."""
+        return self.driver not in ("", drivers.get(self.pci_bus_id, self.driver))
 
     def count(self, energy_mj: int, now: float, *, of_module: bool, beat: bool) -> None:
         """Take the energy counter read at monotonic second `now`; `of_module`: it includes the CPU."""

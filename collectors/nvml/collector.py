@@ -173,7 +173,8 @@ class Nvml:
     def _opened(self, now: float, asleep: set[str]) -> Session | None:
         """Return the open session; None while every GPU is asleep. Raises: NvmlUnavailable, Absent."""
         awake = {device.name for device in self._devices} - asleep
-        awake -= {board.pci_bus_id for board in self._given_away()}
+        away = {board.pci_bus_id for board in self._given_away()}
+        awake -= away
         if self._session is not None:
             if not self._must_reopen(self._session, now, awake):
                 return self._session
@@ -187,9 +188,10 @@ class Nvml:
             return None
         if now < self._retry_at and self._failure is not None:
             raise self._failure
-        has_others = asleep or len(self._devices) < len(self._bus.gpus)
+        all_are_ours = not asleep and not away and len(self._devices) == len(self._bus.gpus)
+        places = None if all_are_ours else awake
         try:
-            session = Session(awake if has_others else None, self._read_errors.note, self._options.excludes)
+            session = Session(places, self._read_errors.note, self._options.excludes)
         except NvmlUnavailable as unavailable:
             if is_certain:
                 raise
@@ -203,9 +205,12 @@ class Nvml:
         return session
 
     def _must_reopen(self, session: Session, now: float, awake: set[str]) -> bool:
-        """Return whether a GPU has woken up, was plugged in, or may have been reset."""
+        """Return whether a GPU has woken up, was plugged in or given away, or may have been reset."""
         if now < self._slow_at:
             return False
+        open_boards = [self._board(gpu) for gpu in session.gpus]
+        if any(board.has_other_driver(self._bus.drivers) for board in open_boards):
+            return True
         if self._is_search_due(session, now) or awake - self._opened_for:
             return True
         self._identify_boards(session)

@@ -11,6 +11,8 @@
  *   energy_mj GPU VALUE        likewise power_mw, gpu_percent, memory_percent, encoder_percent, decoder_percent,
  *                              memory_used, memory_total, celsius, limit_mw, clock_mhz, throttle, ecc_corrected,
  *                              ecc_uncorrected; a missing value is 0
+ *   max_limit_mw GPU VALUE     the highest limit that may be set; without the line the driver does not tell
+ *   module_mw GPU VALUE        the module's power; without the line the GPU is not part of one
  *   uuid GPU TEXT, name GPU TEXT, bus GPU TEXT
  *   session GPU ID PID CODEC WIDTH HEIGHT FPS
  *   process GPU PID TIMESTAMP SM ENCODER DECODER
@@ -39,7 +41,7 @@ enum { MAY_MISMATCH = 0 };
 enum { MAY_MISMATCH = 1 };
 #endif
 
-enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_FOUND = 6, INSUFFICIENT = 7, TIMED_OUT = 10 };
+enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT = 7, TIMED_OUT = 10 };
 enum { ANOTHER_VERSION = 18, MAX = 512 };
 
 struct line { char key[24]; char a[40]; char b[80]; char rest[160]; int done; };
@@ -50,6 +52,7 @@ struct memory { unsigned long long total, free, used; };
 struct pci {
     char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32];
 };
+struct field { unsigned id, scope; long long stamp, latency; int type, error; union { unsigned number; double real; } value; };
 struct event { void *device; unsigned long long type, data; unsigned gpu, compute; };
 
 static struct line lines[MAX];
@@ -271,6 +274,20 @@ int nvmlDeviceGetTemperatureV(void *device, void *asked) { /* version, sensor, t
 int nvmlDeviceGetEnforcedPowerLimit(void *device, unsigned *mw) {
     int error = enter("GetEnforcedPowerLimit", device);
     *mw = (unsigned)value("limit_mw", device);
+    return error;
+}
+int nvmlDeviceGetPowerManagementLimitConstraints(void *device, unsigned *least, unsigned *most) {
+    int error = enter("GetPowerManagementLimitConstraints", device);
+    *least = 1000;
+    *most = (unsigned)value("max_limit_mw", device);
+    return error ? error : *most ? OK : NOT_SUPPORTED;
+}
+int nvmlDeviceGetFieldValues(void *device, int size, struct field *fields) {
+    int error = enter("GetFieldValues", device);
+    for (int i = 0; i < size; i++) { /* 185 is the mean power; scope 1 is the module */
+        fields[i].value.number = (unsigned)value(fields[i].scope == 1 ? "module_mw" : "power_mw", device);
+        fields[i].error = fields[i].id == 185 && fields[i].value.number ? OK : NOT_SUPPORTED;
+    }
     return error;
 }
 int nvmlDeviceGetClockInfo(void *device, unsigned clock, unsigned *mhz) {

@@ -52,6 +52,7 @@ SLOWLY = {
 ASKED = EVERY_BEAT | SLOWLY
 EVENTS = ("EventSetCreate", "RegisterEvents", "EventSetWait", "EventSetFree", "Shutdown")
 ALWAYS = truth.always(0)
+ENERGY, INFO = "nvidia_gpu_energy_joules_total", "nvidia_gpu_info"
 MISSING = {call: {f"nvidia_gpu_{name}" for name in families} for call, (_, families) in ASKED.items()}
 
 
@@ -250,3 +251,48 @@ def test_a_gpu_that_is_lost_at_a_scrape_ends_the_session(machine: Machine, probe
     assert life.beat(0.5).error == failed.error, "not opened again before some seconds have passed"
     life.complete(life.beat(5.0))
     assert not life.problems
+
+
+@pytest.mark.parametrize("code", sorted(WITHOUT))
+@pytest.mark.parametrize("calls", [("GetUUID",), ("GetPciInfo",), ("GetUUID", "GetPciInfo")])
+def test_a_gpu_without_a_uuid_or_a_place_is_shown_all_the_same(
+    machine: Machine, probe: Probe, calls: tuple[str, ...], code: int
+) -> None:
+    """On a Jetson or a virtual GPU what the driver does not have costs that label, and its energy counts."""
+    machine.reset(2)
+    truth.tell(machine, 0, 2)
+    machine.say({f"error {call}": str(code) for call in calls})
+    assert not probe.open(machine).absent
+    first = probe.beat()
+    assert not first.error
+    assert not first.log
+    truth.tell(machine, 5, 2)
+    later = probe.beat(5.0)
+    assert list(later.meters.values()) == [pytest.approx(5 * truth.MJ_PER_TICK / 1000)] * 2
+    assert set(later.of("nvidia_gpu_lost").values()) == {0}
+    assert [dict(labels)["gpu"] for labels in later.of(ENERGY)] == ["0", "1"]
+
+
+def test_a_gpu_without_power_and_energy_is_shown_with_what_there_is(machine: Machine, probe: Probe) -> None:
+    """On a Jetson every power call is not supported: use and memory are shown, no energy, and no failure."""
+    machine.reset(1)
+    truth.tell(machine, 0)
+    calls = ("GetTotalEnergyConsumption", "GetPowerUsage", "GetPciInfo", "GetTemperature")
+    machine.say({f"error {call}": str(NOT_SUPPORTED) for call in calls})
+    probe.open(machine)
+    reading = probe.beat()
+    assert not reading.error
+    assert not reading.meters
+    assert "nvidia_gpu_utilization_percent" in reading.families
+    assert not reading.troubles
+
+
+def test_one_gpus_missing_value_costs_the_other_nothing(machine: Machine, probe: Probe) -> None:
+    """Each call that one of two GPUs does not have leaves the other whole."""
+    for call in ASKED:
+        machine.reset(2)
+        truth.tell(machine, 0, 2)
+        machine.say({f"error {call}": f"{NOT_SUPPORTED} 1"})
+        probe.open(machine)
+        own = {series for series in truth.whole(0, 0, 2) if ("gpu", "0") in series[1]}
+        assert own <= set(probe.beat().samples), call

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from powerbench_agent.collectors.drm.metrics import BUSY, ENCODER_BUSY, MEMORY_TOTAL, MEMORY_USED
 from powerbench_agent.core import sysfs
-from powerbench_agent.core.counters import Counter, Integral, Rate
+from powerbench_agent.core.counters import PLAUSIBLE_WATTS, Counter, Integral, Rate
 from powerbench_agent.core.model import ReadFailed
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ _TILE = re.compile(r"i915_gt\d+")
 GONE = (errno.ENOENT, errno.ENOTDIR)  # drivers answer ENODEV for a sensor that is off
 _SKIPPED = (*GONE, errno.ENODEV, errno.EACCES, errno.EPERM)
 _INTEL_RANGE_UJ = 2**32 * 1_000_000 // 2**14  # 32 bits of 2^-14 J
+_HEADROOM = 2.0  # how far beyond its highest limit a card may be for a moment
+_LIMIT_FILES = ("power1_cap_max", "power1_rated_max", "power1_max", "power1_crit")  # of amdgpu, i915, xe
 _AMD_FILES = (
     (BUSY, "busy", "gpu_busy_percent"),
     (ENCODER_BUSY, "encoder_busy", "vcn_busy_percent"),
@@ -47,6 +49,9 @@ class Card:
         self.integral = Integral(max_gap)
         self.rate = Rate()
         self.watts: float | None = None
+        self.has_leapt = False  # its counter, between the last two beats
+        self.is_broken = False  # likewise: its joules tell no power
+        self._breaks = self._resets = 0  # of its counter, at the last beat
         self.gauges: list[Sample] = []
         self.busy_seconds: float | None = None  # of its busier engine, for all processes; None: unknown
         self.busy_at: float | None = None
@@ -58,6 +63,7 @@ class Card:
         self.driver = ""
         self.integrated = False
         self.identified = False  # whether `integrated` is known, which takes a card that is awake
+        self.most_watts: float | None = None  # that can be true; None: not read, likewise
         self.energy_file: Path | None = None
         self.power_file: Path | None = None
         self.temperature_file: Path | None = None
@@ -85,11 +91,19 @@ class Card:
 
     def advance(self, energy_uj: int, now: float, *, beat: bool) -> float:
         """Take the energy counter; return joules since the start. A beat also sets the power."""
-        resets = self.counter.resets
         joules = self.counter.advance(energy_uj, now)
-        if self.counter.resets != resets:
-            self.rate = Rate()  # the energy used meanwhile is unknown: no power rather than 0 W
-        if beat:
+        if not beat:
+            return joules
+        self.has_leapt = self.counter.resets != self._resets
+        self._resets = self.counter.resets
+        has_break = self.counter.breaks != self._breaks
+        self._breaks = self.counter.breaks
+        self.is_broken = has_break or self.counter.held
+        if has_break:
+            self.forget_power()  # the energy used meanwhile is unknown: no power rather than 0 W
+        if self.counter.held:
+            self.watts = None  # the next mean covers this time too
+        else:
             self.rate.beat(joules, now)
             self.watts = self.rate.watts
         return joules
@@ -97,6 +111,8 @@ class Card:
     def forget(self) -> None:
         """Do not count what it uses until its next reading."""
         self.counter.forget()
+        self._breaks = self.counter.breaks
+        self.is_broken = self.has_leapt = False
         self.integral.forget()
         self.forget_power()
 
@@ -181,11 +197,26 @@ def find_sensors(host: Host, card: Card) -> None:
         card.temperature_file = first_file(hwmon, "temp1_input", "temp2_input")
     if not card.identified:
         _identify(host, card, hwmon)
+    if card.most_watts is None and hwmon is not None and not sysfs.asleep(host, device):
+        card.most_watts = card.counter.most_watts = find_most_watts(host, hwmon)
     card.others = []
     if card.vendor == "amd":
         for metric, sensor, name in _AMD_FILES:
             if (device / name).exists():
                 card.others.append((metric, sensor, device / name))
+
+
+def find_most_watts(host: Host, hwmon: Path) -> float:
+    """Return what a card cannot exceed even for a moment; some drivers wake it to answer."""
+    highest = 0
+    for name in _LIMIT_FILES:
+        try:
+            highest = max(highest, sysfs.natural(host, hwmon / name))
+        except (OSError, ValueError):
+            continue
+    if not 0 < highest / 1e6 <= PLAUSIBLE_WATTS:
+        return PLAUSIBLE_WATTS
+    return _HEADROOM * highest / 1e6
 
 
 def _identify(host: Host, card: Card, hwmon: Path | None) -> None:

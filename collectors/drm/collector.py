@@ -43,12 +43,13 @@ from powerbench_agent.collectors.drm.sensors import (
 )
 from powerbench_agent.core import sysfs
 from powerbench_agent.core.counters import Rate
-from powerbench_agent.core.model import ANYONE, Absent, Meter, ReadFailed, Reading, Sample, Use
-from powerbench_agent.core.options import CollectorOptions
+from powerbench_agent.core.model import ANYONE, Absent, Meter, ReadFailed, Reading, Sample, Trouble, Use
+from powerbench_agent.core.options import Exclude
 from powerbench_agent.core.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from powerbench_agent.core.host import Host
 
@@ -56,11 +57,15 @@ METRICS = drm_metrics.METRICS
 
 MAX_INTERVAL = 30.0  # seconds; the counter wraps after 262 at 1 kW, and its driver must see every wrap
 RESCAN_SECONDS = 10.0
+_LEAPT = "the energy counter was reset, or moved further than the GPU can have used; that is not counted"
+_LEAPT_REMEDY = "see the kernel log; a driver that was loaded again counts from 0"
+_GARBLED = "a process's fdinfo says that it used a GPU for longer than that was there; left out"
+_GARBLED_REMEDY = "try a newer kernel"
 _ABSENT = "no AMD GPU and no discrete Intel GPU (an integrated Intel GPU's energy is RAPL's uncore)"
 
 
-class Options(CollectorOptions, frozen=True, kw_only=True):
-    """`[collectors.drm]`."""
+class Options(Exclude, frozen=True, kw_only=True):
+    """`[collectors.drm]`; `exclude` takes a GPU's card, PCI address or vendor."""
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """Yield (key, what is wrong)."""
@@ -75,17 +80,18 @@ class Drm:
     def __init__(self, options: Options, host: Host) -> None:
         self._host = host
         self._worker = Worker("drm")
-        self._max_gap = max_gap(options)
+        self._options = options
         self._known: dict[str, Card] = {}  # by PCI address
         self._cards: list[Card] = []
         self._clients = Clients(host)
         self._rescan_at = 0.0
 
     def configure(self, options: Options) -> None:
-        """Take a reload's interval; the cards and their counters stay."""
-        self._max_gap = max_gap(options)
+        """Take a reload's interval and exclusions; the cards and their counters stay."""
+        self._options = options
+        self._rescan_at = 0.0
         for card in self._known.values():
-            card.integral.max_gap = self._max_gap
+            card.integral.max_gap = max_gap(options)
 
     async def read(self) -> Reading:
         """Read every card that is awake, and end the power gauges' interval. Raises: ReadFailed, Absent."""
@@ -122,14 +128,15 @@ class Drm:
         uses = self._clients.read("drm", counted, now)
         for card in self._cards:
             self._note_busy(card, now)
-        return reading._replace(uses=(*uses, *self._busy()))
+        return reading._replace(uses=(*uses, *self._busy()), troubles=self._troubles())
 
     def _refresh(self) -> Reading:
         try:
             reading = self._reading(self._host.clock.monotonic(), beat=False)
         except CardVanished:
             raise ReadFailed("a GPU has vanished", "it is looked for at the next beat") from None
-        return reading._replace(uses=(*self._clients.uses("drm"), *self._busy()))
+        uses = (*self._clients.uses("drm"), *self._busy())
+        return reading._replace(uses=uses, troubles=self._troubles())
 
     def _has_woken(self) -> bool:
         """Return whether a card that could not be identified in its sleep is awake now."""
@@ -168,13 +175,19 @@ class Drm:
     def scan(self) -> None:
         """Find the cards and their sensors. Raises: Absent if no card has a sensor; ReadFailed."""
         cards: dict[str, Card] = {}
-        for device, vendor in find_gpus(self._host):
+        sensors: set[Path] = set()
+        for device, vendor in find_wanted(self._host, self._options):
             bus_id = device.resolve().name
             if bus_id in cards:
                 continue
-            card = self._known.get(bus_id) or Card(bus_id, vendor, self._max_gap)
+            card = self._known.get(bus_id) or Card(bus_id, vendor, max_gap(self._options))
             card.name, card.device = device.parent.name, device
             find_sensors(self._host, card)
+            sensor = card.energy_file or card.power_file
+            if sensor is not None and sensor.resolve() in sensors:
+                card.energy_file = card.power_file = None  # another card has shown what it measures
+            elif sensor is not None:
+                sensors.add(sensor.resolve())
             if card.has_sensors:
                 self._known[bus_id] = cards[bus_id] = card
         for bus_id, card in self._known.items():
@@ -226,7 +239,7 @@ class Drm:
                 continue
             if joules is not None:
                 samples.extend(_energy_samples(card, joules))
-                if card.counts:
+                if card.counts and not card.is_broken:
                     meters.append(Meter("gpu", "drm", card.bus_id, joules))
         for card in self._cards:
             for (sensor, reason), count in card.errors.items():
@@ -235,6 +248,13 @@ class Drm:
             reasons = "; ".join(str(why) for why in unreadable)
             raise ReadFailed(f"no energy: {reasons}", unreadable[0].remedy)
         return Reading(samples, meters, taken=now)
+
+    def _troubles(self) -> list[Trouble]:
+        leapt = [card for card in self._cards if card.has_leapt]
+        troubles = [Trouble(f"{card.name} energy counter", _LEAPT, _LEAPT_REMEDY) for card in leapt]
+        if self._clients.garbled:
+            troubles.append(Trouble("use by process", _GARBLED, _GARBLED_REMEDY))
+        return troubles
 
 
 def _info(card: Card) -> Sample:
@@ -261,8 +281,17 @@ def max_gap(options: Options) -> float:
     return max(5.0, 3 * options.interval)
 
 
+def find_wanted(host: Host, options: Options) -> Iterator[tuple[Path, str]]:
+    """Yield every card that is not excluded, and its vendor."""
+    for device, vendor in find_gpus(host):
+        card, bus_id = device.parent.name, device.resolve().name
+        if not options.excludes(card, card.removeprefix("card"), bus_id, vendor):
+            yield device, vendor
+
+
 async def open_collector(options: Options, host: Host) -> Drm:
     """Return the collector; sensors are read only in its thread. Raises: Absent if there is no GPU."""
-    if not any(vendor == "amd" or (device / "hwmon").exists() for device, vendor in find_gpus(host)):
+    wanted = find_wanted(host, options)
+    if not any(vendor == "amd" or (device / "hwmon").exists() for device, vendor in wanted):
         raise Absent(_ABSENT)
     return Drm(options, host)

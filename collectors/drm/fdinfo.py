@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SCAN_SECONDS = 5.0
 MAX_AGE_SECONDS = 160.0  # a process is searched at least this often
 MAX_CLIENTS = 4096
+_MOST_ENGINES = 16  # of one kind that a client may use at once
+_SLACK_SECONDS = 1.0  # between the time of a reading and the driver's own last update
 _DRM_DEVICES = "/dev/dri/"
 
 
@@ -61,21 +63,32 @@ class _Client:
         self.read_at = 0.0
         self.known = False  # it has been read before
 
-    def advance(self, found: Engines, now: float, seconds: dict[str, float]) -> None:
-        """Add the engine time since the last reading to `seconds`, which are its process's."""
+    def advance(self, found: Engines, now: float, seconds: dict[str, float]) -> bool:
+        """Add the engine time since the last reading to `seconds`, which are its process's.
+
+        Return whether some of it could not be true; that is left out.
+        """
+        garbled = False
+        most_ns = _MOST_ENGINES * (now - self.read_at + _SLACK_SECONDS) * 1e9
         for engine, total_ns in found.nanoseconds.items():
             before_ns = self.last_ns.get(engine, 0 if self.known else total_ns)
             gained_ns = max(0, total_ns - before_ns)
+            if gained_ns > most_ns:
+                garbled = True
+                gained_ns = 0
             seconds[engine] = seconds.get(engine, 0.0) + gained_ns / 1e9
             self.last_ns[engine] = max(before_ns, total_ns)  # a driver may step back and catch up later
         for engine, (own, total) in found.cycles.items():
             own_before, total_before = self.last_cycles.get(engine, (own, total))
-            if total > total_before and own >= own_before:
+            if own - own_before > _MOST_ENGINES * max(0, total - total_before):
+                garbled = True
+            elif total > total_before and own >= own_before:
                 share = min(1.0, (own - own_before) / (total - total_before))
                 seconds[engine] = seconds.get(engine, 0.0) + share * (now - self.read_at)
             self.last_cycles[engine] = (max(own_before, own), max(total_before, total))
         self.read_at = now
         self.known = True
+        return garbled
 
 
 class Clients:
@@ -88,6 +101,7 @@ class Clients:
         self._clients: dict[tuple[str, str], _Client] = {}  # by PCI address and client id
         self._seconds: dict[_Process, dict[str, float]] = {}  # by engine; includes clients that have closed
         self._search_at = 0.0
+        self.garbled = False  # whether the last reading had a use that could not be true
 
     def read(self, source: str, bus_ids: Collection[str], now: float) -> Iterator[Use]:
         """Read what every process has used of these GPUs so far; return it."""
@@ -95,6 +109,7 @@ class Clients:
             self._search_at = now + SCAN_SECONDS
             self._search(now)
         seen: set[tuple[str, str]] = set()
+        self.garbled = False
         for path in list(self._files):
             found = self._read_file(path)
             if found is None:  # closed, or the descriptor is another file's now
@@ -105,7 +120,8 @@ class Clients:
                 continue  # another GPU, or a client that has several files
             seen.add(key)
             client = self._client(key, pid=int(path.parts[-3]))
-            client.advance(found, now, self._seconds.setdefault(client.process, {}))
+            used = self._seconds.setdefault(client.process, {})
+            self.garbled |= client.advance(found, now, used)
         self._forget_all_but(seen)
         return self.uses(source)
 

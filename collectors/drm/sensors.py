@@ -72,7 +72,8 @@ def read_energy_uj(host: Host, card: Card, path: Path) -> int:
 
 def read_power_watts(host: Host, card: Card, path: Path) -> float:
     """Return the card's power. Raises: UnreadableSensor, CardVanished."""
-    sensor = _Sensor("power", path, 0, int(PLAUSIBLE_WATTS * 1e6))
+    most_watts = PLAUSIBLE_WATTS if card.most_watts is None else card.most_watts
+    sensor = _Sensor("power", path, 0, int(most_watts * 1e6))
     return _read(host, card, sensor) / 1e6
 
 

@@ -10,6 +10,7 @@ import shutil
 import struct
 from typing import TYPE_CHECKING
 
+from msgspec import structs
 from trees import FakeClock, Faults
 
 from powerbench_agent.collectors.drm import collector as drm
@@ -262,11 +263,13 @@ class GpuMachine:
         self.clock = FakeClock()
         self.reader = Recorder()
         self.host = Host(path / "sys", path / "proc", self.clock, self.reader)
+        self.options = drm.Options()
         self._opened: list[drm.Drm] = []
 
     async def open(self, interval: float = 1.0) -> drm.Drm:
         """Return the collector."""
-        collector = await drm.open_collector(drm.Options(interval=Seconds(interval)), self.host)
+        options = structs.replace(self.options, interval=Seconds(interval))
+        collector = await drm.open_collector(options, self.host)
         self._opened.append(collector)
         return collector
 

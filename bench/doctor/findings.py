@@ -18,9 +18,12 @@ from powerbench_agent.agent import config, daemon, roster
 from powerbench_agent.bench.exits import NotHere
 from powerbench_agent.bench.load.ffmpeg import find_ffmpeg
 from powerbench_agent.bench.load.nginx import rtmp_module
+from powerbench_agent.bench.load.trial import check_ffmpeg
 from powerbench_agent.bench.meter import fingerprint
 from powerbench_agent.bench.meter.choose import LOCAL_AGENT
 from powerbench_agent.bench.meter.client import AgentClient, AgentFailed
+from powerbench_agent.bench.plan import defaults
+from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 from powerbench_agent.core import ports
 
 if TYPE_CHECKING:
@@ -144,6 +147,21 @@ async def encoder() -> Finding:
     if "libx264" not in ffmpeg.encoders:
         remedy = "install a build with libx264, or name one with --ffmpeg"
         return Finding("bad", "ffmpeg", f"{ffmpeg.path} {ffmpeg.version} has no libx264", remedy)
+    stream = Scenario(
+        name="trial",
+        type="single",
+        duration=1.0,
+        video_kbps=500.0,
+        resolution=Resolution(320, 180),
+        fps=30,
+        encoder=defaults.ENCODER,
+        preset=defaults.PRESET,
+    )
+    try:
+        await check_ffmpeg(ffmpeg, [stream], "embedded")
+    except NotHere as unable:
+        what, _, remedy = str(unable).rpartition("; ")
+        return Finding("bad", "ffmpeg", what, remedy)
     return Finding("ok", "ffmpeg", f"{ffmpeg.path} {ffmpeg.version}")
 
 

@@ -68,6 +68,12 @@ class Child:
         """Its exit code; None while it runs."""
         return self._process.returncode if self._process else None
 
+    async def wait(self) -> None:
+        """Wait until it has ended and all that it printed has been read."""
+        if self._process is not None and self._draining is not None:
+            await self._process.wait()
+            await asyncio.wait([self._draining])
+
     def cpu_seconds(self, procfs: Path = Path("/proc")) -> float:
         """Return the CPU time it has used; 0 once it has ended."""
         if self._process is None:

@@ -104,8 +104,21 @@ class _Progress(asyncio.Protocol):
 def encoder_command(ffmpeg: Ffmpeg, scenario: Scenario, target: str, progress_fd: int) -> list[str]:
     """Return the command line of a stream: picture and tone, in real time, at a constant bitrate."""
     planned = scenario.stabilization + scenario.duration
+    # Windows are wall clock and a signal ends them; this ends an encoder that has been left behind.
+    seconds = f"{planned * 2 + 120:.0f}"
+    return [*_encoding(ffmpeg, scenario, progress_fd), "-t", seconds, *_output(target)]
+
+
+def trial_command(ffmpeg: Ffmpeg, scenario: Scenario, sink: str) -> list[str]:
+    """Return the command line of a stream's first frames, with the same options but to no one."""
+    written = _output("null" if sink == "null" else os.devnull)
+    return [*_encoding(ffmpeg, scenario, 1), "-t", "0.1", "-y", *written]
+
+
+def _encoding(ffmpeg: Ffmpeg, scenario: Scenario, progress_fd: int) -> list[str]:
     command = [ffmpeg.path, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "warning"]
-    command += ["-stats_period", "0.5", "-progress", f"pipe:{progress_fd}"]
+    # Reports come every half second unless -stats_period says otherwise, which FFmpeg before 4.4 lacks.
+    command += ["-progress", f"pipe:{progress_fd}"]
     command += _picture_input(scenario)
     # A file's own sound may be missing, or end before the picture: the tone is the same for all.
     command += ["-re", "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"]
@@ -114,10 +127,7 @@ def encoder_command(ffmpeg: Ffmpeg, scenario: Scenario, target: str, progress_fd
         size = scenario.resolution
         command += ["-vf", f"scale={size.width}:{size.height},fps={scenario.fps}"]
     command += video_options(scenario)
-    command += ["-c:a", "aac", "-b:a", format_bitrate(AUDIO_KBPS)]
-    # Windows are wall clock and a signal ends them; this ends an encoder that has been left behind.
-    command += ["-t", f"{planned * 2 + 120:.0f}"]
-    return [*command, *_output(target)]
+    return [*command, "-c:a", "aac", "-b:a", format_bitrate(AUDIO_KBPS)]
 
 
 def _picture_input(scenario: Scenario) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import re
 import shutil
@@ -16,6 +17,10 @@ from powerbench_agent.core import ports
 
 if TYPE_CHECKING:
     from powerbench_agent.bench.plan.scenario import Scenario
+
+
+MINIMUM = (4, 1)  # the oldest release that run has been tried with
+_ANSWER_SECONDS = 10.0  # for an ffmpeg to list what it can do
 
 
 class Ffmpeg(NamedTuple):
@@ -80,8 +85,36 @@ async def _output(*command: str) -> str:
         raise NotHere(
             f"cannot run {command[0]}: {error.strerror}; name another ffmpeg with --ffmpeg"
         ) from None
-    output, _ = await process.communicate()
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        what = f"{' '.join(command)} did not end within {_ANSWER_SECONDS:g} s"
+        raise NotHere(f"{what}; name another ffmpeg with --ffmpeg") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
     return output.decode("utf-8", "replace")
+
+
+def check_version(ffmpeg: Ffmpeg) -> None:
+    """Check that it is not older than what run needs; a development build may be. Raises: NotHere."""
+    if (0, 0) < ffmpeg.number < MINIMUM:
+        oldest = ".".join(map(str, MINIMUM))
+        raise NotHere(
+            f"{ffmpeg.path} ({ffmpeg.version}) is too old: run needs ffmpeg {oldest} or newer; "
+            "install one, or name it with --ffmpeg"
+        )
+
+
+async def check_protocol(ffmpeg: Ffmpeg) -> None:
+    """Check that it was built with RTMP. Raises: NotHere."""
+    listing = await _output(ffmpeg.path, "-hide_banner", "-protocols")
+    if listing and "rtmp" not in listing.split():
+        raise NotHere(
+            f"{ffmpeg.path} ({ffmpeg.version}) was built without RTMP; "
+            "use --sink null, or name another ffmpeg with --ffmpeg"
+        )
 
 
 def check_encoder(ffmpeg: Ffmpeg, scenario: Scenario, sink: str) -> None:

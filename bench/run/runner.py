@@ -12,6 +12,7 @@ import aiohttp
 from powerbench_agent.bench.exits import NotHere
 from powerbench_agent.bench.load import ffmpeg as binaries
 from powerbench_agent.bench.load.nginx import private_nginx
+from powerbench_agent.bench.load.trial import check_ffmpeg
 from powerbench_agent.bench.meter import choose, fingerprint
 from powerbench_agent.bench.run import resume
 from powerbench_agent.bench.run.measuring import Measuring
@@ -67,9 +68,7 @@ async def run(plan: Plan, display: PhaseDisplay) -> Run:
 async def _checked_ffmpeg(plan: Plan, display: PhaseDisplay) -> Ffmpeg:
     """Return the ffmpeg that can do what the plan asks. Raises: NotHere."""
     ffmpeg = await binaries.find_ffmpeg(plan.ffmpeg)
-    for scenario in plan.scenarios:
-        if scenario.type != "baseline":
-            binaries.check_encoder(ffmpeg, scenario, plan.sink)
+    await check_ffmpeg(ffmpeg, plan.scenarios, plan.sink)
     binaries.check_sink(plan.sink)
     if not plan.ffmpeg and shutil.which("ffmpeg") != ffmpeg.path:
         display.say(f"No ffmpeg on the PATH: using {ffmpeg.version} of imageio-ffmpeg.")

@@ -18,6 +18,27 @@ sys.exit(main(["run", "single"]))
 """
 
 
+# An ffmpeg that tells its version, one encoder and one protocol; the rest of it differs between tests.
+STAND_IN = """#!/bin/sh
+case "$*" in
+    *-version*) echo "ffmpeg version {version} Copyright (c) the FFmpeg developers" ;;
+    *-encoders*) echo " V..... libx264              H.264" ;;
+    *-protocols*) printf 'Output:\\n  file\\n  {protocol}\\n' ;;
+    *) {otherwise} ;;
+esac
+"""
+
+
+def stand_in(
+    directory: Path, *, version: str = "7.1", protocol: str = "rtmp", otherwise: str = "exit 0"
+) -> str:
+    """Write an ffmpeg that does as told; return its path."""
+    path = directory / "ffmpeg"
+    path.write_text(STAND_IN.format(version=version, protocol=protocol, otherwise=otherwise))
+    path.chmod(0o755)
+    return str(path)
+
+
 def powerbench(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **environ}
     return subprocess.run(
@@ -101,6 +122,32 @@ def test_without_ffmpeg_it_says_how_to_get_one(tmp_path: Path) -> None:
     assert done.returncode == 69
     assert "apt install ffmpeg" in done.stderr
     assert "powerbench-agent[ffmpeg]" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("ffmpeg", "sink", "words"),
+    [
+        ({"version": "4.0.6"}, "embedded", ["(4.0.6) is too old", "needs ffmpeg 4.1 or newer"]),
+        ({"version": "n3.4"}, "null", ["(n3.4) is too old"]),
+        ({"protocol": "rtmpx"}, "embedded", ["was built without RTMP", "--sink null"]),
+        (
+            {"otherwise": """echo "Unrecognized option 'x'." >&2; exit 1"""},
+            "null",
+            ["failed to encode a test picture", "--preset veryfast", "Unrecognized option 'x'.", "--ffmpeg"],
+        ),
+        ({"otherwise": "kill -ILL $$"}, "null", ["failed to encode a test picture", "it printed nothing"]),
+    ],
+)
+def test_what_an_ffmpeg_cannot_do_is_found_before_anything_is_measured(
+    tmp_path: Path, ffmpeg: dict[str, str], sink: str, words: list[str]
+) -> None:
+    """Exit 69 and one line with the remedy: no idle window first, no file."""
+    path = stand_in(tmp_path, **ffmpeg)
+    done = powerbench("run", "--ffmpeg", path, "--sink", sink, "single", "--with-baseline", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (69, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert [word for word in words if word not in done.stderr] == []
+    assert not any(tmp_path.rglob("*.json"))
 
 
 def test_a_missing_extra_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -143,3 +144,42 @@ def test_the_command_looks_at_this_machine() -> None:
     found = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
     assert found[0].split()[:2] == ["ok", "machine"]
     assert done.returncode == (1 if any(line.startswith("bad") for line in found) else 0)
+
+
+def ffmpeg_on_path(directory: Path, monkeypatch: pytest.MonkeyPatch, version: str, encode: str) -> None:
+    """Put an ffmpeg on the PATH that has H.264 and RTMP and, asked to encode, does `encode`."""
+    script = directory / "ffmpeg"
+    script.write_text(
+        '#!/bin/sh\ncase "$*" in\n'
+        f'  *-version*) echo "ffmpeg version {version} Copyright" ;;\n'
+        '  *-encoders*) echo " V..... libx264 H.264" ;;\n'
+        "  *-protocols*) echo rtmp ;;\n"
+        f"  *) {encode} ;;\nesac\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(directory), prepend=os.pathsep)
+
+
+async def test_an_ffmpeg_that_can_do_all_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest release that run works with is not complained of."""
+    ffmpeg_on_path(tmp_path, monkeypatch, "4.1.11", "exit 0")
+    found = await doctor.encoder()
+    assert (found.verdict, found.text) == ("ok", f"{tmp_path}/ffmpeg 4.1.11")
+
+
+@pytest.mark.parametrize(
+    ("version", "encode", "text"),
+    [
+        ("4.0.6", "exit 0", "is too old: run needs ffmpeg 4.1 or newer"),
+        ("7.1", """echo "No such filter: 'testsrc2'" >&2; exit 1""", "No such filter: 'testsrc2'"),
+    ],
+)
+async def test_an_ffmpeg_that_run_would_refuse_is_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, encode: str, text: str
+) -> None:
+    """What run checks before it measures, the doctor checks, too, and says what to do."""
+    ffmpeg_on_path(tmp_path, monkeypatch, version, encode)
+    found = await doctor.encoder()
+    assert found.verdict == "bad"
+    assert text in found.text
+    assert "--ffmpeg" in found.remedy

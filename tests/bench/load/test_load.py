@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from powerbench_agent.bench.exits import NotHere
-from powerbench_agent.bench.load.encoder import encoder_command
-from powerbench_agent.bench.load.ffmpeg import Ffmpeg, check_encoder, check_sink
+from powerbench_agent.bench.load.encoder import encoder_command, trial_command
+from powerbench_agent.bench.load.ffmpeg import Ffmpeg, check_encoder, check_sink, check_version
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 
 if TYPE_CHECKING:
@@ -62,6 +62,34 @@ def test_h265_over_rtmp_needs_6_1(version: str, sink: str, *, works: bool) -> No
     else:
         with pytest.raises(NotHere, match=r"6\.1"):
             check_encoder(which, SCENARIO, sink)
+
+
+@pytest.mark.parametrize("version", ["4.1", "4.2.2-static", "n7.0.2", "N-11234-gabc"])
+def test_releases_from_4_1_on_and_development_builds_will_do(version: str) -> None:
+    """The oldest that is tried is 4.1; a build without a release number may be new enough."""
+    check_version(ffmpeg(version))
+
+
+@pytest.mark.parametrize("version", ["4.0.6", "n3.4.13", "0.8"])
+def test_an_older_release_is_refused(version: str) -> None:
+    """The message has the version that is there and the one that is needed."""
+    with pytest.raises(NotHere, match=rf"\({version}\) is too old: run needs ffmpeg 4\.1"):
+        check_version(ffmpeg(version))
+
+
+def test_no_option_is_used_that_4_1_lacks() -> None:
+    """-stats_period came with 4.4; reports come every half second without it."""
+    assert "-stats_period" not in encoder_command(ffmpeg("4.2.2", "libx265"), SCENARIO, "null", 7)
+
+
+def test_the_trial_has_the_streams_options_and_no_receiver() -> None:
+    """What is tried is what will run: the same options, a tenth of a second, into /dev/null."""
+    which = ffmpeg("7.1", "libx265")
+    stream = encoder_command(which, SCENARIO, "rtmp://127.0.0.1/live/x", 1)
+    trial = trial_command(which, SCENARIO, "rtmp://127.0.0.1/live/x")
+    same = stream.index("-t")
+    assert trial[:same] == stream[:same]
+    assert trial[same:] == ["-t", "0.1", "-y", "-f", "flv", "-flvflags", "no_duration_filesize", "/dev/null"]
 
 
 def test_a_local_sink_is_looked_up_in_the_kernels_tables(tmp_path: Path) -> None:

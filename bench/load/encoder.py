@@ -78,7 +78,8 @@ class Encoder(Child):
         was_killed = self.exit_code < 0
         if self._sink is not None and self._sink.exit_code not in (None, 0) and not was_killed:
             dead = self._sink
-        raise StreamFailed(f"{dead.name} died (ffmpeg's exit code {dead.exit_code}): {dead.last_words()}")
+        how = "died" if dead.exit_code else "ended too early"
+        raise StreamFailed(f"{dead.name} {how} (ffmpeg's exit code {dead.exit_code}): {dead.last_words()}")
 
     async def stop(self) -> None:
         """Stop it, and close its pipe."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from powerbench_agent.bench.meter.energy import MeteredEnergy
 from powerbench_agent.bench.plan.scenario import AUDIO_KBPS, format_bitrate, format_bitrates
+from powerbench_agent.bench.run import standstill
 from powerbench_agent.bench.run.figures import warnings_of
 from powerbench_agent.core.results import (
     BASELINE,
@@ -82,7 +83,7 @@ def judge(outcome: Outcome, baselines: Iterable[RecordedScenario] = (), *, stric
     measured = list(baselines)
     status, error, encode = outcome.status, outcome.error, outcome.encode
     warnings = list(outcome.warnings)
-    problem = "; ".join(outcome.problems)
+    problem = "; ".join(outcome.problems) or _stream_fault(outcome)
     if outcome.energy is None:
         problem = "the window has no energy reading; see the agent's /health"
     if problem:
@@ -97,7 +98,7 @@ def judge(outcome: Outcome, baselines: Iterable[RecordedScenario] = (), *, stric
         idle = energies_of(measured)
         if idle and not any(comparable(outcome.energy, energy) for energy in idle):
             warnings.append("the baseline's joules come from other sources: they are not compared")
-    if encode is not None:
+    if encode is not None and status != "failed":  # a stream that failed is not to be encoded faster
         warnings += _stream_warnings(outcome)
     if strict and status == "ok" and warnings:
         judged = replace(judged, status="failed", error=f"--strict: {'; '.join(warnings)}")
@@ -115,6 +116,12 @@ def compare(outcome: Outcome, baselines: Iterable[RecordedScenario]) -> Outcome:
         return outcome
     names = tuple(baseline.name for baseline in own)
     return replace(outcome, versus=difference(energy, idle), idle=mean_energy(idle), baselines=names)
+
+
+def _stream_fault(outcome: Outcome) -> str:
+    """Return which streams did nothing in the window; "" if all did something."""
+    faults = [standstill.fault(name, encode) for name, encode in outcome.per_stream.items()]
+    return "; ".join(fault for fault in faults if fault)
 
 
 def _stream_warnings(outcome: Outcome) -> list[str]:

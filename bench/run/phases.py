@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from powerbench_agent.bench.meter import conditions
 from powerbench_agent.bench.meter.client import AgentFailed
 from powerbench_agent.bench.meter.energy import Edge, MeteredEnergy, energy_between
+from powerbench_agent.bench.run import standstill
 from powerbench_agent.bench.run.figures import encode_figures
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Phases:
         self.notes: list[str] = []  # of the scenario that is running
 
     async def wait(self, title: str, seconds: float, encoders: Sequence[Encoder] = ()) -> None:
-        """Wait. Raises: StreamFailed if a stream dies."""
+        """Wait. Raises: StreamFailed if a stream dies or stands still."""
         if seconds > 0:
             await self._poll(title, seconds, encoders, lambda _: False)
             self._finish(seconds)
@@ -140,6 +141,7 @@ class Phases:
                 keep(await self._meters.glance())
             raise
         keep(await self._meters.edge(opened.begin))
+        _check_running(encoders, standstill.patience(seconds))
         whole = opened.energy()
         self._finish(seconds, f"{whole.watts:.2f} W ({whole.source})" if whole else "")
 
@@ -173,8 +175,7 @@ class Phases:
                 if (note := f"the trace has a gap: {failed}") not in self.notes:
                     self.notes.append(note)
                 await asyncio.sleep(min(left, 1 / hertz))
-            for encoder in encoders:
-                encoder.check_alive()
+            _check_running(encoders, standstill.patience(seconds))
             seen = [look(edge) for edge in edges]
             if any(seen):
                 break
@@ -185,6 +186,13 @@ class Phases:
             if time.monotonic() - last_shown >= _FOLLOW_SECONDS / 2:
                 self._display.update(time.monotonic() - begun, _news(before, edges[-1], encoders))
                 before, last_shown = edges[-1], time.monotonic()
+
+
+def _check_running(encoders: Sequence[Encoder], limit: float) -> None:
+    """Check that the streams run, with a new frame within `limit` seconds. Raises: StreamFailed."""
+    for encoder in encoders:
+        encoder.check_alive()
+        standstill.check_moving(encoder, time.monotonic(), limit)
 
 
 def is_steady(readings: Sequence[tuple[Edge, float | None]]) -> bool:

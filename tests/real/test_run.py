@@ -77,6 +77,10 @@ def ffmpegs(pid: int) -> list[int]:
     return found
 
 
+def is_encoder(pid: int) -> bool:
+    return b"-progress" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+
+
 @contextmanager
 def started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -273,3 +277,24 @@ def test_a_reader_that_goes_away_stops_no_measurement(tmp_path: Path) -> None:
         run.stdout = None
         assert run.wait(60) == 0
     assert results(tmp_path)["scenarios"][0]["status"] == "ok"
+
+
+@pytest.mark.parametrize("sink", ["embedded", "null"])
+def test_a_stream_that_is_stopped_fails_its_scenario(tmp_path: Path, sink: str) -> None:
+    """SIGSTOP of the encoder within its window: exit 1, the stream and the remedy in one line, no advice."""
+    command = arguments(tmp_path, "--sink", sink, single=("--duration", "30", "--name", "x"))
+    with started(command) as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            if line.startswith("x: 30 s"):
+                break
+        (encoder,) = (pid for pid in ffmpegs(run.pid) if is_encoder(pid))
+        os.kill(encoder, signal.SIGSTOP)
+        out, errors = run.communicate(timeout=60)
+        assert run.returncode == 1
+    assert re.match(r"powerbench: x failed: x stands still: no new frame since [\d:]{8} \(", errors)
+    assert len(errors.splitlines()) == 1
+    assert "faster --preset" not in out
+    assert not Path(f"/proc/{encoder}").exists()
+    (scenario,) = results(tmp_path)["scenarios"]
+    assert scenario["status"] == "failed"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from msgspec import structs
 
 from powerbench_agent.bench.meter.energy import MeteredEnergy
@@ -84,3 +86,20 @@ def test_an_interrupted_scenario_stays_one() -> None:
     described = describe(judge(Outcome(SCENARIO, "interrupted", "kept", energy(30), ENCODE)))
     assert (described["status"], described["error"]) == ("interrupted", "kept")
     assert described["energy"]["joules"] == 300
+
+
+def test_a_stream_that_wrote_nothing_fails_by_name() -> None:
+    """Frames without a byte: the window is not ok, and has no joules a frame."""
+    per_stream = {"x": Encode(10.0, 300.0, 0.0, 10.0, 1.0, 0, 0)}
+    judged = judge(Outcome(SCENARIO, "ok", energy=energy(30), encode=per_stream["x"], per_stream=per_stream))
+    assert (judged.status, judged.warnings) == ("failed", ())
+    assert judged.error == "x wrote nothing in the window: look at its sink"
+    assert judged.encode is None
+
+
+def test_a_stream_that_failed_is_not_advised_to_be_faster() -> None:
+    """Its speed fell because it died: a preset would not have helped."""
+    slow = Encode(10.0, 100.0, 20.0, 3.0, 0.3, 0, 0)
+    failed = Outcome(SCENARIO, "failed", "x died", energy=energy(30), encode=slow, per_stream={"x": slow})
+    assert judge(failed).warnings == ()
+    assert any("faster --preset" in warning for warning in judge(replace(failed, status="ok")).warnings)

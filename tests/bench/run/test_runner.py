@@ -13,6 +13,7 @@ import pytest
 from msgspec import structs
 
 from powerbench_agent.bench.exits import BadFile
+from powerbench_agent.bench.load.encoder import Point
 from powerbench_agent.bench.load.ffmpeg import Ffmpeg
 from powerbench_agent.bench.meter.client import AgentFailed
 from powerbench_agent.bench.meter.conditions import Conditions
@@ -22,6 +23,7 @@ from powerbench_agent.bench.plan.plan import Plan
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 from powerbench_agent.bench.run import measuring, phases, runner
 from powerbench_agent.bench.run.record import ResultsRecord, Trace, trace_path
+from powerbench_agent.core.progress import Report
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -117,6 +119,42 @@ async def streaming(_: Ffmpeg, scenario: Scenario, *__: object) -> AsyncIterator
         SimpleNamespace(scenario=one, encoder=encoder, cpu_seconds=lambda: {"encoder": 1.0})
         for one in scenario.streams
     ]
+
+
+class Frames:
+    """A stream of 30 frames a second that reports each half second, up to a moment."""
+
+    def __init__(self, name: str, until: float = 1e9) -> None:
+        self.name = name
+        self.until = until
+        self.rate = 30.0
+        self._points: list[Point] = []
+
+    @property
+    def points(self) -> list[Point]:
+        now = asyncio.get_running_loop().time()
+        while len(self._points) < int(min(now, self.until) * 2):
+            at = (len(self._points) + 1) / 2
+            frames = int(at * self.rate)
+            self._points.append(Point(at, Report(frames, int(at * 120_000), frames / 30, 0, 0, ended=False)))
+        return self._points
+
+    def check_alive(self) -> None:
+        pass
+
+    def last_words(self) -> str:
+        return "it printed nothing"
+
+
+def streaming_of(*encoders: Frames) -> Callable[..., Any]:
+    """Return what runs these as the streams of any scenario."""
+
+    @contextlib.asynccontextmanager
+    async def them(_: Ffmpeg, scenario: Scenario, *__: object) -> AsyncIterator[Sequence[Any]]:
+        both = zip(scenario.streams, encoders, strict=False)
+        yield [SimpleNamespace(scenario=s, encoder=e, cpu_seconds=lambda: {"encoder": 1.0}) for s, e in both]
+
+    return them
 
 
 @pytest.fixture
@@ -247,6 +285,31 @@ async def test_meters_that_are_away_within_a_window_cost_the_trace_alone(bench: 
     assert (outcome.energy.seconds, outcome.energy.watts) == pytest.approx((60, 30), rel=1e-3)
     assert outcome.warnings == ("the trace has a gap: it is away",)
     assert outcome.trace["readings"] == pytest.approx(400, abs=10)
+
+
+async def test_a_stream_that_stands_still_fails_its_scenario(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two stops after 80 s, in the second window: that one fails, by name; the others stand."""
+    monkeypatch.setattr(measuring, "streaming", streaming_of(Frames("pair-1"), Frames("pair-2", until=80)))
+    pair = structs.replace(stream("pair"), type="multi", bitrates=(904.0, 904.0))
+    done = await bench.run(stream("first"), pair, stream("last"))
+    assert [s["status"] for s in bench.written] == ["ok", "failed", "ok"]
+    failed = done.outcomes[1]
+    assert failed.error.startswith("pair-2 stands still: no new frame since ")
+    assert "(5 s)" in failed.error
+    assert not any("faster --preset" in warning for warning in failed.warnings)
+    assert (failed.end_time or 0) - (failed.start_time or 0) == pytest.approx(25, abs=1.5)
+
+
+async def test_a_slow_stream_is_warned_of_and_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of real time is a matter of the preset, not a standstill."""
+    slow = Frames("x")
+    slow.rate = 15.0
+    monkeypatch.setattr(measuring, "streaming", streaming_of(slow))
+    (outcome,) = (await bench.run(stream())).outcomes
+    assert outcome.status == "ok"
+    assert any("faster --preset" in warning for warning in outcome.warnings)
 
 
 async def test_an_interrupted_run_keeps_what_it_has(bench: Bench) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from powerbench_agent.agent import __version__, listen, log, roster, systemd
 from powerbench_agent.agent.config import DEFAULT_PATH, Config, load, narrow, without_effect
 from powerbench_agent.core.options import ConfigError, Listen, Problem, parse_listen
+from powerbench_agent.core.terminal import guarded_output
 
 if TYPE_CHECKING:
     import socket
@@ -147,6 +148,10 @@ def check(config: Config) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon; return the exit code."""
+    return guarded_output("powerbench-agent", lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     flags = parser().parse_args(arguments)
     log.set_up(flags.log_format, flags.log_level)
     passed = listen.passed_sockets(os.environ, os.getpid())

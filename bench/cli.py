@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from powerbench_agent.agent import __version__
 from powerbench_agent.bench import exits
 from powerbench_agent.bench.flags import Parser, Verbs
+from powerbench_agent.core.terminal import guarded_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,6 +72,10 @@ def _split_command(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code."""
+    return guarded_output("powerbench", lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     words, command = _split_command(sys.argv[1:] if arguments is None else arguments)
     flags = parser(words[0] if words else "").parse_args(words)
     if command:

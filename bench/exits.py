@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from powerbench_agent.core.terminal import printable
+from powerbench_agent.core.terminal import complain
 
 OK = 0
 FAILED = 1  # a scenario failed; the others' results are kept
@@ -16,8 +14,7 @@ INTERRUPTED = 130
 
 def fail(text: str, code: int) -> int:
     """Print a message of one line, or a few, on standard error and return the code."""
-    lines = [printable(line) for line in f"powerbench: {text}".split("\n")]
-    print("\n".join(lines), file=sys.stderr)  # noqa: T201 - what a command line is for
+    complain("powerbench", text)
     return code
 
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import IO, TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
-from powerbench_agent.agent import log
 from powerbench_agent.bench.statistics.stream_hour import stream_hour
 from powerbench_agent.bench.warnings import MIN_SPEED
 from powerbench_agent.core.terminal import align, printable, width
@@ -266,7 +265,7 @@ def make_console() -> Console:
     """Return standard output."""
     from rich.console import Console  # noqa: PLC0415 - of the extra
 
-    return Console(file=cast("IO[str]", log.Unbreakable(sys.stdout)))
+    return Console(file=sys.stdout)
 
 
 def show(console: Console, tables: Iterable[Table], lines: Iterable[str] = ()) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from typing import IO, TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from powerbench_agent.agent import log
 from powerbench_agent.bench import exits
 from powerbench_agent.bench.exits import BadFile, BadFlag
+from powerbench_agent.core.terminal import complain
 
 if TYPE_CHECKING:
     import argparse
@@ -61,9 +62,8 @@ def make_console() -> Console:
     """Return a console on standard output, as wide as the terminal or wide enough for the table."""
     from rich.console import Console  # noqa: PLC0415 - of the extra
 
-    out = cast("IO[str]", log.Unbreakable(sys.stdout))
-    console = Console(file=out)
-    return console if console.is_terminal else Console(file=out, width=_PLAIN_WIDTH)
+    console = Console(file=sys.stdout)
+    return console if console.is_terminal else Console(file=sys.stdout, width=_PLAIN_WIDTH)
 
 
 def _execute(plan: Plan, console: Console, *, progress: bool | None) -> Run:
@@ -111,11 +111,7 @@ def _say_doubts(done: Run, say: Callable[[str], None]) -> None:
         for warning in outcome.warnings:
             say(f"Warning, {outcome.scenario.name}: {warning}.")
         if outcome.status != "ok":
-            _say_error(f"{outcome.scenario.name} {outcome.status}: {outcome.error}")
-
-
-def _say_error(text: str) -> None:
-    print(f"powerbench: {text}", file=sys.stderr)  # noqa: T201 - for people
+            complain("powerbench", f"{outcome.scenario.name} {outcome.status}: {outcome.error}")
 
 
 def report(done: Run, console: Console) -> None:
@@ -135,7 +131,7 @@ def report(done: Run, console: Console) -> None:
         if doubt := table.doubt(done.repeats, shortest):
             say(doubt)
     if done.unsaved:
-        _say_error(done.unsaved)
+        complain("powerbench", done.unsaved)
     if done.path is not None:
         say(f"Results: {done.path}", whole=True)
         if done.interrupted:

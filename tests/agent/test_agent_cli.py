@@ -260,3 +260,26 @@ def test_the_installed_command_checks_a_configuration(tmp_path: Path, empty: str
             env=environ, timeout=20, check=False, capture_output=True, text=True,
         )  # fmt: skip
         assert (ended.returncode, ended.stdout, ended.stderr) == (code, out, err)
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "said"),
+    [
+        ('"$@" | true; exit ${PIPESTATUS[0]}', 141, ""),
+        ('"$@" >/dev/full', 1, "cannot write standard output: No space left on device; what was printed"),
+    ],
+)
+@pytest.mark.parametrize("flag", ["--check", "--help"])
+def test_output_that_cannot_be_written_is_no_crash(flag: str, shell: str, code: int, said: str) -> None:
+    """A reader that has gone ends it quietly; a full disk is one line and exit 1."""
+    agent = Path(sys.executable).with_name("powerbench-agent")
+    done = subprocess.run(
+        ["/bin/bash", "-c", shell, "bash", agent, flag],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) == bool(said)
+    assert said in done.stderr

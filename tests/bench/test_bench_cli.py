@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -176,3 +177,76 @@ def test_help_comes_without_heavy_imports(tmp_path: Path, arguments: list[str]) 
     )
     assert done.returncode == 0, done.stderr
     assert "powerbench" in done.stdout
+
+
+SHOWS = [["--help"], ["run", "--help"], ["--version"], ["doctor"], ["analyze"], ["compare"]]
+
+
+def shows(arguments: list[str], directory: Path) -> list[str]:
+    """Return the command line of something that prints; a results file for the verbs that read one."""
+    part = '{"component": "cpu", "source": "rapl", "joules": 90, "watts": 9}'
+    energy = f'{{"source": "rapl", "seconds": 10, "joules": 90, "mean_watts": 9, "parts": [{part}]}}'
+    file = directory / "test_results_x.json"
+    file.write_text(f'{{"scenarios": [{{"name": "baseline", "energy": {energy}}}]}}')
+    files = {"analyze": [str(file)], "compare": ["--force", str(file), str(file)]}
+    return [str(COMMAND), *arguments, *files.get(arguments[0], [])]
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize("arguments", SHOWS)
+def test_a_reader_that_has_gone_is_no_error(tmp_path: Path, arguments: list[str], buffered: str) -> None:
+    """As in `powerbench doctor | head`: not a word, and the code of a program that SIGPIPE ended."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            shows(arguments, tmp_path),
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": buffered},
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    bad = arguments == ["doctor"] and done.returncode == 1  # it found a problem, which counts more
+    assert (done.returncode, done.stderr) == (1 if bad else 141, b"")
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize("arguments", SHOWS)
+def test_a_full_disk_is_one_line(tmp_path: Path, arguments: list[str], buffered: str) -> None:
+    """What could not be printed is an error, said once."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            shows(arguments, tmp_path),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": buffered},
+            timeout=60,
+            check=False,
+        )
+    what = "cannot write standard output: No space left on device; what was printed is incomplete"
+    assert (done.returncode, done.stderr) == (1, f"powerbench: {what}\n")
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_closed_or_full_stream_does_not_change_the_exit_code(tmp_path: Path, stream: str) -> None:
+    """`>&-` loses the text alone; a mistake is still a mistake where nobody can be told."""
+    number = 1 if stream == "stdout" else 2
+    closed = f'exec "$@" {number}>&-'
+    done = subprocess.run(
+        ["/bin/sh", "-c", closed, "sh", *shows(["analyze"], tmp_path)], timeout=60, check=False
+    )
+    assert done.returncode == 0
+    mistaken = ["/bin/sh", "-c", 'exec "$@" 2>/dev/full', "sh", str(COMMAND), "measure"]
+    assert subprocess.run(mistaken, timeout=60, check=False).returncode == 2
+
+
+def test_the_files_are_written_though_the_reader_has_gone(tmp_path: Path) -> None:
+    """`powerbench analyze --json FILE | head -1` leaves the whole file."""
+    command = [*shows(["analyze"], tmp_path), "--json", str(tmp_path / "out.json")]
+    done = subprocess.run(["/bin/sh", "-c", '"$@" | true', "sh", *command], timeout=60, check=False)
+    assert done.returncode == 0
+    assert json.loads((tmp_path / "out.json").read_text())

@@ -27,10 +27,12 @@ def add_parser(verbs: Verbs) -> None:
         "  powerbench measure -- ffmpeg -i in.mp4 -c:v libx264 out.mp4\n"
         "  powerbench measure --repeat 5 --idle 30s --json cost.json -- ffmpeg -y -i in.mp4 out.mp4\n"
         "  powerbench measure -- sh -c 'make clean; make -j8'\n"
-        "An ffmpeg gets an additional -progress so that its frames are counted; one that\n"
-        "already has -progress is left unchanged, and its report has no joules per\n"
-        "frame. The command's share of the energy is attributed by CPU time and GPU use,\n"
-        "sampled once a second; it is not measured.\n",
+        "An ffmpeg, also one behind nice, timeout, env and their like, gets an additional\n"
+        "-progress so that its frames are counted and, from the second run on, -y so that\n"
+        "it can write its file again. One in a script or a container, or with a -progress\n"
+        "of its own, is left unchanged: no joules per frame. The command's share of the\n"
+        "energy is attributed by CPU time and GPU use, sampled once a second; it is not\n"
+        "measured.\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -13,9 +13,10 @@ import signal
 import subprocess
 import threading
 import time
-from pathlib import PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from powerbench_agent.bench.measure.ffmpeg_words import find_ffmpeg_words, is_ffmpeg, mentions_ffmpeg
 from powerbench_agent.core.host import Host
 from powerbench_agent.core.process_tree import ProcessTree
 from powerbench_agent.core.processes import Unresolved
@@ -23,6 +24,8 @@ from powerbench_agent.core.progress import ProgressParser
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
+
+    from powerbench_agent.bench.measure.ffmpeg_words import FfmpegWords
 
 NOT_EXECUTABLE, NOT_FOUND, BY_SIGNAL = 126, 127, 128  # exit codes, as shells give them
 LOOK_SECONDS = 1.0  # between looks at its processes
@@ -49,6 +52,7 @@ class Used(NamedTuple):
     system_seconds: float
     cpu_seconds: float  # of its whole process tree, as far as it was seen
     frames: int | None = None  # None if it is not an ffmpeg or reported nothing
+    uncounted: bool = False  # whether there was an ffmpeg among its processes that was not asked for frames
 
     @property
     def signal(self) -> str:
@@ -137,9 +141,9 @@ class Progress:
         self._thread = threading.Thread(target=self._read, name="progress", daemon=True)
         self._frames: int | None = None
 
-    def command(self, command: Sequence[str]) -> list[str]:
-        """Return the ffmpeg's command line with its progress sent to the pipe."""
-        return [command[0], "-progress", f"pipe:{self._write_fd}", *command[1:]]
+    def command(self, ffmpeg: FfmpegWords) -> Sequence[str]:
+        """Return the command with the ffmpeg's progress sent to the pipe."""
+        return ffmpeg.with_options("-progress", f"pipe:{self._write_fd}")
 
     def begin(self) -> None:
         """Start reading, once the command has inherited its end of the pipe or failed to start."""
@@ -160,23 +164,25 @@ class Progress:
                         self._frames = report.frames
 
 
-def says_frames(command: Sequence[str]) -> bool:
-    """Return whether the command is an ffmpeg that has no -progress yet."""
-    name, *rest = command
-    return PurePath(name).name == "ffmpeg" and bool(rest) and "-progress" not in rest
-
-
 async def run(
-    command: Sequence[str], signals: Signals, look: Callable[[Collection[int]], Awaitable[None]]
+    command: Sequence[str],
+    signals: Signals,
+    look: Callable[[Collection[int]], Awaitable[None]],
+    *,
+    has_input: bool = True,
 ) -> Used:
-    """Run the command to its end. Raises: CannotStart.
+    """Run the command to its end; without `has_input` its standard input is empty. Raises: CannotStart.
 
     `look` is called about once a second with every process of its tree that has been seen so far.
     """
-    progress = Progress() if says_frames(command) else None
+    ffmpeg = find_ffmpeg_words(command)
+    progress: Progress | None = None
+    if ffmpeg is not None and not ffmpeg.has_progress:
+        progress = Progress()
+        command = progress.command(ffmpeg)
     started = time.monotonic()
     try:
-        process = _start(progress.command(command) if progress else command)
+        process = _start(command, None if has_input else subprocess.DEVNULL)
     finally:
         if progress is not None:
             progress.begin()
@@ -189,7 +195,7 @@ async def run(
     process.returncode = os.waitstatus_to_exitcode(status)
     watching.cancel()
     await asyncio.wait([watching])
-    seen = 0.0 if watching.cancelled() else watching.result()
+    seen = _Seen() if watching.cancelled() else watching.result()
     reaped = usage.ru_utime + usage.ru_stime
     code = process.returncode
     return Used(
@@ -197,14 +203,15 @@ async def run(
         seconds=ended - started,
         user_seconds=usage.ru_utime,
         system_seconds=usage.ru_stime,
-        cpu_seconds=max(reaped, seen),  # the first lacks children that were not waited for
+        cpu_seconds=max(reaped, seen.cpu_seconds),  # the first lacks children that were not waited for
         frames=progress.frames() if progress else None,
+        uncounted=progress is None and (seen.ffmpeg or mentions_ffmpeg(command)),
     )
 
 
-def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+def _start(command: Sequence[str], stdin: int | None) -> subprocess.Popen[bytes]:
     try:
-        return subprocess.Popen(command, close_fds=False)
+        return subprocess.Popen(command, stdin=stdin, close_fds=False)
     except FileNotFoundError:
         raise CannotStart(f"{command[0]}: not found", NOT_FOUND) from None
     except OSError as error:
@@ -217,15 +224,32 @@ def _ended(pid: int) -> float:
     return time.monotonic()
 
 
-async def _watch(pid: int, look: Callable[[Collection[int]], Awaitable[None]]) -> float:
-    """Watch the tree until cancelled; return the CPU seconds that it was seen to use."""
+class _Seen(NamedTuple):
+    """What was seen of a command's processes."""
+
+    cpu_seconds: float = 0.0
+    ffmpeg: bool = False  # whether one of them was an ffmpeg
+
+
+async def _watch(pid: int, look: Callable[[Collection[int]], Awaitable[None]]) -> _Seen:
+    """Watch the tree until cancelled; return what was seen of it."""
     pids = {pid}
     tree: ProcessTree | None = None
+    ffmpeg = False
     with contextlib.suppress(asyncio.CancelledError, Unresolved):
         tree = ProcessTree(Host(), pid)
         while True:
             tree.look()
             pids.update(tree.pids)
+            ffmpeg = ffmpeg or any(map(_is_ffmpeg, tree.pids))
             await look(pids)
             await asyncio.sleep(LOOK_SECONDS)
-    return tree.cpu_seconds if tree is not None else 0.0
+    return _Seen(tree.cpu_seconds if tree is not None else 0.0, ffmpeg)
+
+
+def _is_ffmpeg(pid: int) -> bool:
+    """Return whether a process is an ffmpeg, by the name that the kernel has for it."""
+    try:
+        return is_ffmpeg(Path(f"/proc/{pid}/comm").read_text(errors="replace").strip())
+    except OSError:  # it has ended
+        return False

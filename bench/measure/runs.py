@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from powerbench_agent.bench.measure import command, costs
 from powerbench_agent.bench.measure.command import CannotStart
 from powerbench_agent.bench.measure.costs import CommandRun, EnergyWindow
+from powerbench_agent.bench.measure.ffmpeg_words import answers_ffmpeg, find_ffmpeg_words, mentions_ffmpeg
 from powerbench_agent.bench.measure.share import GPU, GpuUse, gpu_gains, share
 from powerbench_agent.bench.meter.client import AgentFailed
 from powerbench_agent.bench.meter.conditions import read_conditions, warnings_of
@@ -23,7 +24,7 @@ from powerbench_agent.core.host import Host
 from powerbench_agent.core.procfs import read_cpu_time
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from powerbench_agent.bench.measure.command import Signals, Used
     from powerbench_agent.bench.measure.display import MeasureDisplay
@@ -71,6 +72,7 @@ class CommandRunner:
         collected: Collected,
     ) -> None:
         self._argv = argv
+        self._ffmpeg = find_ffmpeg_words(argv)
         self._meters = meters
         self._signals = signals
         self._display = display
@@ -93,9 +95,31 @@ class CommandRunner:
                 self._display.progress(f"run {len(collected.runs)} of {count}: {_summary(last)}")
             if last.used.code:
                 break
+        collected.notes += self._notes_on_ffmpeg()
         if collected.runs and len(collected.runs) < count:
             by = f" by {Number(self._signals.received).name}" if self._signals.received else ""
             collected.notes.append(f"ended{by} after {len(collected.runs)} of {count} runs")
+
+    def _notes_on_ffmpeg(self) -> Iterator[str]:
+        """Yield what was changed for an ffmpeg, and why its frames are not known."""
+        runs = len(self._collected.runs)
+        ffmpeg = self._ffmpeg
+        if ffmpeg is not None and ffmpeg.may_ask and ffmpeg.output and runs > 1:
+            yield f"after the first run ffmpeg got -y, to overwrite {ffmpeg.output}"
+        if not any(run.used.uncounted for run in self._collected.runs):
+            return
+        if ffmpeg is not None:
+            yield "no joules per frame: ffmpeg has a -progress of its own; omit it to have frames counted"
+            return
+        remedy = "give ffmpeg itself as the command, with nice, timeout or env before it if need be"
+        yield f"no joules per frame: the frames of the command's ffmpeg cannot be counted; {remedy}"
+        if self._may_ask_in_a_script and runs > 1:
+            yield "after the first run the command's input was empty; have its ffmpeg overwrite files with -y"
+
+    @property
+    def _may_ask_in_a_script(self) -> bool:
+        """Whether an ffmpeg that is not found among the words asks before it overwrites a file."""
+        return self._ffmpeg is None and mentions_ffmpeg(self._argv) and not answers_ffmpeg(self._argv)
 
     async def _run_next(self) -> bool:
         """Make one more run; return whether there is one. Raises: AgentFailed before the first run."""
@@ -152,7 +176,12 @@ class CommandRunner:
                 await self._take_gpu_use(uses, pids)
 
         around, before = read_conditions(Host()), read_cpu_time(Host())
-        used = await command.run(self._argv, self._signals, look)
+        argv, has_input = self._argv, True
+        if self._collected.runs:  # what the first run wrote is there by now
+            if self._ffmpeg is not None and self._ffmpeg.may_ask:
+                argv = self._ffmpeg.with_options("-y")
+            has_input = not self._may_ask_in_a_script
+        used = await command.run(argv, self._signals, look, has_input=has_input)
         try:
             end = await self._meters.edge(begin)
             energy = energy_between(begin, end)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import tempfile
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 import aiohttp
 
@@ -19,6 +21,7 @@ from powerbench_agent.bench.measure import command, document
 from powerbench_agent.bench.measure.command import Signals
 from powerbench_agent.bench.measure.costs import Measured
 from powerbench_agent.bench.measure.display import MeasureDisplay
+from powerbench_agent.bench.measure.ffmpeg_words import find_ffmpeg_words
 from powerbench_agent.bench.measure.report import report
 from powerbench_agent.bench.measure.runs import Collected, CommandRunner
 from powerbench_agent.bench.meter import choose, fingerprint
@@ -27,7 +30,6 @@ from powerbench_agent.bench.run import record
 
 if TYPE_CHECKING:
     import argparse
-    from pathlib import Path
 
     from powerbench_agent.bench.meter.meters import Meters
 
@@ -103,6 +105,7 @@ def make_plan(flags: argparse.Namespace) -> MeasurePlan:
     if not flags.command:
         raise BadFlag("measure: COMMAND is missing; see powerbench measure --help")
     choose.check_urls(flags.agent)
+    _check_output(flags.command, flags.repeat)
     path = None
     if flags.json is not None:
         path = flags.json.resolve()  # a symbolic link is written through, not replaced
@@ -116,6 +119,20 @@ def make_plan(flags: argparse.Namespace) -> MeasurePlan:
         token=read_token(flags.token_file),
         require_measured=flags.require_measured,
     )
+
+
+def _check_output(words: list[str], repeat: int) -> None:
+    """Check that ffmpeg has nothing to ask: the answer would be waited for, and measured. Raises: BadFlag."""
+    ffmpeg = find_ffmpeg_words(words)
+    if ffmpeg is None or not ffmpeg.may_ask or not (repeat > 1 or _is_terminal(sys.stdin)):
+        return
+    if ffmpeg.output and Path(ffmpeg.output).is_file():
+        what = f"{ffmpeg.output} exists, and ffmpeg would ask whether to overwrite it"
+        raise BadFlag(f"measure: {what}: add -y to its options, or remove the file")
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
 
 
 def _check_file(path: Path) -> None:

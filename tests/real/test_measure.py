@@ -72,3 +72,22 @@ def test_an_encode_that_fails_passes_its_code_on(ffmpeg: str, tmp_path: Path) ->
     assert done.returncode == alone.returncode == content["exit_code"] != 0
     assert done.stderr.startswith(alone.stderr)
     assert f"exit code {alone.returncode}" in done.stderr
+
+
+@pytest.mark.parametrize("before", [["nice", "-n", "5"], ["timeout", "60", "env", "A=B"]])
+def test_frames_are_counted_behind_nice_and_timeout(ffmpeg: str, tmp_path: Path, before: list[str]) -> None:
+    """The descriptor of the progress passes through them."""
+    content, done = measured(tmp_path / "cost.json", *before, ffmpeg, *WORK.split())
+    assert (done.returncode, content["runs"][0]["frames"]) == (0, 90)
+
+
+def test_repeats_of_an_encode_into_a_file(ffmpeg: str, tmp_path: Path) -> None:
+    """README's command as it is printed: the second run overwrites the file of the first."""
+    work = [*WORK.split()[:-3], str(tmp_path / "out.mp4")]
+    command = [str(BIN / "powerbench"), "measure", "--repeat", "2", "--", ffmpeg, *work]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0
+    assert "90 frames" in done.stderr
+    assert "got -y" in done.stderr
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (again.returncode, len(again.stderr.splitlines())) == (2, 1)

@@ -21,7 +21,7 @@ import pytest
 from powerbench_agent.bench.cli import parser
 from powerbench_agent.bench.exits import BadFile, BadFlag, NotHere
 from powerbench_agent.bench.measure import costs
-from powerbench_agent.bench.measure.command import Used, says_frames
+from powerbench_agent.bench.measure.command import Used
 from powerbench_agent.bench.measure.costs import CommandRun, EnergyWindow, Measured
 from powerbench_agent.bench.measure.document import describe
 from powerbench_agent.bench.measure.report import hints, report
@@ -117,7 +117,7 @@ def flags(agent: Agent, tmp_path: Path) -> list[str]:
 
 
 def measure(*arguments: str, data: bytes | None = None, **how: Any) -> subprocess.CompletedProcess[bytes]:
-    stdin = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
+    stdin = {"stdin": how.pop("stdin", subprocess.DEVNULL)} if data is None else {"input": data}
     return subprocess.run(
         [COMMAND, "measure", *arguments], capture_output=True, timeout=60, check=False, **stdin, **how
     )
@@ -258,22 +258,6 @@ def test_a_gpus_gain_is_that_of_its_meter() -> None:
 def test_only_a_loopback_agent_is_on_this_machine(url: str, here: bool) -> None:  # noqa: FBT001 - a parameter
     """A share is only possible if the agent and the command are on the same machine."""
     assert is_here(url) is here
-
-
-@pytest.mark.parametrize(
-    ("command", "says"),
-    [
-        (["ffmpeg", "-i", "x", "y"], True),
-        (["/opt/ffmpeg/bin/ffmpeg", "-i", "x", "y"], True),
-        (["ffmpeg", "-progress", "pipe:1", "-i", "x", "y"], False),
-        (["ffmpeg"], False),
-        (["ffmpeg-normalize", "x"], False),
-        (["sh", "-c", "ffmpeg -i x y"], False),
-    ],
-)
-def test_only_an_ffmpeg_without_progress_of_its_own_is_asked_for_it(command: list[str], says: bool) -> None:  # noqa: FBT001 - likewise
-    """No other command gets an argument added."""
-    assert says_frames(command) is says
 
 
 # -- the report --------------------------------------------------------------------------------------
@@ -427,6 +411,148 @@ def test_the_commands_files_are_its_own(flags: list[str]) -> None:
     os.close(read)
     assert done.stdout == data + b"fd-v---x"
     assert done.stderr.startswith(b"err\rors\nEnergy of: ")
+
+
+# It reports twelve frames where it is told to, and fails if the file it writes is there and it may not ask.
+ENCODER = """#!/bin/bash
+for word; do output=$word; done
+case " $* " in
+    *" -y "*) ;;
+    *) [ -e "$output" ] && { read -r -p "Overwrite? [y/N] " answer; [ "$answer" = y ] || exit 1; } ;;
+esac
+while [ $# -gt 0 ]; do [ "$1" = -progress ] && printf 'frame=12\\nprogress=end\\n' >&"${2#pipe:}"; shift; done
+echo done >"$output"
+sleep 0.2
+"""
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    """Return a directory with an `ffmpeg`; PATH must have it first."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    for name in ("ffmpeg", "ffmpeg-7.0"):
+        (directory / name).write_text(ENCODER)
+        (directory / name).chmod(0o755)
+    return directory
+
+
+def encode(
+    flags: list[str], encoder: Path, *command: str, repeat: int = 1, **how: Any
+) -> subprocess.CompletedProcess[bytes]:
+    path = {**os.environ, "PATH": f"{encoder}:{os.environ['PATH']}"}
+    return measure(*flags, "--repeat", str(repeat), "--", *command, env=path, cwd=encoder.parent, **how)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        ["ffmpeg"],
+        ["ffmpeg-7.0"],
+        ["nice", "-n", "5", "ffmpeg"],
+        ["nice", "-5", "timeout", "-k", "1s", "60", "env", "-u", "X", "A=B", "ffmpeg"],
+        ["setsid", "-w", "stdbuf", "-oL", "ffmpeg"],
+    ],
+)
+def test_an_ffmpeg_behind_others_has_its_frames_counted(
+    flags: list[str], encoder: Path, before: list[str]
+) -> None:
+    """Joules a frame of twelve frames, whatever hands its words on."""
+    done = encode(flags, encoder, *before, "-i", "x", "out.mp4")
+    assert done.returncode == 0, done.stderr
+    assert b"12 frames" in done.stderr
+    assert b"No joules per frame" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "remedy"),
+    [
+        (["sh", "-c", "ffmpeg -i x out.mp4"], b"give ffmpeg itself as the command"),
+        (["sh", "-c", "set -e; nice ffmpeg -i x 'out.mp4'"], b"give ffmpeg itself as the command"),
+        (["ffmpeg", "-progress", "pipe:2", "-i", "x", "out.mp4"], b"a -progress of its own; omit it"),
+    ],
+)
+def test_frames_that_cannot_be_counted_are_said(
+    flags: list[str], encoder: Path, command: list[str], remedy: bytes
+) -> None:
+    """One sentence, with what to do; the command itself is unharmed."""
+    done = encode(flags, encoder, *command)
+    assert done.returncode == 0
+    said = b" ".join(done.stderr.split())
+    assert said.count(b"No joules per frame: ") == 1
+    assert remedy in said
+    assert (encoder.parent / "out.mp4").exists()
+
+
+def test_an_ffmpeg_that_only_shows_among_the_processes_is_said(flags: list[str], encoder: Path) -> None:
+    """A script of its own names no ffmpeg in the command: its process is seen."""
+    script = encoder.parent / "encode"
+    script.write_text("#!/bin/sh\nffmpeg x out.mp4\n")
+    script.chmod(0o755)
+    (encoder / "ffmpeg").write_text("#!/bin/sh\nsleep 2.5\n")
+    done = encode(flags, encoder, str(script))
+    assert b"No joules per frame" in b" ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "command", [["ls", "bin/ffmpeg"], ["echo", "ffmpeg"], ["sh", "-c", "cd bin; ls ffmpeg"]]
+)
+def test_another_command_is_not_told_of_frames(flags: list[str], encoder: Path, command: list[str]) -> None:
+    """A command that only names an ffmpeg runs none."""
+    assert b"frame" not in encode(flags, encoder, *command).stderr
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """Give an input that stays open and says nothing, as a terminal without a person."""
+    reading, writing = os.pipe()
+    yield reading
+    os.close(reading)
+    os.close(writing)
+
+
+def test_repeats_overwrite_what_the_first_run_wrote(flags: list[str], encoder: Path, silent: int) -> None:
+    """README's command: three runs, though ffmpeg would ask and its input never answers."""
+    done = encode(flags, encoder, "ffmpeg", "-i", "in.mp4", "out.mp4", repeat=3, stdin=silent)
+    assert (done.returncode, done.stdout) == (0, b"")
+    said = b" ".join(done.stderr.split())
+    assert b"over 3 runs" in said
+    assert b"After the first run ffmpeg got -y, to overwrite out.mp4." in said
+    assert b"Overwrite?" not in said
+
+
+def test_a_script_that_would_ask_ends_instead_of_waiting(
+    flags: list[str], encoder: Path, silent: int
+) -> None:
+    """What cannot be given -y gets no input: the second run fails, and the remedy is said."""
+    done = encode(flags, encoder, "sh", "-c", "ffmpeg -i x out.mp4", repeat=3, stdin=silent)
+    said = b" ".join(done.stderr.split())
+    assert done.returncode == 1
+    assert b"Run 2 of 2: the command failed with exit code 1" in said
+    assert b"have its ffmpeg overwrite files with -y" in said
+
+
+@pytest.mark.parametrize("answer", ["-y", "-n"])
+def test_a_file_that_is_there_is_asked_about_before_anything(
+    flags: list[str], encoder: Path, answer: str
+) -> None:
+    """Exit 2 and one line: the question would be waited for, and the time measured; not with an answer."""
+    output = encoder.parent / "out.mp4"
+    output.write_text("precious")
+    done = encode(flags, encoder, "nice", "ffmpeg", "-i", "x", "file:out.mp4", repeat=2)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert b"out.mp4 exists, and ffmpeg would ask whether to overwrite it: add -y" in done.stderr
+    assert output.read_text() == "precious"
+    answered = encode(flags, encoder, "ffmpeg", answer, "-i", "x", "out.mp4", repeat=2)
+    assert b"would ask" not in answered.stderr
+
+
+def test_one_run_may_be_answered_through_its_input(flags: list[str], encoder: Path) -> None:
+    """`yes | powerbench measure -- ffmpeg ...` works as it did."""
+    (encoder.parent / "out.mp4").write_text("old")
+    done = encode(flags, encoder, "ffmpeg", "-i", "x", "out.mp4", data=b"y\n")
+    assert done.returncode == 0
+    assert (encoder.parent / "out.mp4").read_text() == "done\n"
 
 
 def test_the_file_agrees_with_itself_and_the_shares_with_the_rule(

@@ -1,7 +1,8 @@
-"""A limit on open connections, so that a flood of them cannot stop the measurement.
+"""Accepts connections, within limits, so that a flood of them cannot stop the measurement.
 
 A port may be open to everyone, and connections use file descriptors, which reading sysfs needs too. So there
-is a limit over all ports, and a connection that sends nothing is closed.
+is a limit over all ports, of which one peer gets no more than three quarters. A connection counts from before
+its TLS handshake, and is closed if it does not finish that, sends nothing, or does not read its answer.
 
 Source of the limit: getrlimit(2).
 """
@@ -10,15 +11,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
+import re
 import resource
+from collections import Counter
 from typing import TYPE_CHECKING, cast
 
+import structlog
+
 if TYPE_CHECKING:
+    import socket
+    import ssl
     from collections.abc import Callable
+
+    Note = Callable[[str, str], None]  # takes a reason of `rejections` and the peer's address
+
+log = structlog.get_logger("http")
 
 MAX_CONNECTIONS = 8192
 SILENT_SECONDS = 10.0  # from connecting to the first byte
+HANDSHAKE_SECONDS = 10.0  # from connecting to the end of a TLS handshake
+SEND_SECONDS = 10.0  # for a client to take what has been written to it, at most 64 KiB at a time
+_RETRY_SECONDS = 1.0  # after a failure to accept, as when there are no descriptors left
 _RESERVED = 256  # descriptors reserved for collectors, the log and the listening sockets
+_TLS_HANDSHAKE = b"\x16\x03"  # RFC 8446, 5.1: a record of type handshake
+_PROGRESS = re.compile(rb"[a-z_0-9]+= *[^\s]*\n")  # FFmpeg's -progress starts with frame= or bitrate=
 
 
 class Connections:
@@ -27,55 +44,192 @@ class Connections:
     def __init__(self, limit: int = MAX_CONNECTIONS) -> None:
         self.limit = limit
         self.open = 0
+        self._most_of_one = max(1, limit * 3 // 4)
+        self._origins: Counter[str] = Counter()
 
-    def guard(self, protocol: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.Protocol]:
-        """Return a protocol factory for `create_server` whose connections are counted and bounded."""
-        return lambda: _Guarded(self, protocol)
+    def admit(self, address: str) -> Place | None:
+        """Return a place for a connection from this address; None if there is none left."""
+        origin = _origin(address)
+        if self.open >= self.limit or self._origins[origin] >= self._most_of_one:
+            return None
+        self.open += 1
+        self._origins[origin] += 1
+        return Place(self, origin)
+
+    def leave(self, origin: str) -> None:
+        """Give a place back."""
+        self.open -= 1
+        self._origins[origin] -= 1
+        if not self._origins[origin]:
+            del self._origins[origin]
 
 
-class _Guarded(asyncio.Protocol):
-    """Wraps a server's protocol, which it creates only once the connection is admitted."""
+class Place:
+    """The place of one open connection."""
 
-    def __init__(self, connections: Connections, protocol: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(self, connections: Connections, origin: str) -> None:
         self._connections = connections
-        self._make = protocol
-        self._inner: asyncio.Protocol | None = None
+        self._origin = origin
+        self._held = True
+
+    def release(self) -> None:
+        """Give the place back, once."""
+        if self._held:
+            self._held = False
+            self._connections.leave(self._origin)
+
+
+def _origin(address: str) -> str:
+    """Return what counts as one peer: an IPv4 address, or an IPv6 network of 64 bits."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return address
+    return str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
+
+
+class Listener:
+    """Accepts the connections of one listening socket."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        connections: Connections,
+        protocol: Callable[[], asyncio.Protocol],
+        note: Note,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Start to accept; `protocol` makes the server's protocol for a connection."""
+        self._socket = listener
+        self._connections = connections
+        self._protocol = protocol
+        self._note = note
+        self._tls = tls
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._accepting = asyncio.ensure_future(self._accept())
+
+    async def close(self) -> None:
+        """Accept no more, and give up the handshakes under way; connections that are open stay."""
+        tasks = [self._accepting, *self._connecting]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        self._socket.close()
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, peer = await loop.sock_accept(self._socket)
+            except ConnectionError:  # the client has gone already
+                continue
+            except OSError as error:
+                remedy = "raise LimitNOFILE of the unit, or find who opens the connections with ss -tnp"
+                log.warning("cannot accept a connection", error=error.strerror, remedy=remedy)
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            place = self._connections.admit(peer[0])
+            if place is None:
+                accepted.close()
+                self._note("connection_limit", peer[0])
+                continue
+            connecting = asyncio.ensure_future(self._connect(accepted, peer[0], place))
+            self._connecting.add(connecting)
+            connecting.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, accepted: socket.socket, peer: str, place: Place) -> None:
+        connected = False
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: Guarded(self._protocol(), peer, place, self._note),
+                accepted,
+                ssl=self._tls,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls else None,
+            )
+            connected = True
+        except OSError as error:  # a handshake that failed or took too long
+            if getattr(error, "reason", None) == "HTTP_REQUEST":
+                self._note("plain_http", peer)
+        finally:
+            if not connected:
+                place.release()
+
+
+class Guarded(asyncio.Protocol):
+    """Wraps a server's protocol: holds the place of its connection and the deadlines."""
+
+    def __init__(self, inner: asyncio.Protocol, peer: str, place: Place, note: Note) -> None:
+        self._inner = inner
+        self._peer = peer
+        self._place = place
+        self._note = note
+        self._transport: asyncio.Transport | None = None
         self._silence: asyncio.TimerHandle | None = None
+        self._sending: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        stream = cast("asyncio.Transport", transport)
-        if self._connections.open >= self._connections.limit:
-            stream.abort()
-            return
-        self._connections.open += 1
-        self._silence = asyncio.get_running_loop().call_later(SILENT_SECONDS, stream.abort)
-        self._inner = self._make()
+        """Start the deadlines."""
+        self._transport = cast("asyncio.Transport", transport)
+        # So that writing pauses whenever anything is left over, and the deadline covers all of it.
+        self._transport.set_write_buffer_limits(high=1, low=0)
+        loop = asyncio.get_running_loop()
+        self._silence = loop.call_later(SILENT_SECONDS, self._transport.abort)
         self._inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
+        """Pass the bytes on; note what the first ones are if they are not HTTP."""
         if self._silence is not None:
             self._silence.cancel()
             self._silence = None
-        if self._inner is not None:
-            self._inner.data_received(data)
+            foreign = foreign_protocol(data)
+            if foreign:
+                self._note(foreign, self._peer)
+        self._inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        return self._inner.eof_received() if self._inner is not None else None
+        """Pass the end of the client's half on."""
+        return self._inner.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._silence is not None:
-            self._silence.cancel()
-        if self._inner is not None:
-            self._connections.open -= 1
-            self._inner.connection_lost(exc)
+        """Give the place back."""
+        for timer in (self._silence, self._sending):
+            if timer is not None:
+                timer.cancel()
+        self._place.release()
+        self._inner.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        if self._inner is not None:
-            self._inner.pause_writing()
+        """Give the client some seconds to read what has been written."""
+        self._sending = asyncio.get_running_loop().call_later(SEND_SECONDS, self._give_up)
+        self._inner.pause_writing()
 
     def resume_writing(self) -> None:
-        if self._inner is not None:
-            self._inner.resume_writing()
+        """Note that the client has read all of it."""
+        if self._sending is not None:
+            self._sending.cancel()
+            self._sending = None
+        self._inner.resume_writing()
+
+    def _give_up(self) -> None:
+        assert self._transport is not None  # noqa: S101 - writing pauses only on an open connection
+        self._note("not_read", self._peer)
+        self._transport.abort()
+
+
+def foreign_protocol(data: bytes) -> str:
+    """Return what a connection's first bytes are if they are not HTTP, as a reason of `rejections`.
+
+    The server answers 400 to all of these; this is for the log.
+    """
+    if data[:1].isupper():  # an HTTP method
+        return ""
+    if data.startswith(_TLS_HANDSHAKE):
+        return "tls"
+    if _PROGRESS.match(data):
+        return "raw_progress"
+    return "not_http"
 
 
 def raise_descriptor_limit() -> int:

@@ -22,7 +22,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from powerbench_agent.agent import __version__, access, listen, roster
 from powerbench_agent.agent.config import without_effect
-from powerbench_agent.agent.connections import Connections, raise_descriptor_limit
+from powerbench_agent.agent.connections import Connections, Listener, raise_descriptor_limit
 from powerbench_agent.agent.http import Handlers
 from powerbench_agent.agent.listen import Site
 from powerbench_agent.agent.scheduler import Scheduler
@@ -62,10 +62,10 @@ _SERVER_LOG.addFilter(_Malformed())
 
 
 class _Port(NamedTuple):
-    """One address that is served: its routes, and the servers that lead to them."""
+    """One address that is served: its routes, and the sockets that lead to them."""
 
     runner: web.AppRunner
-    servers: list[asyncio.Server]
+    listeners: list[Listener]
 
 
 class Embedded(NamedTuple):
@@ -114,7 +114,6 @@ class Agent:
     ) -> None:
         """Serve these sites, on the new listeners and on the ports that are open already."""
         self._handlers.sites.update(sites)
-        loop = asyncio.get_running_loop()
         for address, listener in listeners:
             if address not in self._ports:
                 runner = web.AppRunner(
@@ -129,9 +128,8 @@ class Agent:
                 self._ports[address] = _Port(runner, [])
             port = self._ports[address]
             assert port.runner.server is not None  # noqa: S101 - setup() has set it
-            guarded = self._connections.guard(port.runner.server)
-            server = await loop.create_server(guarded, sock=listener, ssl=self.tls, backlog=listen.BACKLOG)
-            port.servers.append(server)
+            note = self._handlers.rejections.note
+            port.listeners.append(Listener(listener, self._connections, port.runner.server, note, self.tls))
 
     async def reload(self, config: Config, rules: Access) -> None:
         """Apply a new configuration; collectors whose own options are unchanged go on as they are."""
@@ -163,8 +161,8 @@ class Agent:
         """Stop serving these; requests in progress have half a second to end."""
         ports = [self._ports.pop(address) for address in list(addresses)]
         for port in ports:
-            for server in port.servers:
-                server.close()
+            for listener in port.listeners:
+                await listener.close()
         await asyncio.gather(*(port.runner.cleanup() for port in ports))
 
     async def close(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import platform
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client import core, exposition, process_collector
@@ -20,7 +21,7 @@ from powerbench_agent.agent import __version__
 from powerbench_agent.core.model import Metric, Reading, Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from powerbench_agent.core.model import Snapshot
 
@@ -84,6 +85,12 @@ SERIES_DROPPED = Metric(
 REQUESTS_FORBIDDEN = Metric(
     "powerbench_http_forbidden_total", "counter", "Requests refused because of who sent them."
 )
+HTTP_REJECTED = Metric(
+    "powerbench_http_rejected_total",
+    "counter",
+    "Connections and requests that were refused or given up, by reason.",
+    ("reason",),
+)
 AGENT_METRICS = (
     BUILD_INFO,
     COLLECTOR_UP,
@@ -93,6 +100,7 @@ AGENT_METRICS = (
     COLLECTOR_FAULTS,
     SERIES_DROPPED,
     REQUESTS_FORBIDDEN,
+    HTTP_REJECTED,
 )
 
 _PROCESS = process_collector.ProcessCollector(registry=None)
@@ -118,8 +126,13 @@ _PageKey = tuple[frozenset[str], Format, bool]  # the collectors, the format, wh
 class Pages:
     """Renders pages, and keeps what does not have to be rendered again."""
 
-    def __init__(self, process: Callable[[], Iterable[core.Metric]] = _PROCESS.collect) -> None:
-        self.forbidden = 0  # counted by the code that refuses requests
+    def __init__(
+        self,
+        rejections: Mapping[str, int] = MappingProxyType({}),
+        process: Callable[[], Iterable[core.Metric]] = _PROCESS.collect,
+    ) -> None:
+        """`rejections`: how many so far, by reason."""
+        self._rejections = rejections
         self._process = process
         self._fragments: dict[tuple[str, Format], _Fragment] = {}
         self._pages: dict[_PageKey, bytes] = {}  # of one snapshot
@@ -129,9 +142,18 @@ class Pages:
         self._merged: Snapshot | None = None
 
     def page(
-        self, snapshot: Snapshot, names: Collection[str], form: Format, *, gzipped: bool = False
+        self,
+        snapshot: Snapshot,
+        names: Collection[str],
+        form: Format,
+        *,
+        gzipped: bool = False,
+        keep: bool = True,
     ) -> bytes:
-        """Return the page of the named collectors and of the agent itself, encoded as asked."""
+        """Return the page of the named collectors and of the agent itself, encoded as asked.
+
+        `keep`: for the next request for this page of this snapshot.
+        """
         if snapshot is not self._snapshot:
             self._snapshot = snapshot
             self._pages.clear()
@@ -139,10 +161,11 @@ class Pages:
         page = self._pages.get(key)
         if page is None:
             if gzipped:
-                page = gzip.compress(self.page(snapshot, names, form), compresslevel=1, mtime=0)
+                page = gzip.compress(self.page(snapshot, names, form, keep=keep), compresslevel=1, mtime=0)
             else:
                 page = self._render(snapshot, names, form)
-            self._pages[key] = page
+            if keep:
+                self._pages[key] = page
         return page
 
     def _render(self, snapshot: Snapshot, names: Collection[str], form: Format) -> bytes:
@@ -185,7 +208,9 @@ class Pages:
     def _own_samples(self, snapshot: Snapshot, names: Collection[str]) -> Iterator[Sample]:
         yield BUILD_INFO.sample(1, __version__, platform.python_version())
         yield SERIES_DROPPED.sample(self._dropped)
-        yield REQUESTS_FORBIDDEN.sample(self.forbidden)
+        yield REQUESTS_FORBIDDEN.sample(self._rejections.get("forbidden", 0))
+        for reason, count in self._rejections.items():
+            yield HTTP_REJECTED.sample(count, reason)
         for name, state in snapshot.states.items():
             if name not in names:
                 continue

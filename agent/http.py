@@ -18,6 +18,8 @@ from aiohttp import ClientError, WSCloseCode, http_exceptions, web
 
 from powerbench_agent.agent import __version__, exposition
 from powerbench_agent.agent.bucket import Bucket
+from powerbench_agent.agent.rejections import SEND_PROGRESS_TO, Rejections
+from powerbench_agent.agent.sending import Sending
 from powerbench_agent.core.model import IngestRejected, Ingests, Reading, Sender
 from powerbench_agent.core.options import Address
 
@@ -35,6 +37,7 @@ log = structlog.get_logger("http")
 SCRAPE_FRESH_RATE, SCRAPE_FRESH_BURST = 2.0, 5.0  # fresh readings a second, for everyone
 KNOWN_FRESH_RATE, KNOWN_FRESH_BURST = 50.0, 50.0  # for those who are authenticated
 _METER_KEYS = ("component", "source", "key", "joules")
+_WITH_BODY = ("POST", "PUT", "PATCH")
 _MAX_WATCH_BYTES = 64  # of one message
 MAX_WATCHED, MAX_WATCH_SECONDS = 100, 10.0  # readings for one message, and how long they may take
 _BAD_WATCH = b"a message is the number of readings and the seconds between them, like: 10 0.1"
@@ -43,6 +46,7 @@ _FORBIDDEN = (
     "only loopback peers (under an address or a name of this machine), networks in [agent.web] trusted, and "
     "requests with the token or password may do this; see token_file and trusted in agent.toml\n"
 )
+_NO_INGEST = "this port does not accept FFmpeg progress; use one that serves the ffmpeg collector\n"
 _NO_PROGRESS = "no FFmpeg progress in this body; send the output of ffmpeg's -progress, or its stderr\n"
 # A body that ends early or is malformed: the sender was killed, and no one waits for an answer.
 _BROKEN_BODY = (OSError, ClientError, http_exceptions.HttpProcessingError, web.RequestPayloadError)
@@ -56,7 +60,9 @@ class Handlers:
         self.access = access
         self.sites: dict[Address, Site] = {}
         self._clock = clock
-        self._pages = exposition.Pages()
+        self.rejections = Rejections(clock)
+        self._pages = exposition.Pages(self.rejections.counts)
+        self._sending = Sending()
         self._scrapes = Bucket(clock, rate=SCRAPE_FRESH_RATE, burst=SCRAPE_FRESH_BURST)
         self._known = Bucket(clock, rate=KNOWN_FRESH_RATE, burst=KNOWN_FRESH_BURST)
 
@@ -70,8 +76,9 @@ class Handlers:
         app.router.add_get("/api/v1/snapshot", self.snapshot)
         app.router.add_get("/api/v1/watch", self.watch)
         app.router.add_get("/", self.index)
-        app.router.add_post("/ingest", self.ingest)
-        app.router.add_post("/ingest/{stream}", self.ingest)
+        for path in ("/ingest", "/ingest/{stream:.*}"):
+            app.router.add_post(path, self.ingest)
+            app.router.add_put(path, self.ingest)  # what `curl -T -` sends unless told otherwise
         return app
 
     # -- access ----------------------------------------------------------------------------------
@@ -80,6 +87,9 @@ class Handlers:
     async def _guard(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
+        await request.writer.drain()  # a client that does not read its answers gets no more of them
+        if request.method in _WITH_BODY and request.match_info.http_exception is not None:
+            handler = self._misdirected
         authorization = request.headers.get("Authorization", "")
         if request.path in ("/metrics", "/health", "/ready"):
             if self.access.wants_password and not await self.access.has_password(authorization):
@@ -93,16 +103,34 @@ class Handlers:
         if known or self.access.is_near(request.remote or "", request.headers):
             request[_KNOWN] = known
             return await handler(request)
-        self._pages.forbidden += 1
-        ingests = self._ingests(self._site(request)) if request.path.startswith("/ingest") else None
-        if ingests is not None:
-            ingests.count_rejected("forbidden")
+        if request.method in _WITH_BODY:  # an encoder does not show its user the answer, so the log does
+            self._reject(request, "forbidden")
+        else:
+            self.rejections.count("forbidden")
         # aiohttp reads on for a while and then closes the connection: neither freezes an encoder.
         return web.Response(status=403, text=_FORBIDDEN)
 
+    async def _misdirected(self, request: web.Request) -> web.Response:
+        """Answer a body that is sent where nothing takes it; aiohttp reads on as after a 403."""
+        error = request.match_info.http_exception
+        status = error.status if error is not None else 404
+        if self._ingests(self._site(request)) is None:
+            self._reject(request, "port")
+            return web.Response(status=status, text=_NO_INGEST)
+        self._reject(request, "path")
+        text = f"nothing takes a {request.method} at {request.path[:80]!r}; {SEND_PROGRESS_TO}\n"
+        return web.Response(status=status, text=text)
+
+    def _reject(self, request: web.Request, reason: str) -> None:
+        """Count and log a request whose body is not taken."""
+        self.rejections.note(reason, request.remote or "", request.path)
+        ingests = self._ingests(self._site(request))
+        if ingests is not None:
+            ingests.count_rejected(reason)
+
     # -- pages -----------------------------------------------------------------------------------
 
-    async def metrics(self, request: web.Request) -> web.Response:
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Serve the page; counters that are cheap to read are read for this scrape."""
         names = self._wanted(request)
         snapshot, _ = await self._latest(names, self._scrapes)
@@ -111,7 +139,10 @@ class Handlers:
         headers = {"Content-Type": form.content_type, "Vary": "Accept, Accept-Encoding"}
         if gzipped:
             headers["Content-Encoding"] = "gzip"
-        return web.Response(body=self._pages.page(snapshot, names, form, gzipped=gzipped), headers=headers)
+        # Of the filtered pages only those of one collector are kept: there are too many combinations.
+        keep = len(names) == 1 or names == self._site(request).shown
+        page = self._pages.page(snapshot, names, form, gzipped=gzipped, keep=keep)
+        return await self._sending.respond(request, page, headers)
 
     async def health(self, request: web.Request) -> web.Response:
         """Say that the process works, and the state of each collector."""
@@ -124,15 +155,18 @@ class Handlers:
         ready = self.scheduler.ready
         return _json({"ready": ready}, status=200 if ready else 503)
 
-    async def snapshot(self, request: web.Request) -> web.Response:
+    async def snapshot(self, request: web.Request) -> web.StreamResponse:
         """Serve the latest readings as JSON; `?fresh=1`: read now; `?samples=0`: only the meters."""
         names = self._wanted(request)
         samples = request.query.get("samples", "1") != "0"
         if request.query.get("fresh", "0") in ("", "0"):
-            return _json(describe(self.scheduler.snapshot, names, samples=samples))
-        bucket = self._known if request[_KNOWN] else self._scrapes
-        snapshot, fresh = await self._latest(names, bucket)
-        return _json({**describe(snapshot, names, samples=samples), "fresh": fresh})
+            content = describe(self.scheduler.snapshot, names, samples=samples)
+        else:
+            bucket = self._known if request[_KNOWN] else self._scrapes
+            snapshot, fresh = await self._latest(names, bucket)
+            content = {**describe(snapshot, names, samples=samples), "fresh": fresh}
+        headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+        return await self._sending.respond(request, msgspec.json.encode(content), headers)
 
     async def watch(self, request: web.Request) -> web.WebSocketResponse:
         """Serve the meters over a WebSocket: the message `10 0.1` requests 10 readings, 0.1 s apart.
@@ -204,9 +238,9 @@ class Handlers:
         """
         ingests = self._ingests(self._site(request))
         if ingests is None:
-            text = "this port does not accept FFmpeg progress; use one that serves the ffmpeg collector\n"
-            raise web.HTTPNotFound(text=text)
-        name = request.match_info.get("stream") or request.query.get("stream") or "default"
+            self._reject(request, "port")
+            return web.Response(status=404, text=_NO_INGEST)
+        name = request.match_info.get("stream", "").strip("/") or request.query.get("stream") or "default"
         feed: Feed | None = None
         refusal: IngestRejected | None = None
         size = 0

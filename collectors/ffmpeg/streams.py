@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from powerbench_agent.core.model import Sender
     from powerbench_agent.core.progress import Report
 
-REASONS = ("forbidden", "no_progress", "stream_limit", "superseded")  # why a connection is not taken in
+REASONS = (
+    "forbidden",
+    "no_progress",
+    "path",
+    "stream_limit",
+    "superseded",
+)  # why a connection is not taken in
 
 _SIZE_ROUNDING = 1024  # bytes; a status line's kB may be rounded up
 _SLOWEST_FRAME = 2.0  # seconds; fewer frames than this are not video

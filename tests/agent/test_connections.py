@@ -1,13 +1,31 @@
-"""A flood of connections is bounded, and the silent ones are closed."""
+"""A flood of connections is bounded; the silent, the stuck and the deaf ones are closed."""
 
 from __future__ import annotations
 
 import asyncio
 import resource
+import socket
+import ssl
+from typing import TYPE_CHECKING
 
 import pytest
 
-from powerbench_agent.agent.connections import SILENT_SECONDS, Connections, raise_descriptor_limit
+from powerbench_agent.agent.connections import (
+    HANDSHAKE_SECONDS,
+    SEND_SECONDS,
+    SILENT_SECONDS,
+    Connections,
+    Guarded,
+    Listener,
+    foreign_protocol,
+    raise_descriptor_limit,
+)
+from powerbench_agent.agent.rejections import REASONS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+HERE = "127.0.0.1"
 
 
 class Inner(asyncio.Protocol):
@@ -21,7 +39,7 @@ class Inner(asyncio.Protocol):
         self.seen.append("made")
 
     def data_received(self, data: bytes) -> None:
-        self.seen.append(data.decode())
+        self.seen.append(data.decode("latin-1"))
 
     def eof_received(self) -> bool:
         self.seen.append("eof")
@@ -44,60 +62,270 @@ class Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.aborted = False
+        self.limits: tuple[int | None, int | None] = (None, None)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self.limits = (low, high)
 
     def abort(self) -> None:
         self.aborted = True
 
 
-def connect(connections: Connections) -> tuple[asyncio.Protocol, Inner, Transport]:
-    inner, transport = Inner(), Transport()
-    outer = connections.guard(lambda: inner)()
-    outer.connection_made(transport)
-    return outer, inner, transport
+class Connected:
+    """One guarded connection from this address."""
+
+    def __init__(self, connections: Connections, address: str = HERE) -> None:
+        self.inner, self.transport = Inner(), Transport()
+        self.noted: list[tuple[str, str]] = []
+        place = connections.admit(address)
+        assert place is not None
+        self.outer = Guarded(self.inner, address, place, lambda *what: self.noted.append(what))
+        self.outer.connection_made(self.transport)
+
+
+async def at(seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    reached = loop.create_future()
+    loop.call_at(seconds, reached.set_result, None)
+    await reached
 
 
 async def test_everything_of_a_good_connection_reaches_the_server() -> None:
     """Between the socket and the server nothing is lost or changed."""
     connections = Connections()
-    outer, inner, _ = connect(connections)
-    outer.data_received(b"GET")
-    outer.pause_writing()
-    outer.resume_writing()
-    assert outer.eof_received() is True
+    good = Connected(connections)
+    good.outer.data_received(b"GET")
+    good.outer.pause_writing()
+    good.outer.resume_writing()
+    assert good.outer.eof_received() is True
     assert connections.open == 1
-    outer.connection_lost(None)
-    assert inner.seen == ["made", "GET", "pause", "resume", "eof", "lost"]
+    good.outer.connection_lost(None)
+    assert good.inner.seen == ["made", "GET", "pause", "resume", "eof", "lost"]
     assert connections.open == 0
+    assert good.noted == []
 
 
-async def test_beyond_the_limit_a_connection_is_cut_and_costs_nothing() -> None:
-    """The newcomer is aborted before the server hears of it; when one leaves, there is room again."""
+def test_beyond_the_limit_there_is_no_place_until_one_is_given_back() -> None:
+    """A place that is given back twice counts once."""
     connections = Connections(limit=1)
-    first, _, _ = connect(connections)
-    second, inner, transport = connect(connections)
-    assert transport.aborted
-    second.data_received(b"GET")
-    second.connection_lost(None)
-    assert inner.seen == []
-    assert connections.open == 1
-    first.connection_lost(None)
-    _, _, transport = connect(connections)
-    assert not transport.aborted
+    place = connections.admit(HERE)
+    assert place is not None
+    assert connections.admit(HERE) is None
+    place.release()
+    place.release()
+    assert connections.open == 0
+    assert connections.admit(HERE) is not None
+    assert connections.admit(HERE) is None
+
+
+@pytest.mark.parametrize(
+    ("flood", "other"),
+    [
+        (["192.0.2.1"], "192.0.2.2"),
+        (["2001:db8::1", "2001:db8::2", "2001:db8:0:0:ffff::"], "2001:db8:0:1::1"),
+        (["fe80::1%eth0"], HERE),
+        (["not an address"], HERE),
+    ],
+)
+def test_one_peer_cannot_have_all_places(flood: list[str], other: str) -> None:
+    """A quarter is left for others; an IPv6 peer is its /64, or it would have addresses without end."""
+    connections = Connections(limit=16)
+    admitted = [connections.admit(flood[number % len(flood)]) for number in range(20)]
+    assert len([place for place in admitted if place]) == 12
+    assert connections.admit(other) is not None
+    assert admitted[0] is not None
+    admitted[0].release()
+    assert connections.admit(flood[0]) is not None
 
 
 @pytest.mark.looptime
 async def test_a_connection_that_says_nothing_is_cut() -> None:
     """Ten seconds without a byte end it; one that has spoken may stay."""
     connections = Connections()
-    _, _, silent = connect(connections)
-    talking, _, heard = connect(connections)
-    talking.data_received(b"G")
-    loop = asyncio.get_running_loop()
-    later = loop.create_future()
-    loop.call_later(SILENT_SECONDS + 1, later.set_result, None)
-    await later
-    assert silent.aborted
-    assert not heard.aborted
+    silent, talking = Connected(connections), Connected(connections)
+    talking.outer.data_received(b"G")
+    await at(SILENT_SECONDS + 1)
+    assert silent.transport.aborted
+    assert not talking.transport.aborted
+
+
+@pytest.mark.looptime
+async def test_a_client_that_does_not_read_its_answer_is_cut() -> None:
+    """What is written has to be taken in ten seconds, all of it; a slow reader that takes it may stay."""
+    connections = Connections()
+    deaf, slow = Connected(connections), Connected(connections)
+    assert deaf.transport.limits == (0, 1), "writing pauses for anything that is left over"
+    for client in (deaf, slow):
+        client.outer.data_received(b"GET /metrics")
+        client.outer.pause_writing()
+    for seconds in (9, 18, 27):
+        await at(seconds)
+        slow.outer.resume_writing()
+        slow.outer.pause_writing()
+    assert deaf.transport.aborted
+    assert deaf.noted == [("not_read", HERE)]
+    slow.outer.connection_lost(None)
+    await at(27 + SEND_SECONDS + 1)
+    assert not slow.transport.aborted
+    assert slow.noted == []
+
+
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [
+        (b"GET / HTTP/1.1\r\n", ""),
+        (b"P", ""),
+        (b"BREW /pot HTTP/1.1\r\n", ""),
+        (b"frame=1\nfps=0.00\n", "raw_progress"),
+        (b"bitrate=  2000.1kbits/s\ntotal_size=1\n", "raw_progress"),
+        (b"\x16\x03\x01\x02\x00\x01\x00", "tls"),
+        (b"\x16\x03", "tls"),
+        (b"frame=   12 fps=0.0 q=-1.0\r", "not_http"),
+        (b"\x00\x01", "not_http"),
+        (b"hello\n", "not_http"),
+        (b"\x16\xff", "not_http"),
+    ],
+)
+async def test_what_is_not_http_is_recognized(first: bytes, reason: str) -> None:
+    """The first bytes tell raw progress and TLS from HTTP; each connection is noted once."""
+    assert foreign_protocol(first) == reason
+    assert not reason or reason in REASONS
+    client = Connected(Connections())
+    for _ in range(2):
+        client.outer.data_received(first)
+    assert client.noted == ([(reason, HERE)] if reason else [])
+    assert client.inner.seen[1:] == [first.decode("latin-1")] * 2
+
+
+# -- real sockets ------------------------------------------------------------------------------------
+
+
+class Echo(asyncio.Protocol):
+    """Sends back what it gets."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+class Port:
+    """A listening socket with these limits."""
+
+    def __init__(self, connections: Connections, tls: ssl.SSLContext | None) -> None:
+        listening = socket.create_server((HERE, 0))
+        listening.setblocking(False)  # noqa: FBT003 - socket's own signature
+        self.number = listening.getsockname()[1]
+        self.connections = connections
+        self.noted: asyncio.Queue[str] = asyncio.Queue()
+        self.listener = Listener(
+            listening, connections, Echo, lambda reason, _: self.noted.put_nowait(reason), tls
+        )
+
+    async def counts(self, number: int) -> None:
+        """Wait until that many connections are open."""
+        async with asyncio.timeout(10):
+            while self.connections.open != number:  # noqa: ASYNC110 - a counter, not an event
+                await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def serve_echo() -> AsyncIterator[Callable[..., Port]]:
+    ports = []
+
+    def start(limit: int = 16, tls: ssl.SSLContext | None = None) -> Port:
+        ports.append(Port(Connections(limit), tls))
+        return ports[-1]
+
+    yield start
+    for port in ports:
+        await port.listener.close()
+
+
+@pytest.fixture
+def server_tls(certificate: tuple[str, str]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
+
+
+async def echoed(port: Port, tls: ssl.SSLContext | None = None) -> bytes:
+    reader, writer = await asyncio.open_connection(HERE, port.number, ssl=tls)
+    writer.write(b"HELLO\n")
+    async with asyncio.timeout(10):
+        answer = await reader.readline()
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+async def test_connections_past_the_limit_are_closed_at_once(serve_echo: Callable[..., Port]) -> None:
+    """The newcomer is closed and noted; when others leave, the port serves again."""
+    port = serve_echo(limit=4)
+    held = [await asyncio.open_connection(HERE, port.number) for _ in range(3)]
+    await port.counts(3)
+    reader, writer = await asyncio.open_connection(HERE, port.number)
+    async with asyncio.timeout(10):
+        assert await reader.read() == b""
+        assert await port.noted.get() == "connection_limit"
+    writer.close()
+    for _, held_writer in held:
+        held_writer.close()
+    await port.counts(0)
+    assert await echoed(port) == b"HELLO\n"
+    await port.counts(0)
+
+
+async def test_handshakes_count_before_they_are_finished(
+    serve_echo: Callable[..., Port], server_tls: ssl.SSLContext
+) -> None:
+    """Clients that never shake hands use up the limit like any other, and leave their places when they go."""
+    port = serve_echo(limit=8, tls=server_tls)
+    idle = [await asyncio.open_connection(HERE, port.number) for _ in range(3)]
+    started = [await asyncio.open_connection(HERE, port.number) for _ in range(3)]
+    for _, writer in started:
+        writer.write(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a ClientHello
+    await port.counts(6)
+    reader, writer = await asyncio.open_connection(HERE, port.number)
+    async with asyncio.timeout(10):
+        assert await reader.read() == b""
+    for _, each in (*idle, *started, (reader, writer)):
+        each.close()
+    await port.counts(0)
+    trusting = ssl.create_default_context()
+    trusting.check_hostname = False
+    trusting.verify_mode = ssl.CERT_NONE
+    assert await echoed(port, trusting) == b"HELLO\n"
+    await port.counts(0)
+
+
+async def test_plain_http_on_a_tls_port_is_noted(
+    serve_echo: Callable[..., Port], server_tls: ssl.SSLContext
+) -> None:
+    """An encoder that was given http:// instead of https:// leaves a trace, and no place behind."""
+    port = serve_echo(tls=server_tls)
+    _, writer = await asyncio.open_connection(HERE, port.number)
+    writer.write(b"POST /ingest?stream=cam1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    async with asyncio.timeout(10):
+        assert await port.noted.get() == "plain_http"
+    writer.close()
+    await port.counts(0)
+
+
+async def test_closing_gives_up_handshakes(
+    serve_echo: Callable[..., Port], server_tls: ssl.SSLContext
+) -> None:
+    """A stop does not wait for clients that never shake hands."""
+    port = serve_echo(tls=server_tls)
+    _, writer = await asyncio.open_connection(HERE, port.number)
+    await port.counts(1)
+    async with asyncio.timeout(HANDSHAKE_SECONDS / 2):
+        await port.listener.close()
+    assert port.connections.open == 0, "a reload can close a port, and its places go to the others"
+    writer.close()
+    await writer.wait_closed()
 
 
 def test_the_collectors_keep_descriptors_of_their_own() -> None:

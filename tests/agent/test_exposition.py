@@ -383,3 +383,17 @@ def test_an_untyped_line_does_not_double_a_counter(form: Format) -> None:
     assert len(lines_of(text, "process_cpu_seconds_total ")) == 1
     assert len(lines_of(text, "# TYPE events")) == 1
     assert lines_of(text, "powerbench_series_dropped_total ") == ["powerbench_series_dropped_total 2.0"]
+
+
+def test_a_page_that_is_not_kept_is_the_same_page() -> None:
+    """The combinations of collect[] are too many to keep; the fragments that they are made of are."""
+    pages = Pages(process=list)
+    shown = snapshot(x=state(OLD.sample(1)), y=state(EVENTS.sample(1, "a")))
+    for gzipped in (False, True):
+        first = pages.page(shown, {"x", "y"}, TEXT, gzipped=gzipped, keep=False)
+        again = pages.page(shown, {"x", "y"}, TEXT, gzipped=gzipped, keep=False)
+        assert first == again
+        assert first is not again
+        kept = pages.page(shown, {"x", "y"}, TEXT, gzipped=gzipped)
+        assert kept == first
+        assert pages.page(shown, {"x", "y"}, TEXT, gzipped=gzipped, keep=False) is kept

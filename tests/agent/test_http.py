@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from aiohttp import WSMsgType, WSServerHandshakeError
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from powerbench_agent.agent.access import Access
 from powerbench_agent.collectors.ffmpeg import collector as ffmpeg
@@ -382,6 +383,7 @@ async def test_the_index_escapes_what_collectors_say(serve: Serve, scripted: typ
         ("POST", "/metrics", 405),
         ("DELETE", "/ingest", 405),
         ("GET", "/ingest", 405),
+        ("GET", "/ingest/live/cam1", 405),
         ("HEAD", "/metrics", 200),
     ],
 )
@@ -557,6 +559,17 @@ async def test_a_strangers_body_is_read_to_its_end(stranger: Served) -> None:
         ("/ingest?stream=caf%C3%A9+2", "café 2"),
         ("/ingest", "default"),
         ("/ingest?stream=", "default"),
+        ("/ingest/live/cam1", "live/cam1"),
+        ("/ingest/live%2Fcam1", "live/cam1"),
+        ("/ingest/cam4/", "cam4"),
+        ("/ingest//cam4", "cam4"),
+        ("/ingest/live//cam4", "live//cam4"),
+        ("/ingest/", "default"),
+        ("/ingest/?stream=cam5", "cam5"),
+        ("/ingest/cam1?stream=other", "cam1"),
+        ("/ingest/cam.1/720p", "cam.1/720p"),
+        ("/ingest/ingest", "ingest"),
+        ("/ingest/" + "x" * 300, "x" * 191 + "~1b432d13"),
     ],
 )
 async def test_progress_is_taken_in_under_its_name(
@@ -744,13 +757,82 @@ async def test_past_the_cap_a_newcomer_is_read_and_not_stored(serve: Serve, cloc
     assert not [name for name in found if 'stream="second"' in name]
 
 
-async def test_a_port_without_ffmpeg_takes_no_progress(serve: Serve, scripted: type[Scripted]) -> None:
-    """/ingest on another collector's port is 404 that says where to go."""
+async def test_a_put_is_taken_like_a_post(serve: Serve, clock: FakeClock) -> None:
+    """`curl -T -` sends PUT unless it is told otherwise."""
+    served = await serve({"ffmpeg": streams(clock)})
+    await served.scheduler.beat()
+    assert (await served.client.put("/ingest/live/cam1", data=progress(7))).status == 204
+    assert (await series(served))['ffmpeg_frames_total{stream="live/cam1"}'] == 7
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/injest/cam1", 404),
+        ("POST", "/ingests", 404),
+        ("POST", "/INGEST/cam1", 404),
+        ("POST", "/", 405),
+        ("POST", "/cam1", 404),
+        ("POST", "/api/v1/ingest", 404),
+        ("POST", "/metrics", 405),
+        ("PUT", "/injest/cam1", 404),
+        ("PATCH", "/ingest/cam1", 405),
+    ],
+)
+async def test_a_misdirected_body_is_answered_logged_and_counted(
+    serve: Serve, clock: FakeClock, method: str, path: str, status: int
+) -> None:
+    """FFmpeg ends with exit code 0 whatever the answer: the log and a counter say where reports went."""
+    served = await serve({"ffmpeg": streams(clock)})
+    await served.scheduler.beat()
+    with capture_logs() as logged:
+        for _ in range(3):
+            response = await served.client.request(method, path, data=progress(*range(500)))
+            assert response.status == status
+            assert "/ingest?stream=NAME" in await response.text()
+    (line,) = [line for line in logged if line["log_level"] == "warning"]
+    assert (line["path"], line["peer"]) == (path, "127.0.0.1")
+    assert "/ingest?stream=NAME" in line["remedy"]
+    found = await series(served)
+    assert found['powerbench_http_rejected_total{reason="path"}'] == 3
+    assert found['ffmpeg_ingest_rejected_total{reason="path"}'] == 3
+    assert not [name for name in found if name.startswith("ffmpeg_frames_total")]
+
+
+@pytest.mark.parametrize("path", ["/ingest", "/ingest/cam1", "/injest/cam1", "/"])
+async def test_a_port_without_ffmpeg_takes_no_progress(
+    serve: Serve, scripted: type[Scripted], path: str
+) -> None:
+    """On another collector's port a POST is answered with where to go, logged and counted."""
     served = await serve({"fake": scripted(GOOD)})
     await served.scheduler.beat()
-    response = await served.client.post("/ingest", data=progress(1))
-    assert response.status == 404
+    with capture_logs() as logged:
+        response = await served.client.post(path, data=progress(1))
+    assert response.status == (405 if path == "/" else 404)
     assert "ffmpeg collector" in await response.text()
+    assert [line["path"] for line in logged if line["log_level"] == "warning"] == [path]
+    assert (await series(served))['powerbench_http_rejected_total{reason="port"}'] == 1
+
+
+async def test_a_misdirected_body_does_not_block_its_sender(serve: Serve, clock: FakeClock) -> None:
+    """Megabytes to a wrong path are read: FFmpeg 5.1 would freeze otherwise."""
+    served = await serve({"ffmpeg": streams(clock)})
+    await served.scheduler.beat()
+    body = progress(*range(70_000))
+    head = b"POST /injest HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    assert (await sent(served, head % len(body), body)).startswith(b"HTTP/1.1 404 ")
+
+
+async def test_a_refused_encoder_is_logged_and_a_refused_browser_is_not(stranger: Served) -> None:
+    """Whoever reads an answer is told by it; an encoder's user is told by the log, without the token."""
+    with capture_logs() as logged:
+        await stranger.client.get("/", headers=FOREIGN)
+        for _ in range(2):
+            await stranger.client.post("/ingest/cam1?token=wrong", data=progress(1), headers=FOREIGN)
+    (line,) = [line for line in logged if line["log_level"] == "warning"]
+    assert (line["path"], line["so_far"]) == ("/ingest/cam1", 2)
+    assert "token_file" in line["remedy"]
+    assert "wrong" not in str(line)
 
 
 async def test_a_stranger_is_not_told_what_a_port_serves(serve: Serve, scripted: type[Scripted]) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def machine(sysfs: Path, watts: Mapping[str, float]) -> Iterator[None]:
     """Let a package, its memory and its mmio twin draw these watts, by path, in this context."""
     powercap = Powercap(sysfs)
-    powercap.zone("intel-rapl:0", "package-0")
+    powercap.zone("intel-rapl:0", "package-0", limits={"long_term": 125.0})
     powercap.zone("intel-rapl:0:0", "dram")
     powercap.zone("intel-rapl-mmio:0", "package-0")
     ended = threading.Event()

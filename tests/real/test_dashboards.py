@@ -109,15 +109,27 @@ def choices(url: str, board: dict[str, Any]) -> dict[str, list[str]]:
     """Return what each variable of a dashboard offers, in its order."""
     offered: dict[str, list[str]] = {}
     for variable in board["templating"]["list"][1:]:
-        match = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"])
-        assert match
-        selector = match[1]
+        query = variable["query"]["query"]
         for name, values in offered.items():
-            selector = selector.replace(f"${name}", "|".join(values))
-        offered[variable["name"]] = sorted(ask(url, f"label/{match[2]}/values", **{"match[]": selector}))
+            query = query.replace(f"${name}", "|".join(values))
+        if match := re.fullmatch(r"label_values\((.*), (\w+)\)", query):
+            found = ask(url, f"label/{match[2]}/values", **{"match[]": match[1]})
+        else:
+            found = results(url, query, variable["regex"])
+        offered[variable["name"]] = sorted(found)
         if not variable.get("includeAll"):
             offered[variable["name"]] = offered[variable["name"]][-1:]
     return offered
+
+
+def results(url: str, query: str, regex: str) -> list[str]:
+    """Return what Grafana offers of query_result(): of each series, written out, the regex' first group."""
+    match = re.fullmatch(r"query_result\((.*)\)", query)
+    assert match
+    answer = ask(url, "query", query=match[1].replace("$__range", "1h"))["result"]
+    written = ["{" + ",".join(f'{k}="{v}"' for k, v in one["metric"].items()) + "}" for one in answer]
+    groups = [re.search(regex.strip("/"), text) for text in written]
+    return [group[1] for group in groups if group]
 
 
 def eventually(url: str, *, ticked: bool) -> list[str]:

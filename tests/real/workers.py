@@ -47,6 +47,7 @@ DCGM_FI_DEV_FB_USED{{gpu="0",UUID="GPU-1"}} 1200
 nginx_rtmp_stream_bytes_in_total{{application="live",stream="cam1"}} {octets}
 nginx_rtmp_stream_bytes_out_total{{application="live",stream="cam1"}} {octets}
 nginx_rtmp_stream_clients{{application="live",stream="cam1"}} 3
+powerbench_collector_faults_total{{collector="host",part="frequency"}} 3
 """
 CADVISOR = """container_cpu_usage_seconds_total{{name="busy",cpu="total"}} {octets}e-6
 container_memory_working_set_bytes{{name="busy"}} 4096000
@@ -203,7 +204,7 @@ def _node_exporter() -> Iterator[int]:
 
 @contextmanager
 def _page(text: str) -> Iterator[int]:
-    """Serve what others would show (DCGM's exporter, nginx-rtmp, cAdvisor), made by hand: none is here."""
+    """Serve what others would show (DCGM, nginx-rtmp, cAdvisor), and a part that fails; made by hand."""
     begun = time.monotonic()
 
     class Handler(BaseHTTPRequestHandler):

@@ -26,6 +26,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 import generate
+from boards import queries
 
 GRAFANA = ROOT / "compose/grafana"
 UIDS = {"power-monitoring", "baseline-vs-test", "streams", "fleet", "agent"}
@@ -33,7 +34,8 @@ UNITS = {
     *("watt", "watth", "joule", "percent", "percentunit", "bytes", "Bps", "bps", "s", "hertz", "celsius"),
     *("none", "short", "massg", "suffix:x", "suffix: fps", "suffix: /s", "suffix: dB"),
 }
-TARGET_LABELS = {"host", "job", "instance"}
+TARGETS_OWN = ("job", "instance")
+TARGET_LABELS = {"host", *TARGETS_OWN}
 # What other programs export, and the servers themselves.
 FOREIGN = {
     "up": (),
@@ -59,6 +61,10 @@ FOREIGN = {
     "container_network_receive_bytes_total": ("name", "interface"),
     "container_network_transmit_bytes_total": ("name", "interface"),
 }
+# An agent among the targets, under any job name.
+AGENTS = {"powerbench_build_info": "[$__range]", "up": "[$__range]"}
+# How a series gets its machine's name: the rule of every expression.
+BEGUN, ENDED = queries.by_machine("METRIC").split("METRIC")
 _SHARED = ("host", "measured")
 RULES = {
     f"{name}:rate{window}": labels
@@ -71,9 +77,13 @@ RULES = {
         "host:powerbench_watts_per_stream": _SHARED,
         "host:powerbench_joules_per_frame": _SHARED,
     }.items()
+} | {
+    "instance:powerbench_agent:up": ("host", *TARGETS_OWN),
+    "host_stream:ffmpeg_stream_active:max": ("host", "stream"),
+    "host_stream:ffmpeg_stream_stalled:max": ("host", "stream"),
 }
 # The end of an expression of all components: what has no estimate in it, or what has one.
-WHOLE = re.compile(r' (unless|and) on \([^)]*\) rate\(\w+\{[^}]*source="estimate"[^}]*\}\[[^\]]*\]\)$')
+WHOLE = re.compile(r' (unless|and) on \([^)]*\) label_replace\(label_join\(rate\(\w+\{[^}]*source="estimate"')
 
 
 class Placed(NamedTuple):
@@ -120,9 +130,11 @@ def variable_queries(board: dict[str, Any]) -> dict[str, str]:
     found = {}
     for variable in board["templating"]["list"]:
         if variable["type"] == "query":
-            match = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"])
-            assert match
-            found[variable["name"]] = match[1]
+            query = variable["query"]["query"]
+            if match := re.fullmatch(r"label_values\((.*), (\w+)\)", query):
+                found[variable["name"]] = match[1]
+            else:
+                assert query == f"query_result({queries.MACHINES})"
     return found
 
 
@@ -250,10 +262,23 @@ def test_a_query_asks_for_what_there_is(placed: Placed) -> None:
             assert selector.metric in KNOWN, selector.metric
             own = {*KNOWN[selector.metric], *TARGET_LABELS}
             assert selector.matchers.keys() <= own, selector
-            assert selector.matchers.get("host") == '=~"$host"', "every figure is of the chosen hosts"
             labels |= own
         assert grouping(expr) <= labels
-        assert "instance" not in grouping(expr)
+        assert "instance" not in grouping(expr.replace("on (job, instance)", ""))
+
+
+@each_panel
+def test_every_figure_is_of_the_chosen_machines(placed: Placed) -> None:
+    """A machine is chosen by its `host`, or else by its address with any port; a rule by its `host`."""
+    for expr in exprs(placed):
+        chosen = [one for one in selectors(expr) if AGENTS.get(one.metric) != one.window]
+        named = [one for one in chosen if one.matchers["host"] == '=~"$host"']
+        unnamed = [one for one in chosen if one.matchers["host"] == '=""']
+        assert len(named) + len(unnamed) == len(chosen)
+        assert all(one.matchers["instance"] == '=~"$host(:[0-9]+)?"' for one in unnamed)
+        read = [one for one in named if one.metric not in RULES]
+        assert [one.metric for one in read] == [one.metric for one in unnamed]
+        assert expr.count(BEGUN) == expr.count(ENDED) == len(read)
 
 
 @each_panel
@@ -291,7 +316,7 @@ def test_a_host_that_is_scraped_twice_counts_once(placed: Placed) -> None:
             added = expr[at.end() :]
             metric = selectors(added)[0].metric
             if largest := re.match(r"m(?:ax|in) by \(([^)]*)\)", added):
-                assert set(largest[1].split(", ")) == {"host", *KNOWN[metric]}, expr
+                assert set(largest[1].split(", ")) == {"host", *KNOWN[metric]} - {*TARGETS_OWN}, expr
             else:  # a rule has counted already; targets are what is counted
                 assert metric in RULES or metric == "up", expr
 
@@ -318,9 +343,10 @@ def test_a_curve_shows_an_estimate_as_one(placed: Placed) -> None:
 @each_panel
 def test_windows_are_those_of_the_screen(placed: Placed) -> None:
     """A rate is over $__rate_interval, an increase over $__range: no window of another length."""
-    for expr in exprs(placed):
+    for expr in (re.sub(r'"[^"]*"', "", text) for text in exprs(placed)):
         for function, window in re.findall(r"(\w+)\([^()]*\[([^\]]+)\]", expr):
-            assert (function, window) in {("rate", "$__rate_interval"), ("increase", "$__range")}
+            known = {("rate", "$__rate_interval"), ("increase", "$__range"), ("last_over_time", "$__range")}
+            assert (function, window) in known
         assert "[" not in re.sub(r"\[\$__(rate_interval|range)\]", "", expr)
 
 
@@ -366,7 +392,7 @@ def test_rules_that_are_asked_for_are_recorded() -> None:
             assert [rule["labels"]["measured"] for rule in found] == ["true", "false"]
         else:
             assert len(found) == 1
-            assert "source" in grouping(found[0]["expr"])
+            assert {"source"} & set(RULES[name]) <= grouping(found[0]["expr"])
 
 
 def test_provisioning() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ import pytest
 import yaml
 from places import ROOT
 
+sys.path.insert(0, str(ROOT / "compose/grafana"))
+from boards import queries
 from powerbench_agent.agent import node, roster
 
 if TYPE_CHECKING:
@@ -25,7 +28,11 @@ TESTS = [yaml.safe_load(path.read_text()) for path in sorted((PROMETHEUS / "rule
 FOREIGN = {
     "up": "Prometheus",
     "process_start_time_seconds": "client libraries, the agent's own page among them",
+    "powerbench_build_info": "every page of an agent",
     "powerbench_collector_up": "the agent's scheduler",
+    "powerbench_collector_faults_total": "the agent's scheduler",
+    "powerbench_http_forbidden_total": "the agent's web server",
+    "powerbench_series_dropped_total": "the agent's pages",
     "DCGM_FI_DEV_POWER_USAGE": "dcgm-exporter",
     "prometheus_sd_file_read_errors_total": "Prometheus",
     "prometheus_config_last_reload_successful": "Prometheus",
@@ -46,8 +53,19 @@ def rules() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
+def group(name: str) -> list[dict[str, Any]]:
+    """Return the rules of a group."""
+    groups = chain.from_iterable(content["groups"] for content in RULES.values())
+    (found,) = [each["rules"] for each in groups if each["name"] == name]
+    return found
+
+
 ALERTS = [rule["alert"] for rule in rules() if "alert" in rule]
 RECORDS = sorted({rule["record"] for rule in rules() if "record" in rule})
+
+
+# What dashboards of earlier exporters ask for.
+COMPATIBLE = {rule["record"] for rule in group("powerbench-compatible")}
 
 
 def names(expression: str) -> set[str]:
@@ -73,21 +91,39 @@ def test_every_metric_of_a_rule_is_somebodys() -> None:
     assert used >= set(FOREIGN)
 
 
-def test_a_host_that_is_scraped_twice_counts_once() -> None:
-    """What a rule adds up of agents is first the largest by the metric's own labels, whatever the job."""
+def test_what_is_read_of_agents_is_read_by_machine() -> None:
+    """Whatever a rule reads of agents gets its `host` as on the dashboards, and is grouped by it first."""
     modules = roster.load_modules()
-    metrics = [metric for module in modules.values() for metric in module.METRICS]
-    metrics += [*node.NODE_METRICS, *roster.share_metrics(modules)]
-    labels = {metric.name: {"host", *metric.labels} for metric in metrics}
-    added = 0
-    for rule in rules():
-        expr = re.sub(r"\s+", " ", rule["expr"])
-        for at in re.finditer(r"\bsum\b(?: by \([^)]*\))? ", expr):
-            first = re.match(r"\( ?max by \(([^)]*)\) \((?:rate\()?(\w+)", expr[at.end() :])
-            assert first, expr
-            assert set(first[1].split(", ")) == labels[first[2]]
-            added += 1
-    assert added
+    shown = {metric.name for module in modules.values() for metric in module.METRICS}
+    shown |= {metric.name for metric in (*node.NODE_METRICS, *roster.share_metrics(modules))}
+    readers = [rule for rule in rules() if names(rule["expr"]) & shown]
+    readers = [rule for rule in readers if rule.get("record") not in COMPATIBLE]
+    assert readers
+    for rule in readers:
+        assert by_machine(rule["expr"]), rule
+        assert re.match(r"(max|min|avg) (by \(host,|by \(host\)|without \(instance, job)", rule["expr"]), rule
+
+
+def test_agents_are_read_in_one_group() -> None:
+    """powerbench-machines reads them for all other rules, but for results, whose labels are many."""
+    modules = roster.load_modules()
+    shown = {metric.name for module in modules.values() for metric in module.METRICS}
+    reading = {
+        group["name"]
+        for group in chain.from_iterable(content["groups"] for content in RULES.values())
+        if any(names(rule["expr"]) & shown for rule in group["rules"])
+    }
+    results = {"powerbench-results", "powerbench-runs", "powerbench-compatible"}
+    assert reading == {"powerbench-machines", *results}
+
+
+def by_machine(expression: str) -> bool:
+    """Whether each of its metrics gets its `host` by the rule that the dashboards have, too."""
+    text = re.sub(r"\s+", "", expression)
+    head, tail = re.sub(r"\s+", "", queries.by_machine("METRIC")).split("METRIC")
+    begun = "label_replace(label_join("
+    assert head == begun
+    return text.count(begun) == text.count(tail) > 0
 
 
 @pytest.mark.parametrize("alert", ALERTS)
@@ -137,14 +173,15 @@ def test_thresholds_and_alerts_know_each_other() -> None:
         for name in re.findall(r'threshold:value\{alert="(\w+)"', rule["expr"])
     }
     given = {
-        rule["labels"]["alert"]: rule["expr"].split()[-1]
+        rule["labels"]["alert"]: re.findall(r" \* (0?\.\d+)$", rule["expr"], re.MULTILINE)[0]
         for rule in rules()
         if rule.get("record") == "powerbench:threshold:value"
     }
     assert asked == set(given) <= set(ALERTS)
     for rule in rules():
         if rule.get("record") == "powerbench:threshold:value":
-            assert f'own{{alert="{rule["labels"]["alert"]}"}}' in rule["expr"]
+            own = set(re.findall(r'own\{alert="(\w+)"', rule["expr"]))
+            assert own == {rule["labels"]["alert"]}
     page = (ROOT / "docs/alerts.md").read_text()
     for alert, value in given.items():
         (row,) = [line for line in page.splitlines() if line.startswith(f"| `{alert}`")]
@@ -158,7 +195,7 @@ def test_a_hosts_own_threshold_is_a_line_taken_in() -> None:
     assert lines
     for (rule,) in map(yaml.safe_load, lines):
         assert rule["record"] == "powerbench:threshold:own"
-        assert rule["labels"].keys() == {"host", "alert"}
+        assert rule["labels"].keys() - {"host"} == {"alert"}
 
 
 @pytest.mark.parametrize("path", TARGETS, ids=lambda path: path.name)
@@ -200,29 +237,15 @@ def test_host_is_the_address_without_its_port(said: str, address: str, host: str
     assert (found and found[1]) == host
 
 
-def test_scrape_gaps_counts_on_the_intervals() -> None:
-    """ScrapeGaps expects as many scrapes in ten minutes as the jobs' intervals make."""
-    (alert,) = [rule for rule in rules() if rule.get("alert") == "ScrapeGaps"]
-    expected = {}
-    for jobs, count in re.findall(
-        r'count_over_time\(up\{job=~?"([^"]+)"\}\[10m\]\) < 0\.9 \* (\d+)', alert["expr"]
-    ):
-        expected |= dict.fromkeys(jobs.split("|"), int(count))
-    default = CONFIG["global"]["scrape_interval"]
-    jobs = {job["job_name"]: job.get("scrape_interval", default) for job in CONFIG["scrape_configs"]}
-    assert expected == {
-        name: 600 // int(interval.removesuffix("s"))
-        for name, interval in jobs.items()
-        if name.startswith("powerbench")
-    }
-
-
 def test_the_docs_name_every_alert_and_every_record() -> None:
     """docs/alerts.md has a row for each alert, and names each recording rule; and none that there is not."""
     page = (ROOT / "docs/alerts.md").read_text()
     assert set(re.findall(r"^\| `([A-Z]\w+)` \|", page, re.MULTILINE)) == set(ALERTS)
-    told = set(re.findall(r"`(\w+:\w+:\w+)`", page))
-    assert told - {"powerbench:threshold:own"} == {re.sub(r"(rate)5m$", r"\g<1>1m", name) for name in RECORDS}
+    told = set(re.findall(r"`(\w+:\w+:\w+)`", page)) - {"powerbench:threshold:own"}
+    assert told <= set(RECORDS)
+    # Those that rules read of agents are described as one.
+    read = {rule["record"] for rule in group("powerbench-machines") + group("powerbench-seen")}
+    assert {re.sub(r"(rate)5m$", r"\g<1>1m", name) for name in set(RECORDS) - read - COMPATIBLE} <= told
 
 
 def test_a_critical_alert_mutes_a_warning_of_its_kind() -> None:

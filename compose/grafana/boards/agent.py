@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from boards.layout import Row, board
 from boards.panels import BAD, GOOD, THIRD, WARN, bars, graph, stat, states, table
-from boards.queries import AGENTS, MEASURED, SLOW_STEP, Query, apart, gained, of, once, rate
+from boards.queries import MEASURED, SLOW_STEP, Query, agents, apart, gained, of, once, rate
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.models import dashboard
@@ -25,7 +25,7 @@ def now() -> Row:
                 "Agents down",
                 "Scrape targets of agents whose last scrape failed.",
                 "none",
-                Query(f"sum(1 - {of('up', AGENTS)})", "down"),
+                Query(f"sum(1 - {agents(of('up'))})", "down"),
                 base=GOOD,
                 steps=((1, BAD),),
                 nothing="no target",
@@ -69,7 +69,7 @@ def now() -> Row:
                 "Largest agent",
                 "Resident memory of the largest agent. Measured.",
                 "bytes",
-                Query(f"max({of('process_resident_memory_bytes', AGENTS)})", "resident"),
+                Query(f"max({agents(of('process_resident_memory_bytes'))})", "resident"),
                 decimals=1,
             ),
         ],
@@ -102,6 +102,14 @@ def collectors() -> Row:
                 Query(rate("powerbench_collector_failures_total"), COLLECTOR),
             ),
             graph(
+                "Failures of parts",
+                "Readings per second in which a part failed or its value was refused, while the rest of the "
+                "collector went on.",
+                "suffix: /s",
+                Query(rate("powerbench_collector_faults_total"), f"{COLLECTOR} {{{{part}}}}"),
+                nothing="none",
+            ),
+            graph(
                 "Time since the last success",
                 "Seconds since each collector's last successful reading: normally a few intervals at most.",
                 "s",
@@ -127,7 +135,7 @@ def cost() -> Row:
                 "CPU of each agent",
                 "CPU of the agent's process; 100 % is one core. Measured.",
                 "percent",
-                Query(f"100 * {rate('process_cpu_seconds_total', AGENTS)}", "{{host}} {{job}}"),
+                Query(f"100 * {agents(rate('process_cpu_seconds_total'))}", "{{host}} {{job}}"),
                 size=THIRD,
                 step=SLOW_STEP,
             ),
@@ -135,28 +143,28 @@ def cost() -> Row:
                 "Resident memory of each agent",
                 "Memory of the agent's process. Measured.",
                 "bytes",
-                Query(of("process_resident_memory_bytes", AGENTS), "{{host}} {{job}}"),
+                Query(agents(of("process_resident_memory_bytes")), "{{host}} {{job}}"),
                 size=THIRD,
             ),
             graph(
                 "Duration of scrapes",
                 "How long the server waited for the agent's page. Measured by the server.",
                 "s",
-                Query(of("scrape_duration_seconds", AGENTS), "{{host}} {{job}}"),
+                Query(agents(of("scrape_duration_seconds")), "{{host}} {{job}}"),
                 size=THIRD,
             ),
             graph(
                 "Samples on a page",
                 "Number of samples in the last scrape.",
                 "short",
-                Query(of("scrape_samples_scraped", AGENTS), "{{host}} {{job}}"),
+                Query(agents(of("scrape_samples_scraped")), "{{host}} {{job}}"),
                 size=THIRD,
             ),
             graph(
                 "Open files",
                 "File descriptors that the agent has open. Measured.",
                 "none",
-                Query(of("process_open_fds", AGENTS), "{{host}} {{job}}"),
+                Query(agents(of("process_open_fds")), "{{host}} {{job}}"),
                 size=THIRD,
             ),
         ],

@@ -7,7 +7,7 @@ from boards.panels import THIRD, graph
 from boards.queries import SLOW_STEP, Query, of, once, rate
 
 # Containers have a name; entries without one are control groups of the system.
-OURS = ('job="cadvisor"', 'name!=""', 'name=~"$container"')
+OURS = ('name!=""', 'name=~"$container"')
 NAMED = "{{host}} {{name}}"
 MISSING = "cAdvisor is not scraped, or does not see a container"
 

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from boards.layout import Row, board
 from boards.panels import BAD, GOOD, WHOLE, bars, graph, linked, stat, table
-from boards.queries import AGENTS, Query, of, recorded
+from boards.queries import Query, of_rule, recorded
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.models import dashboard
 
     from boards.panels import Panel
 
+AGENTS = "instance:powerbench_agent:up"
 WATTS = "host:powerbench_node_watts:rate1m"
 PER_STREAM = "host:powerbench_watts_per_stream:rate1m"
 PER_FRAME = "host:powerbench_joules_per_frame:rate1m"
@@ -22,37 +23,39 @@ NAMED = "{{host}} {{note}}"
 # True whatever the cause is; the descriptions list the causes.
 NO_FIGURE = "no data"
 WHY_NONE = "No data: no agent answers, or the recording rules do not run."
+WHY_NO_TARGET = "No data: no agent is a target, or the recording rules do not run."
+WHY_NO_STREAM = "No data: no stream is known, no agent answers, or the recording rules do not run."
 WHY_NO_RATIO = "No data: no stream is active, no agent answers, or the recording rules do not run."
 WHOLE_HOST = "Covers all components of the host; labelled estimate if any of them is estimated."
 HOST_LINK = "/d/power-monitoring?var-host={}&${{datasource:queryparam}}&${{__url_time_range}}"
 
 
 def streams_by_host(state: str = "active") -> str:
-    """Return how many streams there are on each host; a host that is scraped twice counts once."""
-    return f"sum by (host) (max by (host, stream) ({of(f'ffmpeg_stream_{state}')}))"
+    """Return how many streams there are on each host."""
+    return f"sum by (host) ({of_rule(f'host_stream:ffmpeg_stream_{state}:max')})"
 
 
 def now() -> Row:
     """Return the row of current figures."""
-    down = f"1 - max by (host) ({of('up', AGENTS)})"
+    down = f"1 - max by (host) ({of_rule(AGENTS)})"
     return Row(
         "Now",
         [
             stat(
                 "Agents",
-                "Hosts whose agent is a scrape target.",
+                f"Hosts whose agent is a scrape target. {WHY_NO_TARGET}",
                 "none",
-                Query(f"count(max by (host) ({of('up', AGENTS)}))", "hosts"),
-                nothing="no target",
+                Query(f"count(max by (host) ({of_rule(AGENTS)}))", "hosts"),
+                nothing=NO_FIGURE,
             ),
             stat(
                 "Agents down",
-                "Hosts on which the last scrape of the agent failed.",
+                f"Hosts on which the last scrape of the agent failed. {WHY_NO_TARGET}",
                 "none",
                 Query(f"sum({down})", "down"),
                 base=GOOD,
                 steps=((1, BAD),),
-                nothing="no target",
+                nothing=NO_FIGURE,
             ),
             stat(
                 "Measured power",
@@ -60,7 +63,7 @@ def now() -> Row:
                 "estimates. No data: everything is estimated, no agent answers, or the recording rules do "
                 "not run.",
                 "watt",
-                Query(f"sum({of(WATTS, MEASURED)})", "measured"),
+                Query(f"sum({of_rule(WATTS, MEASURED)})", "measured"),
                 decimals=0,
                 nothing="no measurement",
             ),
@@ -70,26 +73,28 @@ def now() -> Row:
                 "never added to measured power. No data: everything is measured, no agent answers, or the "
                 "recording rules do not run.",
                 "watt",
-                Query(f"sum({of(WATTS, ESTIMATED)})", "estimate"),
+                Query(f"sum({of_rule(WATTS, ESTIMATED)})", "estimate"),
                 decimals=0,
                 base="purple",
                 nothing="no estimate",
             ),
             stat(
                 "Active streams",
-                "Streams that sent a report in the last 5 s, on all selected hosts together.",
+                "Streams that sent a report in the last 5 s, on all selected hosts together. "
+                f"{WHY_NO_STREAM}",
                 "none",
                 Query(f"sum({streams_by_host()})", "active"),
-                nothing="no stream",
+                nothing=NO_FIGURE,
             ),
             stat(
                 "Stalled streams",
-                "Streams without a new frame or new output for 5 s, or whose reports stopped without an end.",
+                "Streams without a new frame or new output for 5 s, or whose reports stopped without an "
+                f"end. {WHY_NO_STREAM}",
                 "none",
                 Query(f"sum({streams_by_host('stalled')})", "stalled"),
                 base=GOOD,
                 steps=((1, BAD),),
-                nothing="no stream",
+                nothing=NO_FIGURE,
             ),
         ],
     )
@@ -153,10 +158,10 @@ def hosts() -> Row:
             ),
             graph(
                 "Streams by host",
-                "Active streams on each host.",
+                f"Active streams on each host. {WHY_NO_STREAM}",
                 "none",
                 Query(streams_by_host(), "{{host}}"),
-                nothing="no stream",
+                nothing=NO_FIGURE,
             ),
             graph(
                 "Energy per frame by host",
@@ -181,7 +186,7 @@ def hosts() -> Row:
                 "watt",
                 Query(
                     "sum by (component, source) ("
-                    f"{of('host_component_source:powerbench_node_watts:rate1m')})",
+                    f"{of_rule('host_component_source:powerbench_node_watts:rate1m')})",
                     "{{component}} ({{source}})",
                 ),
                 nothing=NO_FIGURE,
@@ -200,7 +205,7 @@ def hosts() -> Row:
 
 
 def _per_frame_of_all() -> str:
-    watts, per_frame = of(WATTS, MEASURED), of(PER_FRAME, MEASURED)
+    watts, per_frame = of_rule(WATTS, MEASURED), of_rule(PER_FRAME, MEASURED)
     # Watts divided by joules per frame are the host's frames per second.
     return f"sum({watts} and on (host) {per_frame}) / sum({watts} / on (host) ({per_frame} > 0))"
 
@@ -214,14 +219,14 @@ def agents() -> Row:
         "separate columns. Figures per frame and per stream cover all components, and count as measured "
         "only if no part of them is an estimate. up is 0 if the last scrape failed.",
         {
-            "up": (f"max by (host) ({of('up', AGENTS)})", "none"),
-            "measured": (f"{of_host} ({of(WATTS, MEASURED)})", "watt"),
-            "estimated": (f"{of_host} ({of(WATTS, ESTIMATED)})", "watt"),
+            "up": (f"max by (host) ({of_rule(AGENTS)})", "none"),
+            "measured": (f"{of_host} ({of_rule(WATTS, MEASURED)})", "watt"),
+            "estimated": (f"{of_host} ({of_rule(WATTS, ESTIMATED)})", "watt"),
             "streams": (streams_by_host(), "none"),
-            "measured per frame": (f"{of_host} ({of(PER_FRAME, MEASURED)})", "joule"),
-            "measured per stream": (f"{of_host} ({of(PER_STREAM, MEASURED)})", "watt"),
-            "per frame, with an estimate": (f"{of_host} ({of(PER_FRAME, ESTIMATED)})", "joule"),
-            "per stream, with an estimate": (f"{of_host} ({of(PER_STREAM, ESTIMATED)})", "watt"),
+            "measured per frame": (f"{of_host} ({of_rule(PER_FRAME, MEASURED)})", "joule"),
+            "measured per stream": (f"{of_host} ({of_rule(PER_STREAM, MEASURED)})", "watt"),
+            "per frame, with an estimate": (f"{of_host} ({of_rule(PER_FRAME, ESTIMATED)})", "joule"),
+            "per stream, with an estimate": (f"{of_host} ({of_rule(PER_STREAM, ESTIMATED)})", "watt"),
         },
         {"host": "host"},
         sort_by="measured",
@@ -230,7 +235,7 @@ def agents() -> Row:
     missing = table(
         "Agents that do not answer",
         "Targets whose last scrape failed.",
-        {"up": (f"{of('up', AGENTS)} == 0", "none")},
+        {"up": (f"{of_rule(AGENTS)} == 0", "none")},
         {"host": "host", "job": "job", "instance": "target"},
         sort_by="host",
         size=(24, 6),

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from boards.layout import Row
-from boards.panels import BAD, THIRD, WARN, bars, graph
+from boards.panels import THIRD, bars, graph
 from boards.queries import SLOW_STEP, Query, gained, of
-
-# Defaults of the alerts GpuPowerHigh and GpuPowerCritical.
-POWER_LIMITS = ((200, WARN), (300, BAD))
 
 
 def nvidia() -> Row:
@@ -22,13 +19,11 @@ def nvidia() -> Row:
         [
             graph(
                 "NVIDIA: power",
-                "Power of each board and its enforced limit, measured by NVML. The lines are the default "
-                "thresholds of the alerts.",
+                "Power of each board and its enforced limit, measured by NVML.",
                 "watt",
                 Query(of("nvidia_gpu_power_draw_watts"), named),
                 Query(of("nvidia_gpu_power_limit_watts"), f"{named} limit"),
                 size=THIRD,
-                lines=POWER_LIMITS,
                 nothing=missing,
             ),
             graph(
@@ -105,11 +100,9 @@ def others() -> Row:
             graph(
                 "AMD and Intel: power",
                 "Power of each GPU, measured: AMD's own sensor, or Intel's energy counter over the last "
-                "interval. The power of a GPU inside a CPU is also part of the CPU's. The lines are the "
-                "alerts' defaults.",
+                "interval. The power of a GPU inside a CPU is also part of the CPU's.",
                 "watt",
                 Query(of("drm_gpu_power_watts"), named),
-                lines=POWER_LIMITS,
                 nothing=missing,
             ),
             graph(
@@ -150,11 +143,10 @@ def dcgm() -> Row:
             graph(
                 "DCGM: power",
                 "Power of each board, measured by DCGM: these are the same boards as under NVIDIA GPUs, so "
-                "never add the two up. The lines are the default thresholds of the alerts.",
+                "never add the two up.",
                 "watt",
                 Query(of("DCGM_FI_DEV_POWER_USAGE"), named),
                 step=SLOW_STEP,
-                lines=POWER_LIMITS,
                 nothing=missing,
             ),
             graph(

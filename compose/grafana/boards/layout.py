@@ -8,7 +8,7 @@ from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.models import dashboard
 
 from boards.panels import DATASOURCE
-from boards.queries import AGENTS, HOST
+from boards.queries import MACHINES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = 24
 TAG: Final = "powerbench"
-HOSTS: Final = f"label_values(up{{{AGENTS}}}, host)"
+HOSTS: Final = f"query_result({MACHINES})"
+# Machines without the label `host` are not told apart here: a label of more than one selector has no query.
+_CHOSEN: Final = 'host=~"$host|"'
 
 
 class Row(NamedTuple):
@@ -35,8 +37,12 @@ def choice(
     *,
     everything: bool = True,
     newest_first: bool = False,
+    regex: str = "",
 ) -> builders.QueryVariable:
-    """Return a variable with several values. `everything`: it has the option All, selected at first."""
+    """Return a variable with several values. `everything`: it has the option All, selected at first.
+
+    `regex`: its first group is the value within the query's answer.
+    """
     order = dashboard.VariableSort
     variable = (
         builders.QueryVariable(name)
@@ -48,6 +54,8 @@ def choice(
         .refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(order.ALPHABETICAL_DESC if newest_first else order.NATURAL_ASC)
     )
+    if regex:
+        variable.regex(regex)
     if everything:
         every = dashboard.VariableOption(selected=True, text=["All"], value=["$__all"])
         # .* and not .+, so that All includes series without the label.
@@ -84,7 +92,7 @@ def board(
             .keep_time(True)
         )
         .with_variable(builders.DatasourceVariable("datasource").label("Data source").type("prometheus"))
-        .with_variable(choice("host", "Host", HOSTS))
+        .with_variable(choice("host", "Host", HOSTS, regex='/host="([^"]+)"/'))
     ).build()
     templating = made.templating
     if templating.list_val is not None:
@@ -94,8 +102,8 @@ def board(
 
 
 def matching(metric: str, label: str, *matchers: str) -> str:
-    """Return the query of a variable: a label's values on the selected hosts."""
-    return f"label_values({metric}{{{','.join((HOST, *matchers))}}}, {label})"
+    """Return the query of a variable: a label's values on the selected machines."""
+    return f"label_values({metric}{{{','.join((_CHOSEN, *matchers))}}}, {label})"
 
 
 def _placed(rows: Iterable[Row]) -> Iterator[dashboard.Panel | dashboard.RowPanel]:

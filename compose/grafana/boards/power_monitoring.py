@@ -29,10 +29,9 @@ if TYPE_CHECKING:
 NODE = "powerbench_node_energy_joules_total"
 NODE_WATTS = "powerbench_node_power_watts"
 GPU = 'component="gpu"'
+LONG_TERM = 'constraint="long_term"'
 NO_ESTIMATE = "no estimate"
 PARTS = ("component", "source")  # of the node's energy
-# Defaults of the alerts CpuPowerHigh and CpuPowerCritical.
-PACKAGE_LIMITS = ((80, WARN), (120, BAD))
 
 
 def power() -> Row:
@@ -104,12 +103,15 @@ def power() -> Row:
             graph(
                 "Power of CPU packages and memory",
                 "Power of each RAPL zone, mean over a second, measured. Zones overlap (psys contains "
-                "packages, a package contains its cores), so never add them up. The lines are the alerts' "
-                "default thresholds for a package.",
+                "packages, a package contains its cores), so never add them up. A package's limit is "
+                "what its firmware keeps it to over time; not every processor has one.",
                 "watt",
                 Query(of("rapl_power_watts"), "{{host}} {{zone}} {{package}} ({{path}})"),
+                Query(
+                    once(of("rapl_power_limit_watts", 'zone="package"', LONG_TERM), "package"),
+                    "{{host}} package {{package}} limit",
+                ),
                 size=(12, 9),
-                lines=PACKAGE_LIMITS,
                 nothing="no RAPL on these hosts",
             ),
             _energy(),

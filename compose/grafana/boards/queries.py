@@ -1,7 +1,8 @@
 """PromQL that the dashboards share. Energy in joules, power in watts, time in seconds.
 
-Everything is selected by `host`, the label that every scrape job sets: it joins the metrics of an agent, of
-node_exporter and of DCGM on one machine.
+Everything is selected and joined by machine. Its name is the label `host` where the scrape job sets one,
+else the address in `instance` without its port: two ports of one machine are one, and two machines are two,
+with or without relabelling. compose/prometheus/rules/recording.yml has the same rule.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 HOST = 'host=~"$host"'
+_NAMED = (HOST,)
+_UNNAMED = ('host=""', 'instance=~"$host(:[0-9]+)?"')
 COMPONENT = 'component=~"$component"'
 STREAM = 'stream=~"$stream"'
 CONTAINER = 'container=~"$container"'
 MEASURED = 'source!="estimate"'
 ESTIMATED = 'source="estimate"'
-AGENTS = 'job=~"powerbench.*"'
 
 # Minimum steps of what some layouts scrape less often than every 5 s: $__rate_interval is at least
 # four of them, so that a rate always finds two samples.
@@ -29,23 +31,51 @@ class Query(NamedTuple):
     legend: str
 
 
+def by_machine(expr: str) -> str:
+    """Return series with their machine's name as `host`."""
+    joined = f'label_join({expr}, "host", ";", "host", "instance")'
+    return f'label_replace({joined}, "host", "$1", "host", ";?([^;]*?)((:[0-9]+)?|;.*)")'
+
+
+# Targets that have shown an agent's page, under any job name, or whose job is named after us.
+_AGENTS = (
+    'last_over_time(powerbench_build_info[$__range]) or last_over_time(up{job=~"powerbench(-.+)?"}[$__range])'
+)
+MACHINES = f"group by (host) ({by_machine(_AGENTS)})"
+
+
 def of(metric: str, *matchers: str) -> str:
-    """Return a metric of the selected hosts."""
-    return f"{metric}{{{','.join((HOST, *matchers))}}}"
+    """Return a metric of the selected machines."""
+    return _selected("{}", metric, matchers)
+
+
+def agents(expr: str) -> str:
+    """Return the series of agents alone, of what every target can have."""
+    return f"({expr} and on (job, instance) ({_AGENTS}))"
 
 
 def rate(metric: str, *matchers: str) -> str:
     """Return a counter's increase per second: joules become mean watts."""
-    return f"rate({of(metric, *matchers)}[$__rate_interval])"
+    return _selected("rate({}[$__rate_interval])", metric, matchers)
 
 
 def gained(metric: str, *matchers: str) -> str:
     """Return a counter's increase over the selected time range."""
-    return f"increase({of(metric, *matchers)}[$__range])"
+    return _selected("increase({}[$__range])", metric, matchers)
+
+
+def of_rule(rule: str, *matchers: str) -> str:
+    """Return a recording rule's series of the selected machines: its `host` is the machine's name already."""
+    return f"{rule}{{{','.join((HOST, *matchers))}}}"
+
+
+def _selected(function: str, metric: str, matchers: tuple[str, ...]) -> str:
+    selectors = (f"{metric}{{{','.join((*place, *matchers))}}}" for place in (_NAMED, _UNNAMED))
+    return by_machine(" or ".join(function.format(selector) for selector in selectors))
 
 
 def once(expr: str, *labels: str) -> str:
-    """Return series by host and their own labels, so that a host that is scraped twice counts once."""
+    """Return series by host and their own labels, so that a machine that is scraped twice counts once."""
     return f"max by ({', '.join(('host', *labels))}) ({expr})"
 
 
@@ -62,4 +92,4 @@ def apart(expr: str, legend: str) -> tuple[Query, Query]:
 
 def recorded(rule: str, *matchers: str) -> str:
     """Return a recording rule's series; estimates get a label `note`."""
-    return f'label_replace({of(rule, *matchers)}, "note", "(estimate)", "measured", "false")'
+    return f'label_replace({of_rule(rule, *matchers)}, "note", "(estimate)", "measured", "false")'

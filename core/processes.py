@@ -91,7 +91,7 @@ class Index:
         if self._inner is None:
             self._inner = {}
             for pid in self._pids:
-                numbers = _namespace_pids(self._host, pid)
+                numbers = namespace_pids(self._host, pid)
                 if numbers:
                     self._inner.setdefault(numbers[-1], []).append(pid)
         return self._inner.get(number, [])
@@ -200,7 +200,7 @@ def _status(host: Host, pid: int, key: str) -> list[str]:
     return text.partition(f"\n{key}:")[2].partition("\n")[0].split()
 
 
-def _namespace_pids(host: Host, pid: int) -> list[int]:
+def namespace_pids(host: Host, pid: int) -> list[int]:
     """Return a process's ids in the nested pid namespaces, outermost first."""
     try:
         return [int(word) for word in _status(host, pid, "NSpid")]

@@ -1,6 +1,6 @@
-"""A container's figures from its cgroup, version 2 or 1, and from its network namespace.
+"""A container's figures from its cgroup, version 2 or 1.
 
-Reads `/sys/fs/cgroup/…` and `/proc/PID/net/dev`. µs, ns, bytes in; seconds and bytes out. Privileges: none.
+Reads `/sys/fs/cgroup/…`. µs, ns, bytes in; seconds and bytes out. Privileges: none.
 
 Where a container's cgroup is depends on the engine, its cgroup driver and parent. The known layouts are
 tried; if none fits, the path that the kernel gives for one of the container's processes.
@@ -10,12 +10,17 @@ Source: https://docs.kernel.org/admin-guide/cgroup-v2.html, https://docs.kernel.
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
+from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from powerbench_agent.core.processes import namespace_pids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from powerbench_agent.core.host import Host
 
@@ -28,6 +33,8 @@ _LAYOUTS = (
     "libpod_parent/libpod-{}",
 )
 _WAY_UP = re.compile(r"^(/|\.\./)*")
+_MAX_BELOW = 200  # cgroups within a container that are searched for a process
+_MAX_PROCESSES = 1000  # likewise, processes that are compared
 _UNLIMITED = 2**60  # version 1 writes a number near 2^63 if there is no limit
 
 
@@ -47,17 +54,11 @@ class Figures(NamedTuple):
     written_bytes: int | None
 
 
-class Traffic(NamedTuple):
-    """Bytes over all network interfaces but the loopback."""
-
-    received: int
-    transmitted: int
-
-
 class Cgroup:
     """One container's cgroup: one directory on version 2, one for each controller on version 1."""
 
-    __slots__ = ("_cpu_file", "_host", "_io", "_memory", "_pids", "_unified")  # there may be thousands
+    # There may be thousands.
+    __slots__ = ("_cpu_file", "_host", "_inhabitant", "_io", "_memory", "_pids", "_unified")
 
     def __init__(self, host: Host, directories: Sequence[Path], *, unified: bool) -> None:
         """`directories`: of the controllers cpu, memory, pids and blkio; all the same if `unified`."""
@@ -65,6 +66,7 @@ class Cgroup:
         self._host = host
         self._unified = unified
         self._cpu_file = cpu / ("cpu.stat" if unified else "cpuacct.usage")
+        self._inhabitant: int | None = None  # one of its processes, if all of them are in cgroups below it
 
     def cpu_seconds(self) -> float:
         """Return the CPU time used since the cgroup was created. Raises: OSError, ValueError."""
@@ -82,11 +84,50 @@ class Cgroup:
         return Figures(self._memory_bytes(), self._count(self._pids / "pids.current"), read, written)
 
     def first_process(self) -> int | None:
-        """Return the id of one of the container's processes, in the reader's pid namespace."""
+        """Return the id of one of the container's processes, in the reader's pid namespace.
+
+        With systemd or an engine within, all processes are in cgroups below the container's own, and some
+        of them are in containers within: the first one in the outermost pid namespace is the container's own.
+        """
+        own = self._cpu_file.parent
+        for pid in self._processes_in(own):
+            return pid
+        if self._inhabitant is None or not self._is_here(self._inhabitant):
+            found = itertools.islice(self._processes_below(own), _MAX_PROCESSES)
+            self._inhabitant = min(found, key=self._nesting, default=None)
+        return self._inhabitant
+
+    def _processes_in(self, directory: Path) -> Iterator[int]:
+        """Yield the processes of one cgroup that the reader can see: others' ids are 0."""
         try:
-            return int(self._host.read(self._cpu_file.with_name("cgroup.procs")).split(None, 1)[0])
-        except (OSError, ValueError, IndexError):
-            return None
+            pids = [int(word) for word in self._host.read(directory / "cgroup.procs").split()]
+        except (OSError, ValueError):
+            return
+        yield from (pid for pid in pids if pid)
+
+    def _processes_below(self, top: Path) -> Iterator[int]:
+        """Yield the processes of the cgroups below one, those of the upper levels first."""
+        found = deque([top])
+        for _ in range(_MAX_BELOW):
+            if not found:
+                return
+            children = _children(found.popleft())
+            for child in children:
+                yield from self._processes_in(child)
+            found.extend(children)
+
+    def _nesting(self, pid: int) -> tuple[int, int]:
+        """Return what is least for a container's first process."""
+        numbers = namespace_pids(self._host, pid)
+        return (len(numbers), numbers[-1]) if numbers else (_MAX_BELOW, 0)
+
+    def _is_here(self, pid: int) -> bool:
+        """Return whether a process is still below this cgroup; its id may be another's by now."""
+        try:
+            path = self._host.read(self._host.procfs / str(pid) / "cgroup")
+        except OSError:
+            return False
+        return self._cpu_file.parent.name.encode() in path
 
     def _count(self, file: Path) -> int | None:
         try:
@@ -154,16 +195,12 @@ def parse_io_v1(text: str) -> tuple[int, int]:
     return read, written
 
 
-def parse_net_dev(text: str) -> Traffic:
-    """Return the traffic in the text of /proc/PID/net/dev. Source: proc(5)."""
-    received = transmitted = 0
-    for line in text.splitlines()[2:]:
-        name, _, rest = line.partition(":")
-        words = rest.split()
-        if name.strip() != "lo" and len(words) >= 9:
-            received += int(words[0])
-            transmitted += int(words[8])
-    return Traffic(received, transmitted)
+def _children(directory: Path) -> list[Path]:
+    try:
+        with os.scandir(directory) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
 
 
 class Layout:

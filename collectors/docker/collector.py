@@ -1,7 +1,8 @@
 """Containers of Docker or Podman: CPU, memory, network, block I/O, and their claim on the node's energy.
 
 Reads the engine's API for the list of containers (engine.py), their cgroups for the figures (cgroup.py),
-`/proc/PID/net/dev` for the network, and `/proc` for the engine's own processes (engine_processes.py).
+`/proc/PID/net/dev` for the network (network.py), and `/proc` for the engine's own processes
+(engine_processes.py).
 Privileges: the engine's socket, which is as good as root; the figures need none.
 
 CPU time is read at every beat; the other figures of each container at every fifth beat. If a container's
@@ -25,9 +26,10 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from powerbench_agent.collectors.docker.cgroup import Cgroup, Layout, Memory, Traffic, parse_net_dev
+from powerbench_agent.collectors.docker.cgroup import Cgroup, Layout, Memory
 from powerbench_agent.collectors.docker.engine import LIVE, STATES, Container, Engine, parse_one_shot
 from powerbench_agent.collectors.docker.engine_processes import EngineProcesses
+from powerbench_agent.collectors.docker.network import Traffic, is_machines, read_traffic
 from powerbench_agent.core.model import (
     SHARE_HELP,
     SHARE_LABELS,
@@ -37,6 +39,7 @@ from powerbench_agent.core.model import (
     ReadFailed,
     Reading,
     Sample,
+    Trouble,
 )
 from powerbench_agent.core.options import CollectorOptions
 from powerbench_agent.core.processes import own_pid
@@ -163,6 +166,12 @@ _DENIED = (
     "see docs/guide.md, containers"
 )
 
+_NETWORK_UNTOLD = Trouble(
+    "network",
+    "it cannot be told whether a container is on the machine's own network: process 1 is hidden",
+    "let the agent see process 1: no hidepid on /proc, ProtectProc=default in its unit",
+)
+
 
 class Options(CollectorOptions, frozen=True, kw_only=True):
     """`[collectors.docker]`."""
@@ -254,6 +263,7 @@ class Docker:
         self._met = 0  # containers so far
         self._machine_bytes: int | None = None
         self._lost_at: float | None = None
+        self._troubles: list[Trouble] = []  # of this beat
 
     async def read(self) -> Reading:
         """Read every live container. Raises: ReadFailed, Absent."""
@@ -268,6 +278,7 @@ class Docker:
             self._watched.clear()
             self._raise_lost(now)
         self._lost_at = None
+        self._troubles = []
         self._meet()
         self._slice = (self._slice + 1) % SLICES
         samples: list[Sample] = []
@@ -286,7 +297,7 @@ class Docker:
         samples.extend(self._state_samples())
         samples.append(IGNORED.sample(engine.ignored))
         samples.extend(self._engine_samples(now))
-        return Reading(samples, taken=now, claims=claims)
+        return Reading(samples, taken=now, claims=claims, troubles=self._troubles)
 
     async def aclose(self) -> None:
         """Disconnect from the engine."""
@@ -397,7 +408,7 @@ class Docker:
 
     def _traffic(self, watched: _Watched, cgroup: Cgroup) -> Traffic | None:
         """Return the bytes sent and received; None for a container on the host's own network."""
-        if watched.container.host_network:
+        if self._engine.on_host_network(watched.container):
             return None
         pid = watched.pid
         if self._numbers_fit:
@@ -407,11 +418,14 @@ class Docker:
         if pid is None:
             return None
         try:
-            text = self._host.read(self._host.procfs / str(pid) / "net/dev").decode("ascii", "replace")
-            return parse_net_dev(text)
+            traffic = read_traffic(self._host, pid)
         except (OSError, ValueError):
             watched.pid = None  # it may have been started again
             return None
+        on_machines = is_machines(self._host, pid)
+        if on_machines is None:
+            self._troubles.append(_NETWORK_UNTOLD)
+        return traffic if on_machines is False else None
 
     # -- the engine and the machine --------------------------------------------------------------
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from powerbench_agent.collectors.docker.cgroup import Figures, Memory, Traffic
+from powerbench_agent.collectors.docker.cgroup import Figures, Memory
+from powerbench_agent.collectors.docker.network import Traffic
 from powerbench_agent.core.labels import shorten
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ _STATES = {
     "died": "exited",
 }
 _GONE = ("destroy", "remove")
+_MAX_JOINED = 10  # containers that join each other's network in a chain
 _PROJECT_LABEL = "com.docker.compose.project"
 _SERVICE_LABEL = "com.docker.compose.service"
 STATES = ("created", "running", "paused", "restarting", "exited", "dead", "removing")
@@ -62,7 +64,8 @@ class Container:
     state: str
     project: str = ""  # of compose
     service: str = ""
-    host_network: bool = False  # true also while not known: its traffic would be the machine's
+    host_network: bool = False  # the engine's own; true also while it is not known
+    joined: str = ""  # id of the container whose network it joins
     started_here: bool = False  # its start was seen, so all of its CPU time is counted
 
 
@@ -235,11 +238,23 @@ class Engine:
         if action == "start":
             container.started_here = True
 
+    def on_host_network(self, container: Container) -> bool:
+        """Return whether a container is on its engine's own network, by itself or by joining another that is.
+
+        A rootless engine's own network is not the machine's.
+        """
+        for _ in range(_MAX_JOINED):
+            other = self.containers.get(container.joined)
+            if container.host_network or other is None:
+                break
+            container = other
+        return container.host_network
+
     async def inspect(self, container: Container) -> int | None:
         """Ask for what lists and events do not say; return its first process, None if it does not run."""
         content = await self._ask(f"containers/{container.id}/json")
         if config := content.get("HostConfig"):
-            container.host_network = config.get("NetworkMode") == "host"
+            _set_network(container, config)
         pid = (content.get("State") or {}).get("Pid")
         return pid if isinstance(pid, int) and pid > 0 else None
 
@@ -332,16 +347,24 @@ def parse_listed(entry: Mapping[str, Any]) -> Container:
     own = [name for name in names if name.count("/") <= 1]
     identity = str(entry["Id"])
     name = (own or names or [identity[:12]])[0]
-    config = entry.get("HostConfig") or {}
-    return Container(
+    container = Container(
         id=identity,
         name=name.removeprefix("/"),
         image=str(entry.get("Image", "")),
         state=str(entry.get("State", "")).lower(),
         project=str(labels.get(_PROJECT_LABEL, "")),
         service=str(labels.get(_SERVICE_LABEL, "")),
-        host_network=config.get("NetworkMode") == "host",
     )
+    _set_network(container, entry.get("HostConfig") or {})
+    return container
+
+
+def _set_network(container: Container, config: Mapping[str, Any]) -> None:
+    """Take whose network a container is on, out of its HostConfig."""
+    mode = str(config.get("NetworkMode", ""))
+    container.host_network = mode == "host"
+    kind, _, other = mode.partition(":")
+    container.joined = other if kind == "container" else ""
 
 
 def parse_one_shot(shot: Mapping[str, Any]) -> tuple[Figures, Traffic | None]:

@@ -46,6 +46,7 @@ class Machine:
         self.faults = Faults()
         self.procfs = root / "proc"
         Procfs(self.procfs)
+        self.set_network(1, 10**9, 10**9)
         self.unified = unified
         self.cgroups = root / "sys/fs/cgroup"
         self.cgroups.mkdir(parents=True)
@@ -112,10 +113,17 @@ class Machine:
             (directory / name).write_text(f"{content}\n")
 
     def set_network(self, pid: int, received: int, transmitted: int) -> None:
-        """Set what a process's network namespace counts."""
+        """Give a process a network namespace of its own, or set what it counts."""
         net = self.procfs / str(pid) / "net"
         net.mkdir(parents=True, exist_ok=True)
         (net / "dev").write_text(NET_DEV.format(received, transmitted))
+
+    def share_network(self, pid: int, other: int) -> None:
+        """Put a process into another's network namespace: both see the same file."""
+        net = self.procfs / str(pid) / "net"
+        net.mkdir(parents=True, exist_ok=True)
+        (net / "dev").unlink(missing_ok=True)
+        (net / "dev").hardlink_to(self.procfs / str(other) / "net/dev")
 
     def add_process(self, pid: int, comm: str, ticks: int = 0, pages: int = 100, start: int = 500) -> None:
         """Make a process, or set what it has used."""

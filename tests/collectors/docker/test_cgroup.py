@@ -16,7 +16,6 @@ from powerbench_agent.collectors.docker.cgroup import (
     Memory,
     parse_io_v1,
     parse_io_v2,
-    parse_net_dev,
 )
 
 if TYPE_CHECKING:
@@ -117,6 +116,60 @@ def test_a_machine_without_cgroups_has_none(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     shutil.rmtree(machine.cgroups)
     assert Layout(machine.host).find(KEY, 1) is None
+
+
+# -- its processes -----------------------------------------------------------------------------------
+
+
+def below(machine: Machine, place: str, *pids: int) -> None:
+    """Make a cgroup within the container, with processes."""
+    directory = machine.directory(f"{SYSTEMD.format(KEY)}/{place}".rstrip("/"), "cpu")
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in pids))
+
+
+def namespaced(machine: Machine, pid: int, *numbers: int) -> None:
+    """Say which numbers a process has in the pid namespaces within the machine's, and where it lies."""
+    directory = machine.procfs / str(pid)
+    directory.mkdir()
+    (directory / "status").write_text("Name:\tx\nNSpid:\t" + "\t".join(map(str, (pid, *numbers))) + "\n")
+    (directory / "cgroup").write_text(f"0::/../{SYSTEMD.format(KEY)}/init.scope\n")
+
+
+def test_a_container_whose_processes_lie_below(machine: Machine) -> None:
+    """Of systemd, a kubelet and pods within, the container's own first process is found, and kept."""
+    machine.add(SYSTEMD.format(KEY))
+    below(machine, "init.scope", 901)
+    below(machine, "a.slice/pod", 300, 301)
+    below(machine, "system.slice")
+    below(machine, "system.slice/kubelet.service", 700, 800)
+    for pid, numbers in ((901, [1]), (300, [40, 1]), (301, [41, 2]), (700, [33]), (800, [34])):
+        namespaced(machine, pid, *numbers)
+    cgroup = found(machine)
+    assert cgroup.first_process() == 901
+    below(machine, "b.slice", 902)
+    assert cgroup.first_process() == 901
+    (machine.procfs / "901/cgroup").write_text("0::/elsewhere\n")
+    below(machine, "init.scope", 903)
+    namespaced(machine, 903, 1)
+    assert cgroup.first_process() == 903
+
+
+def test_processes_that_cannot_be_seen_are_none(machine: Machine) -> None:
+    """From another pid namespace the kernel lists 0 for each: that is no process."""
+    machine.add(SYSTEMD.format(KEY))
+    below(machine, "", 0, 0)
+    below(machine, "init.scope", 0)
+    assert found(machine).first_process() is None
+
+
+def test_the_search_below_is_bounded(machine: Machine) -> None:
+    """A container with thousands of cgroups is not searched to its end."""
+    machine.add(SYSTEMD.format(KEY))
+    for number in range(500):
+        below(machine, "/".join("x" * (number // 100 + 1)) + f"/{number}")
+    below(machine, "x/x/x/x/x/x/x/x/last", 5)
+    assert found(machine).first_process() is None
 
 
 # -- what it says ------------------------------------------------------------------------------------
@@ -224,15 +277,6 @@ def test_io_of_several_devices_adds_up() -> None:
     v2 = "8:0 rbytes=1 wbytes=2 rios=9 wios=9 dbytes=9 dios=9\n254:16 rbytes=10 wbytes=20 rios=9\n7:0 \n"
     v1 = "8:0 Read 1\n8:0 Write 2\n8:0 Discard 9\n8:0 Total 3\n254:16 Read 10\n254:16 Write 20\nTotal 33\n"
     assert parse_io_v2(v2) == parse_io_v1(v1) == (11, 22)
-
-
-def test_net_dev_sums_all_but_the_loopback() -> None:
-    """Every interface but lo counts, a name stuck to its figure and a dotted one included."""
-    text = (
-        "a\nb\n    lo: 900 1 0 0 0 0 0 0 900 1 0 0 0 0 0 0\n  eth0:1 1 0 0 0 0 0 0 2 1 0 0 0 0 0 0\n"
-        "eth0.5: 10 1 0 0 0 0 0 0 20 1 0 0 0 0 0 0\n  lo1: 100 1 0 0 0 0 0 0 200 1 0 0 0 0 0 0\n"
-    )
-    assert parse_net_dev(text) == (111, 222)
 
 
 @given(st.binary())

@@ -17,6 +17,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from powerbench_agent.collectors.docker.block import Layers, count_once, parse_io_v1, parse_io_v2
 from powerbench_agent.core.processes import namespace_pids
 
 if TYPE_CHECKING:
@@ -58,12 +59,16 @@ class Cgroup:
     """One container's cgroup: one directory on version 2, one for each controller on version 1."""
 
     # There may be thousands.
-    __slots__ = ("_cpu_file", "_host", "_inhabitant", "_io", "_memory", "_pids", "_unified")
+    __slots__ = ("_cpu_file", "_host", "_inhabitant", "_io", "_layers", "_memory", "_pids", "_unified")
 
-    def __init__(self, host: Host, directories: Sequence[Path], *, unified: bool) -> None:
-        """`directories`: of the controllers cpu, memory, pids and blkio; all the same if `unified`."""
+    def __init__(self, host: Host, directories: Sequence[Path], layers: Layers, *, unified: bool) -> None:
+        """`directories`: of the controllers cpu, memory, pids and blkio; all the same if `unified`.
+
+        `layers`: of the block devices.
+        """
         cpu, self._memory, self._pids, self._io = directories
         self._host = host
+        self._layers = layers
         self._unified = unified
         self._cpu_file = cpu / ("cpu.stat" if unified else "cpuacct.usage")
         self._inhabitant: int | None = None  # one of its processes, if all of them are in cgroups below it
@@ -166,33 +171,8 @@ class Cgroup:
             text = self._host.read(self._io / name).decode("ascii", "replace")
         except OSError:
             return None, None
-        return parse_io_v2(text) if self._unified else parse_io_v1(text)
-
-
-def parse_io_v2(text: str) -> tuple[int, int]:
-    """Return the bytes (read, written) over all devices, from the text of io.stat."""
-    read = written = 0
-    for word in text.split():
-        key, _, value = word.partition("=")
-        if value.isdigit():
-            if key == "rbytes":
-                read += int(value)
-            elif key == "wbytes":
-                written += int(value)
-    return read, written
-
-
-def parse_io_v1(text: str) -> tuple[int, int]:
-    """Return the bytes (read, written) over all devices, from blkio.throttle.io_service_bytes."""
-    read = written = 0
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) == 3 and words[2].isdigit():
-            if words[1] == "Read":
-                read += int(words[2])
-            elif words[1] == "Write":
-                written += int(words[2])
-    return read, written
+        moved = parse_io_v2(text) if self._unified else parse_io_v1(text)
+        return count_once(moved, self._layers.below)
 
 
 def _children(directory: Path) -> list[Path]:
@@ -208,6 +188,7 @@ class Layout:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._layers = Layers(host)
         self._root = host.sysfs / "fs/cgroup"
         self.unified = (self._root / "cgroup.controllers").exists()
         self._last = _LAYOUTS[0]
@@ -229,7 +210,7 @@ class Layout:
             cpu = self._roots[0] / place
             if (cpu / "cgroup.procs").exists():
                 others = [cpu] * 3 if self.unified else [root / place for root in self._roots[1:]]
-                return Cgroup(self._host, [cpu, *others], unified=self.unified)
+                return Cgroup(self._host, [cpu, *others], self._layers, unified=self.unified)
         return None
 
     def _places(self, container: str, pid: int | None) -> Iterator[str]:

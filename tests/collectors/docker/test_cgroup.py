@@ -7,15 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cgroup_trees import CGROUPFS, NO_LIMIT_V1, SYSTEMD, Machine, identity
-from hypothesis import given
-from hypothesis import strategies as st
 
 from powerbench_agent.collectors.docker.cgroup import (
     Figures,
     Layout,
     Memory,
-    parse_io_v1,
-    parse_io_v2,
 )
 
 if TYPE_CHECKING:
@@ -267,20 +263,3 @@ def test_a_cgroup_that_dies_in_mid_read(machine: Machine) -> None:
 def test_the_limit_of_version_1_is_what_the_kernel_writes() -> None:
     """The number that stands for no limit there is below 2^63, and above every machine's memory."""
     assert 2**60 < NO_LIMIT_V1 < 2**63
-
-
-# -- parsers -----------------------------------------------------------------------------------------
-
-
-def test_io_of_several_devices_adds_up() -> None:
-    """Bytes read and written are the sum over devices; discards, counts and totals are neither."""
-    v2 = "8:0 rbytes=1 wbytes=2 rios=9 wios=9 dbytes=9 dios=9\n254:16 rbytes=10 wbytes=20 rios=9\n7:0 \n"
-    v1 = "8:0 Read 1\n8:0 Write 2\n8:0 Discard 9\n8:0 Total 3\n254:16 Read 10\n254:16 Write 20\nTotal 33\n"
-    assert parse_io_v2(v2) == parse_io_v1(v1) == (11, 22)
-
-
-@given(st.binary())
-def test_io_parsers_take_anything(content: bytes) -> None:
-    """No bytes make the parsers of block I/O raise, nor give less than nothing."""
-    text = content.decode("ascii", "replace")
-    assert min(*parse_io_v1(text), *parse_io_v2(text)) >= 0

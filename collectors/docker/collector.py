@@ -27,9 +27,10 @@ from urllib.parse import urlsplit
 import structlog
 
 from powerbench_agent.collectors.docker.cgroup import Cgroup, Layout, Memory
-from powerbench_agent.collectors.docker.engine import LIVE, STATES, Container, Engine, parse_one_shot
+from powerbench_agent.collectors.docker.engine import LIVE, STATES, Container, Engine
 from powerbench_agent.collectors.docker.engine_processes import EngineProcesses
 from powerbench_agent.collectors.docker.network import Traffic, is_machines, read_traffic
+from powerbench_agent.collectors.docker.one_shot import cpu_seconds, parse_one_shot
 from powerbench_agent.core.model import (
     SHARE_HELP,
     SHARE_LABELS,
@@ -170,6 +171,12 @@ _NETWORK_UNTOLD = Trouble(
     "network",
     "it cannot be told whether a container is on the machine's own network: process 1 is hidden",
     "let the agent see process 1: no hidepid on /proc, ProtectProc=default in its unit",
+)
+
+_BLIND = Trouble(
+    "statistics",
+    "the engine answers a running container's CPU time with 0 or nothing: it sees no cgroup of it",
+    "let a rootless engine have cgroups: version 2, the systemd driver, and delegation to its user",
 )
 
 
@@ -362,9 +369,12 @@ class Docker:
                 return watched.cgroup.cpu_seconds()
             except (OSError, ValueError, IndexError):
                 return None  # it has ended, and its event is on the way
-        shot = watched.shot or {}
-        usage = (shot.get("cpu_stats") or {}).get("cpu_usage") or {}
-        return usage["total_usage"] / 1e9 if "total_usage" in usage else None
+        if not watched.shot:
+            return None
+        used = cpu_seconds(watched.shot)
+        if used is None:
+            self._troubles.append(_BLIND)
+        return used
 
     def _slow_samples(self, watched: _Watched) -> list[Sample]:
         """Return the samples that are read in every fifth beat; those read last, in the others."""
@@ -401,10 +411,15 @@ class Docker:
 
     def _memory_samples(self, name: str, memory: Memory) -> Iterator[Sample]:
         yield MEMORY.sample(memory.used, name)
-        limit = memory.limit or self._machine()
-        if limit:
+        limit = self._limit(memory)
+        if limit is not None:
             yield MEMORY_LIMIT.sample(limit, name)
             yield MEMORY_PERCENT.sample(memory.used / limit * 100, name)
+
+    def _limit(self, memory: Memory) -> int | None:
+        """Return the limit as `docker stats` shows it: no more than the memory of the container's machine."""
+        known = [memory.limit, self._machine() if self._here else None]
+        return min((limit for limit in known if limit), default=None)
 
     def _traffic(self, watched: _Watched, cgroup: Cgroup) -> Traffic | None:
         """Return the bytes sent and received; None for a container on the host's own network."""

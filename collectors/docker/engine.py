@@ -12,14 +12,11 @@ import asyncio
 import contextlib
 import json
 import time
-from collections import Counter as Tally
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from powerbench_agent.collectors.docker.cgroup import Figures, Memory
-from powerbench_agent.collectors.docker.network import Traffic
 from powerbench_agent.core.labels import shorten
 
 if TYPE_CHECKING:
@@ -365,40 +362,3 @@ def _set_network(container: Container, config: Mapping[str, Any]) -> None:
     container.host_network = mode == "host"
     kind, _, other = mode.partition(":")
     container.joined = other if kind == "container" else ""
-
-
-def parse_one_shot(shot: Mapping[str, Any]) -> tuple[Figures, Traffic | None]:
-    """Return the engine's own figures of a container, and its traffic if it has networks."""
-    read, written = _block_bytes(shot)
-    pids = (shot.get("pids_stats") or {}).get("current")
-    return Figures(_memory(shot), pids, read, written), _traffic(shot)
-
-
-def _memory(shot: Mapping[str, Any]) -> Memory | None:
-    memory = shot.get("memory_stats") or {}
-    if "usage" not in memory:
-        return None
-    stats = memory.get("stats") or {}
-    inactive = stats.get("total_inactive_file") or stats.get("inactive_file", 0)  # cgroup version 1, or 2
-    return Memory(max(0, memory["usage"] - inactive), memory.get("limit"))
-
-
-def _block_bytes(shot: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Return the bytes (read, written) over all devices."""
-    entries = (shot.get("blkio_stats") or {}).get("io_service_bytes_recursive")
-    if not entries:
-        return None, None
-    bytes_of = Tally[str]()
-    for entry in entries:
-        operation = str(entry.get("op", "")).lower()
-        bytes_of[operation] += entry.get("value", 0)
-    return bytes_of["read"], bytes_of["write"]
-
-
-def _traffic(shot: Mapping[str, Any]) -> Traffic | None:
-    networks = shot.get("networks")
-    if not networks:
-        return None
-    received = sum(network.get("rx_bytes", 0) for network in networks.values())
-    transmitted = sum(network.get("tx_bytes", 0) for network in networks.values())
-    return Traffic(received, transmitted)

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cgroup_trees import MACHINE_BYTES, SYSTEMD, Driven, Machine, drive, identity
+from cgroup_trees import MACHINE_BYTES, NO_LIMIT_V1, SYSTEMD, Driven, Machine, drive, identity
 from trees import value, values
 
 from powerbench_agent.agent.exposition import OPENMETRICS, TEXT, Pages
@@ -74,6 +74,25 @@ async def test_without_a_limit_memory_is_a_part_of_the_machines(driven: Driven) 
     reading = await driven.beat()
     assert value(reading, docker.MEMORY_LIMIT, "c1") == MACHINE_BYTES
     assert value(reading, docker.MEMORY_PERCENT, "c1") == pytest.approx(4000 / MACHINE_BYTES * 100)
+
+
+@pytest.mark.parametrize(
+    ("limit", "shown"),
+    [
+        (8000, 8000),
+        (MACHINE_BYTES, MACHINE_BYTES),
+        (MACHINE_BYTES + 1, MACHINE_BYTES),
+        (966_367_641_600, MACHINE_BYTES),
+        (NO_LIMIT_V1, MACHINE_BYTES),
+    ],
+)
+async def test_a_limit_is_no_more_than_the_machines_memory(driven: Driven, limit: int, shown: int) -> None:
+    """A limit that cannot be reached is shown as the machine's memory, as `docker stats` does."""
+    driven.start(1)
+    driven.machine.set_memory(SYSTEMD.format(identity(1)), limit=limit)
+    reading = await driven.beat()
+    assert value(reading, docker.MEMORY_LIMIT, "c1") == shown
+    assert value(reading, docker.MEMORY_PERCENT, "c1") == pytest.approx(4000 / shown * 100)
 
 
 async def test_the_hosts_network_is_no_containers(driven: Driven) -> None:
@@ -325,6 +344,20 @@ async def test_without_a_cgroup_the_engines_figures_stand_in(driven: Driven) -> 
     assert percents
     assert percents == pytest.approx([30] * len(percents))
     assert claimed == sorted(claimed)
+
+
+async def test_an_engine_that_answers_zeros_leaves_a_gap_and_a_word(driven: Driven) -> None:
+    """A rootless engine without cgroups: no CPU time, no claim, no memory, and what to do about it."""
+    driven.start(1)
+    shutil.rmtree(driven.machine.cgroups / SYSTEMD.format(identity(1)))
+    await driven.beat()
+    zeros = {"cpu_stats": {"cpu_usage": {"total_usage": 0}}, "memory_stats": {"usage": 0, "limit": 0}}
+    driven.collector._watched[identity(1)].shot = zeros
+    for _ in range(docker.SLICES):
+        reading = await driven.beat()
+        assert {s.metric for s in reading.samples if "c1" in s.labels} <= {docker.INFO}
+        assert not reading.claims
+        assert [trouble.part for trouble in reading.troubles] == ["statistics"]
 
 
 # -- who may ask -------------------------------------------------------------------------------------

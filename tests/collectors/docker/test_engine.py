@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 from places import CAPTURES
 
 from powerbench_agent.collectors.docker import engine as engine_module
-from powerbench_agent.collectors.docker.cgroup import Figures, Memory
-from powerbench_agent.collectors.docker.collector import parse_one_shot
 from powerbench_agent.collectors.docker.engine import (
     LIVE,
     STATES,
@@ -285,47 +283,6 @@ def test_a_version_that_is_none_names_what_it_read(text: str) -> None:
     """A text that is not a version is refused with a hint that something else may be listening there."""
     with pytest.raises(ValueError, match="is it a container engine"):
         parse_api(text)
-
-
-# -- its own figures -------------------------------------------------------------------------------
-
-
-def test_one_shot_of_version_1() -> None:
-    """What Docker 20.10 really answered: memory without its page cache, processes, bytes of the network."""
-    shot = json.loads((CAPTURES / "docker_stats_v1.json").read_text())
-    figures, network = parse_one_shot(shot)
-    assert figures == Figures(Memory(335872, 25276510208), 1, None, None)
-    assert network == (1252, 0)
-
-
-def test_one_shot_of_version_2() -> None:
-    """The other shape: inactive_file, words in small letters, several devices and networks."""
-    shot = {
-        "memory_stats": {"usage": 5000, "stats": {"inactive_file": 1000}, "limit": 9000},
-        "pids_stats": {"current": 3, "limit": 100},
-        "blkio_stats": {
-            "io_service_bytes_recursive": [
-                {"major": 8, "minor": 0, "op": "read", "value": 10},
-                {"major": 8, "minor": 0, "op": "write", "value": 20},
-                {"major": 8, "minor": 16, "op": "read", "value": 1},
-            ]
-        },
-        "networks": {"eth0": {"rx_bytes": 5, "tx_bytes": 6}, "eth1": {"rx_bytes": 50}},
-    }
-    assert parse_one_shot(shot) == (Figures(Memory(4000, 9000), 3, 11, 20), (55, 6))
-
-
-@pytest.mark.parametrize(
-    "shot",
-    [
-        {},
-        {"memory_stats": {}, "pids_stats": {}, "networks": {}},
-        dict.fromkeys(("memory_stats", "blkio_stats")),
-    ],
-)
-def test_one_shot_of_nothing(shot: dict[str, Any]) -> None:
-    """For a container that has ended the engine answers empty tables: everything is unknown, nothing is 0."""
-    assert parse_one_shot(shot) == (Figures(None, None, None, None), None)
 
 
 # -- answers -----------------------------------------------------------------------------------------

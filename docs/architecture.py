@@ -33,7 +33,16 @@ GROUPS = {
     "agent": {
         "starts": ["cli", "daemon", "config", "roster", "systemd", "log"],
         "measures": ["scheduler", "troubles", "node", "attribution"],
-        "serves": ["http", "exposition", "access", "listen", "connections", "rejections", "sending", "bucket"],
+        "serves": [
+            "http",
+            "exposition",
+            "access",
+            "listen",
+            "connections",
+            "rejections",
+            "sending",
+            "bucket",
+        ],
     },
     "collectors": {"one file each": ["rapl", "host", "estimate", "textfile"]},
     "bench": {

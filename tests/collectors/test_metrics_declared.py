@@ -94,6 +94,8 @@ async def read_all(name: str, machine: Host) -> list[Reading]:
                     b"frame=%d\ntotal_size=%d\nout_time_us=%d\ndup_frames=1\ndrop_frames=2\nprogress=continue\n"
                     % (number * 30, number * 1000, number * 1_000_000)
                 )
+            if name == "rapl":
+                Powercap.move(machine.sysfs, "intel-rapl:0", number)
             scrape = number == 1 and isinstance(collector, Refreshes)
             readings.append(await (collector.refresh() if scrape else collector.read()))
             clock.advance(1.0)

@@ -30,13 +30,17 @@ class FakeClock:
 
     def __init__(self, monotonic: float = 1000.0, unix: float = 1_800_000_000.0) -> None:
         self.now = monotonic
+        self.slept = 0.0  # seconds that the machine has been suspended
         self._unix = unix - monotonic
 
     def monotonic(self) -> float:
         return self.now
 
+    def boottime(self) -> float:
+        return self.now + self.slept
+
     def time(self) -> float:
-        return self._unix + self.now
+        return self._unix + self.now + self.slept
 
     def advance(self, seconds: float) -> float:
         self.now += seconds
@@ -56,6 +60,9 @@ class BusyClock(FakeClock):
         self.now += self._costs[self._looks % len(self._costs)]
         self._looks += 1
         return now
+
+    def boottime(self) -> float:
+        return self.now  # nothing sleeps while it is busy
 
 
 class Faults:
@@ -185,6 +192,11 @@ class Powercap:
     def set_joules(self, path: str, joules: float) -> None:
         """Set a zone's counter."""
         self.file(path).write_text(f"{round(joules * 1e6)}\n")
+
+    @staticmethod
+    def move(sysfs: Path, path: str, joules: float) -> None:
+        """Set a counter of a tree that is there already."""
+        (sysfs / "class/powercap" / path / "energy_uj").write_text(f"{round(joules * 1e6)}\n")
 
     def break_eio(self, path: str) -> None:
         """Let a zone's counter answer EIO, from the kernel itself."""

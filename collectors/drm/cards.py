@@ -50,8 +50,7 @@ class Card:
         self.rate = Rate()
         self.watts: float | None = None
         self.has_leapt = False  # its counter, between the last two beats
-        self.is_broken = False  # likewise: its joules tell no power
-        self._breaks = self._resets = 0  # of its counter, at the last beat
+        self._resets = 0  # of its counter, at the last beat
         self.gauges: list[Sample] = []
         self.busy_seconds: float | None = None  # of its busier engine, for all processes; None: unknown
         self.busy_at: float | None = None
@@ -89,36 +88,29 @@ class Card:
         """Whether its joules are part of the node's sum."""
         return self.identified and not self.integrated and self.has_energy
 
-    def advance(self, energy_uj: int, now: float, *, beat: bool) -> float:
-        """Take the energy counter; return joules since the start. A beat also sets the power."""
-        joules = self.counter.advance(energy_uj, now)
-        if not beat:
-            return joules
-        self.has_leapt = self.counter.resets != self._resets
-        self._resets = self.counter.resets
-        has_break = self.counter.breaks != self._breaks
-        self._breaks = self.counter.breaks
-        self.is_broken = has_break or self.counter.held
-        if has_break:
-            self.forget_power()  # the energy used meanwhile is unknown: no power rather than 0 W
-        if self.counter.held:
-            self.watts = None  # the next mean covers this time too
-        else:
-            self.rate.beat(joules, now)
+    def advance(self, energy_uj: int, now: float, slept: float, *, beat: bool) -> float:
+        """Take the energy counter; return joules since the start. A beat also sets the power.
+
+        `slept`: see Counter.advance.
+        """
+        joules = self.counter.advance(energy_uj, now, slept)
+        if beat:
+            self.rate.follow(self.counter, now)
             self.watts = self.rate.watts
+            self.has_leapt = self.counter.resets != self._resets
+            self._resets = self.counter.resets
         return joules
 
     def forget(self) -> None:
         """Do not count what it uses until its next reading."""
         self.counter.forget()
-        self._breaks = self.counter.breaks
-        self.is_broken = self.has_leapt = False
+        self.has_leapt = False
         self.integral.forget()
         self.forget_power()
 
     def forget_power(self) -> None:
         """Have no power until two readings in a row have given a mean."""
-        self.rate = Rate()
+        self.rate.restart()
         self.watts = None
 
 

@@ -42,8 +42,18 @@ from powerbench_agent.collectors.drm.sensors import (
     read_power_watts,
 )
 from powerbench_agent.core import sysfs
-from powerbench_agent.core.counters import Rate
-from powerbench_agent.core.model import ANYONE, Absent, Meter, ReadFailed, Reading, Sample, Trouble, Use
+from powerbench_agent.core.host import asleep
+from powerbench_agent.core.model import (
+    ANYONE,
+    DERIVED,
+    Absent,
+    Meter,
+    ReadFailed,
+    Reading,
+    Sample,
+    Trouble,
+    Use,
+)
 from powerbench_agent.core.options import Exclude
 from powerbench_agent.core.worker import Worker
 
@@ -114,7 +124,7 @@ class Drm:
                 self.scan()
             except ReadFailed:
                 for card in self._cards:
-                    card.rate = Rate()  # the next mean would include the gap
+                    card.rate.restart()  # the next mean would include the gap
                 raise
         for _ in range(2):
             try:
@@ -208,7 +218,7 @@ class Drm:
         if card.energy_file is not None:
             now = self._host.clock.monotonic()
             energy_uj = read_energy_uj(self._host, card, card.energy_file)
-            return card.advance(energy_uj, now, beat=beat)
+            return card.advance(energy_uj, now, asleep(self._host.clock), beat=beat)
         if card.power_file is not None:
             now = self._host.clock.monotonic()
             watts = read_power_watts(self._host, card, card.power_file)
@@ -223,9 +233,9 @@ class Drm:
         unreadable: list[UnreadableSensor] = []
         for card in self._cards:
             samples.append(_info(card))
-            asleep = sysfs.asleep(self._host, card.device)
-            samples.append(ASLEEP.sample(int(asleep), *card.labels))
-            if asleep:
+            is_asleep = sysfs.asleep(self._host, card.device)
+            samples.append(ASLEEP.sample(int(is_asleep), *card.labels))
+            if is_asleep:
                 card.forget()  # without power the counter starts again at 0
                 continue
             samples.extend(card.gauges)
@@ -239,8 +249,9 @@ class Drm:
                 continue
             if joules is not None:
                 samples.extend(_energy_samples(card, joules))
-                if card.counts and not card.is_broken:
-                    meters.append(Meter("gpu", "drm", card.bus_id, joules))
+                if card.counts:
+                    watts = DERIVED if card.energy_file is None else card.watts
+                    meters.append(Meter("gpu", "drm", card.bus_id, joules, watts))
         for card in self._cards:
             for (sensor, reason), count in card.errors.items():
                 samples.append(ERRORS.sample(count, *card.labels, sensor, reason))

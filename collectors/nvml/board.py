@@ -6,15 +6,16 @@ from collections import Counter as Tally
 from typing import TYPE_CHECKING
 
 from powerbench_agent.collectors.nvml.users import may_use_gpu
-from powerbench_agent.core.counters import Counter, Integral
-from powerbench_agent.core.model import ANYONE, UNTOLD, Meter, Trouble, Use
+from powerbench_agent.core.counters import Counter, Integral, Rate
+from powerbench_agent.core.host import asleep
+from powerbench_agent.core.model import ANYONE, DERIVED, UNTOLD, Meter, Trouble, Use
 from powerbench_agent.core.processes import container_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from powerbench_agent.collectors.nvml.gpu import Gpu, ProcessUse
-    from powerbench_agent.core.host import Host
+    from powerbench_agent.core.host import Clock, Host
     from powerbench_agent.core.model import Sample
 
 FORGET_SECONDS = 60.0  # a process that has not used the GPU for this long is forgotten
@@ -70,8 +71,9 @@ class Board:
         self._counter = Counter(None)
         self._module_counter = Counter(None)
         self._counting: Counter | None = None  # which of the two is read in this session
-        self._breaks = self._resets = 0  # of that one, at the last beat
-        self._is_broken = self._has_leapt = False  # between the last two beats
+        self._rate = Rate()  # of that one
+        self._resets = 0  # of that one, at the last beat
+        self._has_leapt = False  # between the last two beats
 
     @property
     def joules(self) -> float:
@@ -101,32 +103,30 @@ class Board:
         """Return whether the GPU's driver is another than when it was last open, or there is none now."""
         return self.driver not in ("", drivers.get(self.pci_bus_id, self.driver))
 
-    def count(self, energy_mj: int, now: float, *, of_module: bool, beat: bool) -> None:
-        """Take the energy counter read at monotonic second `now`; `of_module`: it includes the CPU."""
+    def count(self, energy_mj: int, clock: Clock, *, of_module: bool, beat: bool) -> None:
+        """Take the energy counter, read just now; `of_module`: it includes the CPU."""
         counter = self._module_counter if of_module else self._counter
         if self._counting is not counter:
             counter.forget()
-            self._counting, self._breaks, self._resets = counter, counter.breaks, counter.resets
-        counter.advance(energy_mj * 1000, now)
+            self._counting, self._resets, self._rate = counter, counter.resets, Rate()
+        now = clock.monotonic()
+        counter.advance(energy_mj * 1000, now, asleep(clock))
         if beat:
-            self._is_broken = counter.held or counter.breaks != self._breaks
+            self._rate.follow(counter, now)
             self._has_leapt = counter.resets != self._resets
-            self._breaks, self._resets = counter.breaks, counter.resets
+            self._resets = counter.resets
 
     def stop_counting(self) -> None:
         """Have no counter: power is integrated instead."""
         self._counting = None
-        self._is_broken = self._has_leapt = False
+        self._has_leapt = False
 
     def meters(self) -> Iterator[Meter]:
-        """Yield the GPU's own energy, and its module's.
-
-        While a counter's last value is in doubt, or after it was reset, its energy tells no power.
-        """
-        if self._counting is not self._counter or not self._is_broken:
-            yield Meter("gpu", "nvml", self.key, self.joules)
-        if self._counting is self._module_counter and not self._is_broken:
-            yield Meter("module", "nvml", self.key, self._module_counter.joules)
+        """Yield the GPU's own energy, and its module's."""
+        watts = self._rate.watts if self._counting is self._counter else DERIVED
+        yield Meter("gpu", "nvml", self.key, self.joules, watts)
+        if self._counting is self._module_counter:
+            yield Meter("module", "nvml", self.key, self._module_counter.joules, self._rate.watts)
 
     def troubles(self) -> Iterator[Trouble]:
         """Yield what was wrong with the figures of the last beat."""

@@ -6,11 +6,16 @@ out. Privileges: access to /dev/nvidia*; processes of other users may be hidden.
 
 - Energy is the GPU's own counter (Volta and later). On older GPUs power is integrated from beat to beat, and
   `nvidia_gpu_info` says energy="integrated".
+- On Grace modules that counter includes the CPU: `nvidia_gpu_info` says covers="module". It is the node's
+  component module, and component gpu is integrated from the GPU's power.
+- What a GPU or its driver does not have costs that figure alone. What cannot be true is left out, counted in
+  nvidia_gpu_read_errors_total, and a trouble.
+- Use is attributed to a process only if it can be the one that NVML means: see users.py.
 - A GPU that runtime power management has suspended is not woken: nvidia_gpu_asleep is 1, other series pause.
 - All calls are made in one thread of their own: a driver that hangs stops this collector and nothing else.
 - After an error that ends the session (GPU lost, driver unloaded or upgraded) the beat fails, and NVML is
   opened again some seconds later. A GPU that is still lost then is left out with nvidia_gpu_lost 1, and
-  the others are read.
+  the others are read. One that was given to a guest, or taken off the bus, is not lost.
 
 Source: https://docs.nvidia.com/deploy/nvml-api/
 """
@@ -346,7 +351,7 @@ class Nvml:
         energy_mj = gpu.energy_mj()
         if energy_mj is None:
             return False
-        board.count(energy_mj, self._host.clock.monotonic(), of_module=gpu.counts_module, beat=beat)
+        board.count(energy_mj, self._host.clock, of_module=gpu.counts_module, beat=beat)
         return True
 
     # -- the reading -----------------------------------------------------------------------------

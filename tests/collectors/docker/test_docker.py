@@ -252,7 +252,7 @@ async def test_names_of_any_kind_are_a_sound_page(driven: Driven, form: Any) -> 
         f"{'x' * 191}~{identity(3)[:8]}",
     }
     state = State(reading, 1.8e9, 1000.0, 0.0, 0, 1.8e9)
-    page = Pages(list).page(Snapshot(1.8e9, {"docker": state}), ["docker"], form)
+    page = Pages({}, list).page(Snapshot(1.8e9, {"docker": state}), ["docker"], form)
     assert b'container="\\"quoted\\" \\\\ {name=\\"x\\"}"' in page
     assert 'container="two\ufffdlines\ufffdtab"'.encode() in page
     assert b'image="a\\"\\nb"' in page

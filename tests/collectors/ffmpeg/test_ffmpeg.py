@@ -481,7 +481,13 @@ async def test_rejections_are_counted_by_reason(streams: Streams) -> None:
     streams.collector.count_rejected("forbidden")
     streams.collector.count_rejected("no_progress")
     found = values(await streams.read(), ffmpeg.REJECTED)
-    assert found == {("forbidden",): 2, ("no_progress",): 1, ("stream_limit",): 0, ("superseded",): 0}
+    assert found == {
+        ("forbidden",): 2,
+        ("no_progress",): 1,
+        ("path",): 0,
+        ("stream_limit",): 0,
+        ("superseded",): 0,
+    }
 
 
 async def test_reload_keeps_the_streams(streams: Streams) -> None:

@@ -36,7 +36,6 @@ log = structlog.get_logger("http")
 
 SCRAPE_FRESH_RATE, SCRAPE_FRESH_BURST = 2.0, 5.0  # fresh readings a second, for everyone
 KNOWN_FRESH_RATE, KNOWN_FRESH_BURST = 50.0, 50.0  # for those who are authenticated
-_METER_KEYS = ("component", "source", "key", "joules")
 _WITH_BODY = ("POST", "PUT", "PATCH")
 _MAX_WATCH_BYTES = 64  # of one message
 MAX_WATCHED, MAX_WATCH_SECONDS = 100, 10.0  # readings for one message, and how long they may take
@@ -367,7 +366,7 @@ def _describe_state(state: State, *, samples: bool) -> dict[str, Any]:
         "monotonic": state.monotonic,
         "duration": state.duration,
         "samples": [_describe_sample(sample) for sample in shown_samples],
-        "meters": [{key: getattr(meter, key) for key in _METER_KEYS} for meter in reading.meters],
+        "meters": [meter._asdict() for meter in reading.meters],
     }
     if reading.uses:
         described["uses"] = [use._asdict() for use in reading.uses]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from powerbench_agent.agent import attribution
 from powerbench_agent.agent.attribution import MeterGain, Shares
 from powerbench_agent.core.counters import Rate
-from powerbench_agent.core.model import DERIVED, ESTIMATE, PART_LABELS, Meter, Metric, Reading, Sample
+from powerbench_agent.core.model import ESTIMATE, PART_LABELS, Meter, Metric, Reading, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -92,7 +92,7 @@ class Node:
             taken = reading.taken or 0.0
             for meter in reading.meters:
                 seen.add((meter.component, meter.source, meter.key))
-                gain = self._advance_meter(meter, taken)
+                gain = self._advance_meter(meter, taken, reading.powers)
                 if meter.source != ESTIMATE or meter.component not in all_measured:
                     gains.append(gain)
         for key in self._meters.keys() - seen:  # no mean over a gap: its next reading opens a window
@@ -100,7 +100,7 @@ class Node:
             self._meters[key].rate.restart()
         return gains
 
-    def _advance_meter(self, meter: Meter, taken: float) -> MeterGain:
+    def _advance_meter(self, meter: Meter, taken: float, powers: Mapping[Meter, float | None]) -> MeterGain:
         key = (meter.component, meter.source, meter.key)
         metered = self._meters.setdefault(key, _Metered())
         # A meter starts at 0 when it first shows, and again after its collector was reopened.
@@ -114,7 +114,7 @@ class Node:
                 metered.rate.restart()  # who drew what while the machine slept is not known
             metered.taken, metered.asleep = taken, self.asleep
             metered.rate.beat(metered.gained, taken)
-        metered.watts = metered.rate.watts if meter.watts == DERIVED else meter.watts
+        metered.watts = powers.get(meter, metered.rate.watts)
         return MeterGain((meter.component, meter.source), meter.key, joules, seconds)
 
     def _add_up(self, gains: Iterable[MeterGain]) -> list[Sample]:

@@ -241,12 +241,13 @@ class Rate:
     """
 
     def __init__(self, at_rest: float | None = 0.0) -> None:
-        """`at_rest`: the power of a counter that has stood still for `STILL_SECONDS`; None: unknown."""
+        """`at_rest`: the power of a counter that has not moved yet, or not for 5 s; None: unknown."""
         self.watts: float | None = None
         self._at_rest = at_rest
         self._steps: deque[tuple[float, float]] = deque()  # joules and second of the last movements
         self._stood_at: float | None = None  # the last beat in which it stood still
         self._rests = False
+        self._has_moved = False
         self._breaks = 0
 
     def follow(self, counter: Counter, now: float) -> None:
@@ -271,18 +272,19 @@ class Rate:
             self._move(joules, now)
             return
         self._stood_at = now
-        if self._rests or now - then >= STILL_SECONDS:
+        if self._rests or not self._has_moved or now - then >= STILL_SECONDS:
             self._rests = True
             self.watts = self._at_rest
             self._steps = deque([(joules, now)])
 
     def restart(self) -> None:
         """Have no power until two beats in a row have given a mean."""
-        self.watts = None
+        self.watts = self._stood_at = None
         self._steps.clear()
-        self._rests = False
+        self._rests = self._has_moved = False
 
     def _move(self, joules: float, now: float) -> None:
+        self._has_moved = True
         begin, then = self._steps[-1]
         if self._rests:
             self._rests, self._stood_at = False, None  # it was at rest: no large steps

@@ -7,7 +7,6 @@ raises `Absent`. One that makes claims has a fourth, `SHARES`: the metrics of th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence  # noqa: TC003 - a plug-in may evaluate these hints
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -69,7 +68,6 @@ class Sample(NamedTuple):
 
 
 ESTIMATE = "estimate"  # the source of a model's figures, where nothing measures
-DERIVED = math.inf  # the power of a meter whose joules alone are known; no real meter's power is this
 
 
 class Meter(NamedTuple):
@@ -82,7 +80,9 @@ class Meter(NamedTuple):
     source: str  # the collector that measured it, or ESTIMATE
     key: str  # what is metered, unique in (component, source)
     joules: float  # since the agent's start; never decreases
-    watts: float | None = DERIVED  # mean power up to now; None: unknown; DERIVED: the node works it out
+
+
+NO_POWERS: Mapping[Meter, float | None] = MappingProxyType({})
 
 
 class Use(NamedTuple):
@@ -152,6 +152,7 @@ class Reading(NamedTuple):
     uses: Sequence[Use] = ()
     claims: Sequence[Claim] = ()
     troubles: Sequence[Trouble] = ()
+    powers: Mapping[Meter, float | None] = NO_POWERS  # of meters whose mean power is known here; None: a gap
 
 
 class Collector(Protocol):

@@ -197,7 +197,7 @@ def test_two_beats_at_one_moment_keep_the_last_mean() -> None:
 @pytest.mark.parametrize("period", [0.9, 1.0, 1.04, 1.7, 3.0])
 def test_a_counter_that_moves_in_large_steps_has_the_mean_of_whole_steps(period: float) -> None:
     """A virtual machine's counter that is seldom written: no beat at 0 W, none far from the truth."""
-    rate = Rate()
+    rate = Rate(at_rest=None)
     watts = []
     for second in range(60):
         now = second + 0.02 * (second % 3)
@@ -350,8 +350,8 @@ def test_a_meter_whose_power_is_unknown_is_a_gap_of_its_component() -> None:
     node = Node()
     found = []
     for second, watts in enumerate((60.0, 60.0, None, 60.0)):
-        meters = [Meter("cpu", "rapl", "0", 60.0 * second), Meter("cpu", "rapl", "1", 60.0 * second, watts)]
-        reading = add_up(node, [Reading([], meters, second)])
+        meters = [Meter("cpu", "rapl", key, 60.0 * second) for key in ("0", "1")]
+        reading = add_up(node, [Reading([], meters, second, powers={meters[1]: watts})])
         found.append(power(reading).get(("cpu", "rapl")))
     assert found == [None, 120, None, 120]
     assert energy(reading) == {("cpu", "rapl"): 360}

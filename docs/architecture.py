@@ -44,7 +44,7 @@ GROUPS = {
             "bucket",
         ],
     },
-    "collectors": {"one file each": ["rapl", "host", "estimate", "textfile"]},
+    "collectors": {"one file each": ["host", "estimate", "textfile"]},
     "bench": {
         "every verb": ["cli", "flags", "exits", "files", "warnings"],
         "one file each": ["compare", "doctor"],
@@ -67,7 +67,7 @@ class Step(NamedTuple):
 
 WAYS = {
     "read → snapshot → render → serve": [
-        Step("collectors/rapl.py", "read(): the kernel's counters become a Reading"),
+        Step("collectors/rapl/collector.py", "read(): the kernel's counters become a Reading"),
         Step("agent/scheduler.py", "swaps in a new immutable Snapshot"),
         Step("agent/exposition.py", "renders a fragment once a Reading, joins them to a page"),
         Step("agent/http.py", "GET /metrics, /api/v1/snapshot, /health"),

@@ -288,7 +288,8 @@ class Rapl:
 
     # -- the reading -----------------------------------------------------------------------------
 
-    def _meters(self, zones: list[Zone]) -> Iterator[Meter]:
+    def _meters(self, zones: list[Zone]) -> Iterator[tuple[Meter, float | None]]:
+        """Yield the parts of the node's sum that do not overlap, and their mean power."""
         mirrors = self._find_mirrors(zones)
         metered: set[tuple[str, str, str]] = set()
         for zone in sorted(zones, key=lambda zone: zone.identity.is_mmio):  # twins last
@@ -299,7 +300,7 @@ class Rapl:
             component = "cpu" if identity.kind == "package" else "dram"
             place = self._metered.setdefault(identity.place, _Place(identity.path))
             place.follow(zone)
-            yield Meter(component, "rapl", place.key, place.joules, zone.rate.watts)
+            yield Meter(component, "rapl", place.key, place.joules), zone.rate.watts
 
     def _find_mirrors(self, zones: list[Zone]) -> set[tuple[str, str, str]]:
         """Return the places whose counter is another's, or may turn out to be."""
@@ -323,7 +324,8 @@ class Rapl:
         samples.append(ZONES.sample(len(self._zones)))
         samples.append(AVAILABLE.sample(1))
         taken = zones[0].read_at if zones else None
-        return Reading(samples, tuple(self._meters(zones)), taken=taken, troubles=troubles)
+        powers = dict(self._meters(zones))
+        return Reading(samples, tuple(powers), taken=taken, troubles=troubles, powers=powers)
 
 
 def _of_kind(kind: str, zones: Iterable[Zone]) -> list[Zone]:

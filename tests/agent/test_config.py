@@ -138,7 +138,7 @@ def test_every_problem_is_reported_at_once() -> None:
         ("agent.web.tokenfile = ''", "agent.web.tokenfile", "did you mean 'token_file'?"),
         ("collectors.ralp.enabled = true", "collectors.ralp", "did you mean 'rapl'?"),
         ("collectors.rapl.intervall = 1", "collectors.rapl.intervall", "did you mean 'interval'?"),
-        ("collectors.rapl.zzz = 1", "collectors.rapl.zzz", "known here: enabled, interval, listen"),
+        ("collectors.rapl.zzz = 1", "collectors.rapl.zzz", "known here: enabled, exclude, interval, listen"),
         ("collectors.rapl.max_streams = 1", "collectors.rapl.max_streams", "known here: "),
         ("agent = 3", "agent", "write [agent] and its keys under it"),
         ("agent.web = 3", "agent.web", "write [agent.web] and its keys under it"),

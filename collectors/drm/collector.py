@@ -45,7 +45,6 @@ from powerbench_agent.core import sysfs
 from powerbench_agent.core.host import asleep
 from powerbench_agent.core.model import (
     ANYONE,
-    DERIVED,
     Absent,
     Meter,
     ReadFailed,
@@ -229,6 +228,7 @@ class Drm:
 
     def _reading(self, now: float, *, beat: bool) -> Reading:
         samples: list[Sample] = []
+        powers: dict[Meter, float | None] = {}
         meters: list[Meter] = []
         unreadable: list[UnreadableSensor] = []
         for card in self._cards:
@@ -250,15 +250,17 @@ class Drm:
             if joules is not None:
                 samples.extend(_energy_samples(card, joules))
                 if card.counts:
-                    watts = DERIVED if card.energy_file is None else card.watts
-                    meters.append(Meter("gpu", "drm", card.bus_id, joules, watts))
+                    meter = Meter("gpu", "drm", card.bus_id, joules)
+                    meters.append(meter)
+                    if card.energy_file is not None:
+                        powers[meter] = card.watts
         for card in self._cards:
             for (sensor, reason), count in card.errors.items():
                 samples.append(ERRORS.sample(count, *card.labels, sensor, reason))
         if unreadable and not any(sample.metric is ENERGY for sample in samples):
             reasons = "; ".join(str(why) for why in unreadable)
             raise ReadFailed(f"no energy: {reasons}", unreadable[0].remedy)
-        return Reading(samples, meters, taken=now)
+        return Reading(samples, meters, taken=now, powers=powers)
 
     def _troubles(self) -> list[Trouble]:
         leapt = [card for card in self._cards if card.has_leapt]

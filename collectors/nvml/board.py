@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from powerbench_agent.collectors.nvml.users import may_use_gpu
 from powerbench_agent.core.counters import Counter, Integral, Rate
 from powerbench_agent.core.host import asleep
-from powerbench_agent.core.model import ANYONE, DERIVED, UNTOLD, Meter, Trouble, Use
+from powerbench_agent.core.model import ANYONE, UNTOLD, Meter, Trouble, Use
 from powerbench_agent.core.processes import container_of
 
 if TYPE_CHECKING:
@@ -121,12 +121,15 @@ class Board:
         self._counting = None
         self._has_leapt = False
 
-    def meters(self) -> Iterator[Meter]:
-        """Yield the GPU's own energy, and its module's."""
-        watts = self._rate.watts if self._counting is self._counter else DERIVED
-        yield Meter("gpu", "nvml", self.key, self.joules, watts)
+    def meters(self) -> tuple[list[Meter], dict[Meter, float | None]]:
+        """Return the GPU's own energy and its module's, and the power of the one that has a counter."""
+        gpu = Meter("gpu", "nvml", self.key, self.joules)
+        if self._counting is self._counter:
+            return [gpu], {gpu: self._rate.watts}
         if self._counting is self._module_counter:
-            yield Meter("module", "nvml", self.key, self._module_counter.joules, self._rate.watts)
+            module = Meter("module", "nvml", self.key, self._module_counter.joules)
+            return [gpu, module], {module: self._rate.watts}
+        return [gpu], {}
 
     def troubles(self) -> Iterator[Trouble]:
         """Yield what was wrong with the figures of the last beat."""

@@ -93,6 +93,7 @@ class _Read(NamedTuple):
 
     samples: list[Sample]
     meters: list[Meter]
+    powers: dict[Meter, float | None]
     uses: list[Use]
     troubles: list[Trouble]
     failures: list[str]  # why the energy of a GPU could not be read
@@ -358,7 +359,7 @@ class Nvml:
 
     def _reading(self, now: float, asleep: set[str], *, beat: bool) -> Reading:
         session = self._session
-        read = _Read([], [], [], [], [])
+        read = _Read([], [], {}, [], [], [])
         for gpu in session.gpus if session else ():
             self._read_gpu(gpu, read, asleep, beat=beat)
         if read.failures and not any(sample.metric is ENERGY for sample in read.samples):
@@ -369,7 +370,9 @@ class Nvml:
             read.samples.extend(self._lost(session, asleep))
         read.samples.extend(ASLEEP.sample(int(bus_id in asleep), bus_id) for bus_id in sorted(bus_ids))
         read.samples.extend(self._read_errors.samples())
-        return Reading(read.samples, read.meters, taken=now, uses=read.uses, troubles=read.troubles)
+        return Reading(
+            read.samples, read.meters, taken=now, uses=read.uses, troubles=read.troubles, powers=read.powers
+        )
 
     def _read_gpu(self, gpu: Gpu, read: _Read, asleep: set[str], *, beat: bool) -> None:
         board = self._board(gpu)
@@ -382,7 +385,9 @@ class Nvml:
             read.samples.append(POWER.sample(board.watts, *board.labels))
         if is_known:
             read.samples.append(ENERGY.sample(board.counted_joules, *board.labels))
-            read.meters.extend(board.meters())
+            meters, powers = board.meters()
+            read.meters.extend(meters)
+            read.powers.update(powers)
             read.uses.extend(board.uses())
         else:
             error = self._read_errors.current(gpu, "energy" if gpu.counts_energy else "power")

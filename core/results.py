@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import json
 import math
 import os
@@ -55,6 +56,19 @@ _BEGUN = re.compile(
 _CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity)')
 _DATED = re.compile(r"test_results_([0-9]{8}_[0-9]{6})")
 
+MAX_LISTED = 50_000  # entries of a directory that is searched for results files
+
+
+class Bounds(NamedTuple):
+    """How large a file may be: parsed, a value takes a hundred bytes and more."""
+
+    bytes: int = 64 * 2**20
+    scenarios: int = 20_000
+    values: int = 2_000_000
+
+
+DEFAULT_BOUNDS = Bounds()
+
 Origin = tuple[str, str]  # (component, source)
 
 
@@ -70,6 +84,8 @@ class BadResults(Exception):  # noqa: N818 - a verdict
         """Why the file cannot be used, and what to do."""
         if self.reason == "half_written":
             return f"it was cut off ({self}): take a whole copy, or measure again"
+        if self.reason == "too_large":
+            return f"is too large: {self}; split it into files of fewer scenarios"
         what_to_do = {
             "broken": "; it was edited or damaged: mend it there, or take a copy",
             "foreign": "; give a test_results_*.json of powerbench run",
@@ -260,11 +276,13 @@ class ResultsFile(msgspec.Struct, frozen=True, kw_only=True):
 # -- reading -----------------------------------------------------------------------------------------
 
 
-def parse_results(content: bytes, run_id: str) -> ResultsFile:
+def parse_results(content: bytes, run_id: str, bounds: Bounds = DEFAULT_BOUNDS) -> ResultsFile:
     """Return what a file holds; `run_id`: its stem, for a file that does not say.
 
-    Raises: BadResults, as "half_written", "broken", "foreign" or "newer". Numbers may still be infinite.
+    Raises: BadResults, as "half_written", "broken", "foreign", "newer" or "too_large". Numbers may still be
+    infinite.
     """
+    _check_size(content, bounds)
     document = _parse_json(content)
     if not isinstance(document, dict) or not isinstance(document.get("scenarios"), list):
         raise BadResults("foreign", "it has no list of scenarios: is it a results file?")
@@ -273,6 +291,8 @@ def parse_results(content: bytes, run_id: str) -> ResultsFile:
         raise BadResults("foreign", f"its format is {json.dumps(form)[:40]}, not a whole number from 0")
     if form > FORMAT:  # before the rest: what its keys hold is not known
         raise BadResults("newer", f"its format {form} is newer than {FORMAT}; update powerbench")
+    if len(document["scenarios"]) > bounds.scenarios:
+        raise BadResults("too_large", f"it has more than {bounds.scenarios:,} scenarios")
     document["scenarios"] = [_without_nulls(scenario) for scenario in document["scenarios"]]
     try:
         found = msgspec.convert(document, ResultsFile, strict=False)
@@ -280,6 +300,15 @@ def parse_results(content: bytes, run_id: str) -> ResultsFile:
         raise BadResults("foreign", str(error)) from None
     scenarios = tuple(_completed(scenario) for scenario in found.scenarios)
     return msgspec.structs.replace(found, scenarios=scenarios, run_id=found.run_id or run_id)
+
+
+def _check_size(content: bytes, bounds: Bounds) -> None:
+    """Check that parsing takes a bounded amount of memory. Raises: BadResults."""
+    if len(content) > bounds.bytes:
+        raise BadResults("too_large", f"it is larger than {bounds.bytes:,} bytes")
+    # Every value but the first of a list or object comes behind a comma, and depth is limited by the parser.
+    if content.count(b",") > bounds.values:
+        raise BadResults("too_large", f"it has more than {bounds.values:,} values")
 
 
 def parse_scenario(entry: Mapping[str, Any]) -> RecordedScenario:
@@ -625,6 +654,13 @@ class ListedFile(NamedTuple):
             return ""
 
 
+class TooManyFiles(OSError):  # noqa: N818 - a verdict
+    """A directory has too many entries to be searched for the newest."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.E2BIG, f"it has more than {MAX_LISTED:,} entries")
+
+
 def is_results_name(name: str) -> bool:
     """Return whether a file of this name is taken for a results file."""
     return name.startswith("test_results_") and name.endswith(".json")
@@ -633,11 +669,13 @@ def is_results_name(name: str) -> bool:
 def list_results(directory: str | os.PathLike[str]) -> list[ListedFile]:
     """Return a directory's results files, the newest first.
 
-    Raises: OSError; ValueError for a directory whose name holds a NUL.
+    Raises: TooManyFiles or another OSError; ValueError for a directory whose name holds a NUL.
     """
     found = []
     with os.scandir(directory) as entries:
-        for entry in entries:
+        for number, entry in enumerate(entries):
+            if number == MAX_LISTED:  # which of them are the newest is not known before the last
+                raise TooManyFiles
             if is_results_name(entry.name):
                 with contextlib.suppress(OSError):  # it has just gone
                     found.append(ListedFile(entry.name, entry.stat(follow_symlinks=False)))

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from powerbench_agent.bench import exits
-from powerbench_agent.core.results import BadResults, ResultsFile, list_results, newest, parse_results
+from powerbench_agent.core.bounded_file import UnfitFile, read_bounded_file
+from powerbench_agent.core.results import (
+    DEFAULT_BOUNDS,
+    BadResults,
+    ResultsFile,
+    list_results,
+    newest,
+    parse_results,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,9 +66,11 @@ def newest_in(directory: Path) -> Path:
 def read(path: Path) -> ResultsFile:
     """Return what a results file holds. Raises: Refused."""
     try:
-        content = path.read_bytes()
+        content = read_bounded_file(path, DEFAULT_BOUNDS.bytes)
     except OSError as error:
         raise Refused(f"cannot read {path}: {error.strerror}", exits.BAD_FILE) from None
+    except UnfitFile as unfit:
+        raise Refused(f"cannot read {path}: it {unfit}", exits.BAD_FILE) from None
     try:
         return parse_results(content, path.stem)
     except BadResults as bad:

@@ -17,6 +17,7 @@ from powerbench_agent.bench.plan.batch_file import BadBatch, parse_batch
 from powerbench_agent.bench.plan.clip import fingerprint
 from powerbench_agent.bench.plan.scenario import Scenario, default_name, multi_name
 from powerbench_agent.bench.plan.suite import Times, baseline, suite
+from powerbench_agent.core.bounded_file import UnfitFile, read_bounded_file
 
 if TYPE_CHECKING:
     import argparse
@@ -108,12 +109,11 @@ def _scenarios(flags: argparse.Namespace) -> list[Scenario]:
 def _batch(file: Path) -> list[Scenario]:
     """Return the scenarios of a batch file. Raises: BadFile."""
     try:
-        with file.open("rb") as opened:
-            content = opened.read(_MAX_BATCH_BYTES + 1)
+        content = read_bounded_file(file, _MAX_BATCH_BYTES)
     except OSError as error:
         raise BadBatch(f"{file}: cannot read it: {error.strerror}") from None
-    if len(content) > _MAX_BATCH_BYTES:
-        raise BadBatch(f"{file}: has more than {_MAX_BATCH_BYTES:,} bytes; give a batch file to --file")
+    except UnfitFile as unfit:
+        raise BadBatch(f"{file}: {unfit}; give a batch file to --file") from None
     scenarios = parse_batch(content, str(file))
     inputs = dict.fromkeys(scenario.input for scenario in scenarios if scenario.input)
     lost = [name for name in inputs if not Path(name).is_file()]

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from powerbench_agent.bench.exits import BadFile
+from powerbench_agent.core.bounded_file import UnfitFile, read_bounded_file
 
+_MAX_BYTES = 65_536
 DEFAULT_PATH = Path("/etc/powerbench/rates.toml")
 _NUMBERS = ("price_per_kwh", "gco2e_per_kwh")
 _TEXTS = ("currency", "gco2e_source")
@@ -21,9 +23,11 @@ def load(path: Path | None) -> dict[str, Any]:
     if path is not None or DEFAULT_PATH.exists():
         where = path or DEFAULT_PATH
         try:
-            found = tomllib.loads(where.read_text(encoding="utf-8"))
+            found = tomllib.loads(read_bounded_file(where, _MAX_BYTES).decode())
         except OSError as error:
             raise BadFile(f"--rates {where}: cannot read it: {error.strerror}") from None
+        except UnfitFile as unfit:
+            raise BadFile(f"--rates {where}: {unfit}") from None
         except ValueError as error:  # as TOML's errors are; they name line and column
             raise BadFile(f"--rates {where}: {error}") from None
         _check(found, where)

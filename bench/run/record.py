@@ -19,7 +19,9 @@ import msgspec
 
 from powerbench_agent.bench.exits import BadFile
 from powerbench_agent.bench.meter.energy import counted
+from powerbench_agent.core.bounded_file import UnfitFile, read_bounded_file
 from powerbench_agent.core.results import (
+    DEFAULT_BOUNDS,
     FORMAT,
     BadResults,
     baselines_of,
@@ -68,10 +70,12 @@ class ResultsRecord:
     def resumed(cls, path: Path, head: dict[str, Any]) -> ResultsRecord:
         """Return the files of an earlier run, to go on in. Raises: BadFile where that cannot be."""
         try:
-            content = path.read_bytes()
+            content = read_bounded_file(path, DEFAULT_BOUNDS.bytes)
             parse_results(content, path.stem)
         except OSError as error:
             raise BadFile(f"--resume {path}: cannot read it: {error.strerror}") from None
+        except UnfitFile as unfit:
+            raise BadFile(f"--resume {path}: cannot read it: it {unfit}") from None
         except BadResults as bad:
             raise BadFile(f"--resume {path}: {bad.explained}") from None
         document = msgspec.json.decode(content)

@@ -12,7 +12,6 @@ bounded, links are not followed, and what cannot be used is counted, logged and 
 from __future__ import annotations
 
 import math
-import os
 import re
 import stat
 from itertools import islice
@@ -24,13 +23,16 @@ import structlog
 
 from powerbench_agent.collectors.results import metrics
 from powerbench_agent.collectors.results.window_query import WindowQuery
+from powerbench_agent.core.bounded_file import UnfitFile, read_bounded_file
 from powerbench_agent.core.model import Absent, Metric, ReadFailed, Reading, Sample
 from powerbench_agent.core.options import CollectorOptions, Seconds
 from powerbench_agent.core.results import (
     BadResults,
+    Bounds,
     ListedFile,
     Rates,
     ResultsFile,
+    TooManyFiles,
     groups,
     list_results,
     parse_results,
@@ -62,6 +64,7 @@ REMEDIES = {
 }
 MAX_RUNS = 100
 MAX_WINDOWS_IN_FILE = 5_000
+MAX_VALUES_IN_FILE = 300_000  # 80 MB while it is parsed; a scenario of powerbench run has about 100
 BYTES_AT_ONCE = 32 * 2**20  # of new files; the rest is read at the next interval
 _FILE_COST = 65_536  # so that small files count, too
 Version = tuple[int, int, int, int]
@@ -137,6 +140,7 @@ class Results:
         self._rates = Rates(
             price_per_kwh=options.price_per_kwh or None, gco2e_per_kwh=options.gco2e_per_kwh or None
         )
+        self._bounds = Bounds(options.max_file_bytes, MAX_WINDOWS_IN_FILE, MAX_VALUES_IN_FILE)
         self._worker = Worker("results")
         self.query = (
             WindowQuery(options.prometheus, options.prometheus_match, host.clock)
@@ -247,9 +251,7 @@ class Results:
 
     def _parsed(self, file: ListedFile, content: bytes) -> _Run | None:
         try:
-            found = parse_results(content, file.run_id)
-            if len(found.scenarios) > MAX_WINDOWS_IN_FILE:
-                raise BadResults("too_large", f"more than {MAX_WINDOWS_IN_FILE} scenarios")
+            found = parse_results(content, file.run_id, self._bounds)
         except BadResults as verdict:
             self._skip(file, verdict)
             return None
@@ -302,6 +304,8 @@ def list_files(directory: str) -> list[ListedFile]:
     """Return the directory's results files, the newest first. Raises: Absent, ReadFailed."""
     try:
         return list_results(directory)
+    except TooManyFiles as many:
+        raise ReadFailed(f"cannot list {directory}: {many.strerror}", "move old results away") from None
     except PermissionError:
         raise ReadFailed(
             f"cannot list {directory}: permission denied", "let the agent's user read it"
@@ -318,19 +322,13 @@ def read_bounded(path: str, file: ListedFile, limit: int) -> bytes:
         raise BadResults("unreadable", "is a symbolic link; put the file itself there")
     if not stat.S_ISREG(file.status.st_mode):  # opening a device may do something
         raise BadResults("unreadable", "is not a regular file")
-    too_large = BadResults("too_large", f"is larger than {limit} bytes")
-    if file.status.st_size > limit:
-        raise too_large
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-        with os.fdopen(descriptor, "rb") as opened:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise BadResults("unreadable", "is not a regular file")
-            content = opened.read(limit + 1)
+        if file.status.st_size > limit:
+            raise UnfitFile(f"is larger than {limit:,} bytes", too_large=True)
+        return read_bounded_file(path, limit, follow=False)
+    except UnfitFile as unfit:
+        raise BadResults("too_large" if unfit.too_large else "unreadable", str(unfit)) from None
     except FileNotFoundError:
         raise
     except OSError as error:
         raise BadResults("unreadable", error.strerror or str(error)) from None
-    if len(content) > limit:
-        raise too_large
-    return content

@@ -179,6 +179,38 @@ def test_help_comes_without_heavy_imports(tmp_path: Path, arguments: list[str]) 
     assert "powerbench" in done.stdout
 
 
+READERS = [
+    ["analyze"],
+    ["compare", "--force", "GOOD"],
+    ["run", "--resume"],
+    ["run", "batch", "--file"],
+    ["run", "single", "--rates"],
+]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "/dev/zero", "loop", "large", "dense"])
+@pytest.mark.parametrize("reader", READERS)
+def test_no_file_is_waited_for_or_read_without_end(tmp_path: Path, reader: list[str], kind: str) -> None:
+    """A pipe, a device, a link to itself, or a file beyond all bounds: exit 78 and one line, at once."""
+    file = tmp_path / "file"
+    if kind == "fifo":
+        os.mkfifo(file)
+    elif kind == "loop":
+        file.symlink_to(file)
+    elif kind == "large":
+        file.touch()
+        os.truncate(file, 100 * 2**20)
+    elif kind == "dense":
+        file.write_text('{"scenarios": [' + "0," * 2_000_001 + "0]}")
+    else:
+        file.symlink_to(kind)
+    good = shows(["compare"], tmp_path)[-1]
+    words = [good if word == "GOOD" else word for word in reader]
+    done = powerbench(*words, str(file), cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (78, 1)
+    assert str(file) in done.stderr
+
+
 SHOWS = [["--help"], ["run", "--help"], ["--version"], ["doctor"], ["analyze"], ["compare"]]
 
 

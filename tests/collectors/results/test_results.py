@@ -18,9 +18,10 @@ from powerbench_agent.collectors.results import collector as results
 from powerbench_agent.collectors.results import metrics
 from powerbench_agent.collectors.results.collector import BEGAN, SCENARIOS, SKIPPED
 from powerbench_agent.collectors.results.metrics import LABELS
+from powerbench_agent.core import results as core_results
 from powerbench_agent.core.host import Host
 from powerbench_agent.core.labels import shorten
-from powerbench_agent.core.model import Absent, Metric, Reading
+from powerbench_agent.core.model import Absent, Metric, ReadFailed, Reading
 from powerbench_agent.core.results import BadResults, Rates, parse_results
 
 if TYPE_CHECKING:
@@ -551,6 +552,41 @@ async def test_too_many_windows(directory: Directory) -> None:
     scenarios = [{"name": "a"}] * (results.MAX_WINDOWS_IN_FILE + 1)
     directory.write("test_results_20260101_000000.json", json.dumps({"scenarios": scenarios}))
     assert skipped(await directory.read()) == {"too_large": 1}
+
+
+@pytest.mark.parametrize(
+    "filling", ["[" + "{}," * 300_001 + "{}]", "{" + ",".join(f'"{n}":1.5' for n in range(300_002)) + "}"]
+)
+async def test_a_small_file_of_too_many_values_is_not_parsed(directory: Directory, filling: str) -> None:
+    """A megabyte of empty objects would be a hundred in memory: it is refused by its commas."""
+    good = directory.write_run("20260101_000000")
+    directory.write("test_results_20260102_000000.json", f'{{"scenarios": [], "x": {filling}}}')
+    with capture_logs() as logs:
+        reading = await directory.read()
+    assert (set(runs(reading)), skipped(reading)) == ({good}, {"too_large": 1})
+    assert logs[0]["error"] == "it has more than 300,000 values"
+
+
+async def test_the_longest_runs_are_shown(directory: Directory) -> None:
+    """Two thousand scenarios with all that a run writes of them are within the bounds."""
+    filling = {f"key {number}": number for number in range(90)}
+    scenarios = [{**window("a"), **filling} for _ in range(2000)]
+    directory.write("test_results_20260101_000000.json", json.dumps({"scenarios": scenarios}))
+    assert skipped(await directory.read()) == {}
+
+
+async def test_a_directory_of_too_many_files_is_down_with_a_remedy(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of them are the newest is not known: no figures, rather than those of just any."""
+    monkeypatch.setattr(core_results, "MAX_LISTED", 3)
+    for day in (1, 2, 3):
+        directory.write_run(f"2026010{day}_000000")
+    assert len(runs(await directory.read())) == 1
+    (directory.path / "anything").touch()
+    with pytest.raises(ReadFailed, match="it has more than 3 entries") as failed:
+        await directory.read()
+    assert failed.value.remedy == "move old results away"
 
 
 # -- anything ----------------------------------------------------------------------------------------

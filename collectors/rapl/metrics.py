@@ -5,12 +5,7 @@ from __future__ import annotations
 from powerbench_agent.core.model import Metric
 
 _ZONE = ("package", "zone", "path")
-POWER = Metric(
-    "rapl_power_watts",
-    "gauge",
-    "Mean power of the zone over the last full interval; over several if its counter is seldom updated.",
-    _ZONE,
-)
+POWER = Metric("rapl_power_watts", "gauge", "Mean power of the zone over the last full interval.", _ZONE)
 ENERGY = Metric("rapl_energy_joules_total", "counter", "Energy of the zone since the agent started.", _ZONE)
 WRAPS = Metric("rapl_wraps_total", "counter", "Number of times the zone's counter wrapped around.", _ZONE)
 RESETS = Metric(

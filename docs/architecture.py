@@ -26,9 +26,17 @@ BOLD = 8.2  # likewise, in bold
 GROUPS = {
     "core": {
         "types": ["model", "options", "host"],
-        "energy and results": ["counters", "results", "prometheus_windows", "windows"],
+        "energy and results": ["counters", "results", "bounded_file", "prometheus_windows", "windows"],
         "the kernel's files": ["procfs", "sysfs", "processes", "process_tree", "ports"],
-        "text and threads": ["progress", "lines", "labels", "terminal", "worker", "token_file"],
+        "text and threads": [
+            "progress",
+            "lines",
+            "labels",
+            "terminal",
+            "worker",
+            "token_file",
+            "bounded_file",
+        ],
     },
     "agent": {
         "starts": ["cli", "daemon", "config", "roster", "systemd", "log"],

@@ -92,13 +92,20 @@ class Child:
             try:
                 async with asyncio.timeout(_STOP_SECONDS):
                     await process.wait()
-            except TimeoutError:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
+            except TimeoutError:  # stopped, or waiting for a sink that does not read
+                self._kill(process)
                 await process.wait()
+            except asyncio.CancelledError:  # a second Ctrl-C: what may be deaf to signals is not left behind
+                self._kill(process)
+                raise
         if self._draining is not None:
             self._draining.cancel()
             await asyncio.wait([self._draining])
+
+    @staticmethod
+    def _kill(process: asyncio.subprocess.Process) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
 
     def last_words(self) -> str:
         """Return its last lines on standard error, joined into one line."""

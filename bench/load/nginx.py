@@ -27,6 +27,8 @@ _MODULES = (
     "/usr/share/nginx/modules/ngx_rtmp_module.so",
 )
 _START_SECONDS = 5.0
+_STOP_SECONDS = 5.0
+_ANSWER_SECONDS = 10.0  # for it to say how it was built
 _CONFIGURATION = """\
 {load}
 daemon off;
@@ -72,14 +74,34 @@ async def private_nginx() -> AsyncIterator[str]:
             await _wait_for(process, port, log)
             yield f"rtmp://127.0.0.1:{port}/live/stream"
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            await process.wait()
+            await _stop(process)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """Stop it: SIGTERM, then SIGKILL if it does not end."""
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+    await process.wait()
 
 
 def rtmp_module(binary: str) -> str:
     """Return the line that loads this nginx's rtmp module; "" if it is built in. Raises: NotHere."""
-    version = subprocess.run([binary, "-V"], capture_output=True, text=True, check=False).stderr
+    try:
+        version = subprocess.run(
+            [binary, "-V"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_ANSWER_SECONDS,
+            check=False,
+        ).stderr
+    except (OSError, subprocess.TimeoutExpired):
+        raise NotHere(f"--sink nginx: {binary} -V does not answer; {_INSTALL}") from None
     added = [word for word in version.split() if "add-module" in word]
     if any("rtmp" in word and "dynamic" not in word for word in added):
         return ""

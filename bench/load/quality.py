@@ -7,6 +7,7 @@ written while energy is measured. Every ffmpeg has PSNR and SSIM; VMAF needs a b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import tempfile
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from powerbench_agent.bench.plan.scenario import Scenario
 
 _SECONDS = 10
+_PATIENCE = 1800.0  # seconds for one step: the slowest presets encode a frame in a second
 # The key in results: FFmpeg's filter, and where the score stands in its output.
 _PATTERNS = {
     "psnr_db": ("psnr", re.compile(r"PSNR .*average:([0-9.]+|inf)")),
@@ -62,9 +64,12 @@ async def _run(*command: str) -> tuple[int, str]:
         start_new_session=True,
     )
     try:
-        _, text = await process.communicate()
-    except asyncio.CancelledError:
-        process.kill()
+        async with asyncio.timeout(_PATIENCE):
+            _, text = await process.communicate()
+    except TimeoutError:
+        raise StreamFailed(f"the score was not done within {_PATIENCE:g} s") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
         await process.wait()
-        raise
     return process.returncode or 0, text.decode("utf-8", "replace")

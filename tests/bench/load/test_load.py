@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 
 from powerbench_agent.bench.exits import NotHere
+from powerbench_agent.bench.load.child import Child
 from powerbench_agent.bench.load.encoder import encoder_command, trial_command
 from powerbench_agent.bench.load.ffmpeg import Ffmpeg, check_encoder, check_sink, check_version
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
@@ -112,3 +114,20 @@ def test_a_stream_is_as_asked_and_ends_by_itself() -> None:
     assert "-progress pipe:7" in text
     assert float(command[command.index("-t") + 1]) > SCENARIO.duration + SCENARIO.stabilization
     assert command[-1] == "rtmp://127.0.0.1/live/x"
+
+
+async def test_a_deaf_child_is_killed_by_a_second_interruption() -> None:
+    """Cancelled while it waits for one that ignores SIGINT, it leaves nothing behind."""
+    child = Child("deaf", ["sh", "-c", "trap '' INT TERM; echo ready >&2; while :; do sleep 0.1; done"])
+    await child.start()
+    async with asyncio.timeout(10):
+        while not child.lines:  # noqa: ASYNC110 - what it prints sets no event
+            await asyncio.sleep(0.01)
+    stopping = asyncio.ensure_future(child.stop())
+    await asyncio.sleep(0.1)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    async with asyncio.timeout(10):
+        await child.wait()
+    assert child.exit_code == -9

@@ -3,34 +3,68 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
+import queue
 import sys
-from typing import Any, TextIO, cast
+import threading
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("auto", "json", "console")
 
 
-class Unbreakable:
-    """A text stream whose writes never fail: if the disk is full or the reader has gone, lines are lost."""
+_MAX_LINES = 1000  # waiting to be written
+_MAX_TEXT = 2000  # characters of one field
+_MAX_TRACEBACK = 20_000
+_MAX_ITEMS = 100  # of a list
+_FLUSH_SECONDS = 0.5
+
+
+class Writer:
+    """A text stream whose writes never wait and never fail: a thread does the writing.
+
+    The reader of a pipe may stall, as journald does on a slow disk, and the event loop must not wait for it.
+    Lines that find no room, or that cannot be written, are counted, and the number is logged later.
+    """
 
     def __init__(self, stream: TextIO | None) -> None:
         """`stream`: None if the process was started without one."""
         self._stream = stream
+        self._lines: queue.SimpleQueue[str | threading.Event | None] = queue.SimpleQueue()
+        self._lost = 0
+        self._thread: threading.Thread | None = None
 
     def write(self, text: str) -> int:
-        """Write as much as possible."""
-        with contextlib.suppress(OSError, ValueError):
-            if self._stream is not None:
-                self._stream.write(text)
-                self._stream.flush()
+        """Queue a line, or drop it if too many are waiting."""
+        if self._lines.qsize() >= _MAX_LINES:
+            self._lost += 1
+            return len(text)
+        self._lines.put(text)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+            self._thread.start()
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: every write is flushed."""
+        """Do nothing: structlog calls this after every line, and must not wait for the stream."""
+
+    def drain(self) -> None:
+        """Wait until what is queued has been written, half a second at most."""
+        if self._thread is not None:
+            written = threading.Event()
+            self._lines.put(written)
+            written.wait(_FLUSH_SECONDS)
+
+    def close(self) -> None:
+        """End the thread once it has written what is queued."""
+        self._lines.put(None)
 
     def isatty(self) -> bool:
         """Return whether the stream is a terminal."""
@@ -38,8 +72,47 @@ class Unbreakable:
             return self._stream is not None and self._stream.isatty()
         return False
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+    def _run(self) -> None:
+        while (item := self._lines.get()) is not None:
+            if isinstance(item, threading.Event):
+                item.set()
+            elif not self._put(item):
+                self._lost += 1
+            elif self._lost and self._lines.qsize() < _MAX_LINES // 2:
+                lost, self._lost = self._lost, 0
+                structlog.get_logger().warning("log lines were lost: they could not be written", lines=lost)
+
+    def _put(self, text: str) -> bool:
+        """Write a line; return whether that worked: the disk may be full, or the reader gone."""
+        try:
+            if self._stream is not None:
+                self._stream.write(text)
+                self._stream.flush()
+        except (OSError, ValueError):
+            return False
+        return True
+
+
+def _standard_error() -> TextIO | None:
+    """Return standard error without the lock of `sys.stderr`.
+
+    If that were held by a write that has stalled, Python would abort when it flushes sys.stderr at its end.
+    """
+    try:
+        raw = io.FileIO(sys.stderr.fileno(), "w", closefd=False)
+    except (AttributeError, OSError, ValueError):  # None, not a file, or closed
+        return sys.stderr
+    return io.TextIOWrapper(
+        cast("io.BufferedWriter", raw), "utf-8", errors="backslashreplace", write_through=True
+    )
+
+
+_writer = Writer(None)
+
+
+def drain() -> None:
+    """Wait shortly for what has been logged to be written, before the process ends."""
+    _writer.drain()
 
 
 def set_up(form: str, level: str, stream: TextIO | None = None) -> None:
@@ -47,31 +120,81 @@ def set_up(form: str, level: str, stream: TextIO | None = None) -> None:
 
     `auto` is `console` on a terminal and for the journal, and `json` elsewhere.
     """
-    out = Unbreakable(stream or sys.stderr)
-    terminal = out.isatty()
+    global _writer  # noqa: PLW0603 - the log is the process's, as structlog's configuration is
+    _writer.close()
+    _writer = Writer(stream or _standard_error())
+    terminal = _writer.isatty()
     journal = "JOURNAL_STREAM" in os.environ
     processors: list[Any] = [structlog.processors.add_log_level]
     if form == "json" or (form == "auto" and not terminal and not journal):
         processors += [
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _bounded,
             structlog.processors.JSONRenderer(),
         ]
     else:
         if not journal:  # the journal adds the time itself
             processors.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
         colors = terminal and "NO_COLOR" not in os.environ
-        plain = structlog.dev.plain_traceback
-        processors.append(structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain))
+        renderer = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_indented_traceback)
+        processors += [_bounded, _escaped, renderer]
         if journal and not terminal:
             processors.append(_with_priority)
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", out)),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _writer)),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_Handler()], force=True)
+
+
+def _bounded(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Cut what is long: a line may quote what others sent."""
+    del logger, method
+    for key, value in event.items():
+        if key != "exc_info":
+            event[key] = _cut(value, _MAX_TRACEBACK if key == "exception" else _MAX_TEXT)
+    return event
+
+
+def _cut(value: Any, longest: int = _MAX_TEXT) -> Any:
+    if value is None or isinstance(value, int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [_cut(item) for item in value[:_MAX_ITEMS]]
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+_QUOTED = frozenset(" \t\r\n=\"'")  # a value with one of these is quoted, and so escaped, by ConsoleRenderer
+
+
+def _escaped(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Escape control characters, so that nobody can forge a line or send codes to a terminal."""
+    del logger, method
+    for key, value in event.items():
+        if isinstance(value, str) and (key == "event" or _QUOTED.isdisjoint(value)):
+            event[key] = _escape(value)
+    return event
+
+
+def _escape(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
+    )
+
+
+def _indented_traceback(out: TextIO, exc_info: Any) -> None:
+    """Write a traceback whose lines cannot be taken for lines of the log, whatever the exception says."""
+    formatted = io.StringIO()
+    structlog.dev.plain_traceback(formatted, exc_info)
+    out.writelines(
+        f"\n  {_escape(line)}" for line in _cut(formatted.getvalue(), _MAX_TRACEBACK).strip().splitlines()
+    )
 
 
 # Prefixes that the journal reads as a line's priority: sd-daemon(3).

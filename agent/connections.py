@@ -14,13 +14,13 @@ import contextlib
 import ipaddress
 import re
 import resource
+import socket
 from collections import Counter
 from typing import TYPE_CHECKING, cast
 
 import structlog
 
 if TYPE_CHECKING:
-    import socket
     import ssl
     from collections.abc import Callable
 
@@ -32,6 +32,7 @@ MAX_CONNECTIONS = 8192
 SILENT_SECONDS = 10.0  # from connecting to the first byte
 HANDSHAKE_SECONDS = 10.0  # from connecting to the end of a TLS handshake
 SEND_SECONDS = 10.0  # for a client to take what has been written to it, at most 64 KiB at a time
+_KERNEL_BUFFER = 1 << 18  # bytes, each way; the kernel's own maximum is several MB for each connection
 _RETRY_SECONDS = 1.0  # after a failure to accept, as when there are no descriptors left
 _RESERVED = 256  # descriptors reserved for collectors, the log and the listening sockets
 _TLS_HANDSHAKE = b"\x16\x03"  # RFC 8446, 5.1: a record of type handshake
@@ -102,6 +103,8 @@ class Listener:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Start to accept; `protocol` makes the server's protocol for a connection."""
+        for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # its connections inherit them
+            listener.setsockopt(socket.SOL_SOCKET, buffer, _KERNEL_BUFFER)
         self._socket = listener
         self._connections = connections
         self._protocol = protocol

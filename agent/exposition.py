@@ -120,6 +120,7 @@ class _Fragment(NamedTuple):
     text: bytes
 
 
+MAX_PAGES = 16  # kept, of one snapshot
 _PageKey = tuple[frozenset[str], Format, bool]  # the collectors, the format, whether it is compressed
 
 
@@ -142,30 +143,21 @@ class Pages:
         self._merged: Snapshot | None = None
 
     def page(
-        self,
-        snapshot: Snapshot,
-        names: Collection[str],
-        form: Format,
-        *,
-        gzipped: bool = False,
-        keep: bool = True,
+        self, snapshot: Snapshot, names: Collection[str], form: Format, *, gzipped: bool = False
     ) -> bytes:
-        """Return the page of the named collectors and of the agent itself, encoded as asked.
-
-        `keep`: for the next request for this page of this snapshot.
-        """
+        """Return the page of the named collectors and of the agent itself, encoded as asked."""
         if snapshot is not self._snapshot:
             self._snapshot = snapshot
             self._pages.clear()
         key = (frozenset(names), form, gzipped)
         page = self._pages.get(key)
         if page is None:
+            page = self._render(snapshot, names, form)
             if gzipped:
-                page = gzip.compress(self.page(snapshot, names, form, keep=keep), compresslevel=1, mtime=0)
-            else:
-                page = self._render(snapshot, names, form)
-            if keep:
-                self._pages[key] = page
+                page = gzip.compress(page, compresslevel=1, mtime=0)
+            if len(self._pages) >= MAX_PAGES:  # anyone may ask for any combination of collectors
+                del self._pages[next(iter(self._pages))]
+            self._pages[key] = page
         return page
 
     def _render(self, snapshot: Snapshot, names: Collection[str], form: Format) -> bytes:

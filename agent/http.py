@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import html
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import structlog
@@ -51,6 +51,15 @@ _NO_PROGRESS = "no FFmpeg progress in this body; send the output of ffmpeg's -pr
 _BROKEN_BODY = (OSError, ClientError, http_exceptions.HttpProcessingError, web.RequestPayloadError)
 
 
+class _Encoded(NamedTuple):
+    """A snapshot as JSON, and what it holds."""
+
+    snapshot: Snapshot
+    names: frozenset[str]
+    samples: bool
+    body: bytes
+
+
 class Handlers:
     """What the ports share: the snapshot, the pages, the access rules, the buckets."""
 
@@ -62,6 +71,7 @@ class Handlers:
         self.rejections = Rejections(clock)
         self._pages = exposition.Pages(self.rejections.counts)
         self._sending = Sending()
+        self._last_encoded: _Encoded | None = None
         self._scrapes = Bucket(clock, rate=SCRAPE_FRESH_RATE, burst=SCRAPE_FRESH_BURST)
         self._known = Bucket(clock, rate=KNOWN_FRESH_RATE, burst=KNOWN_FRESH_BURST)
 
@@ -138,9 +148,7 @@ class Handlers:
         headers = {"Content-Type": form.content_type, "Vary": "Accept, Accept-Encoding"}
         if gzipped:
             headers["Content-Encoding"] = "gzip"
-        # Of the filtered pages only those of one collector are kept: there are too many combinations.
-        keep = len(names) == 1 or names == self._site(request).shown
-        page = self._pages.page(snapshot, names, form, gzipped=gzipped, keep=keep)
+        page = self._pages.page(snapshot, names, form, gzipped=gzipped)
         return await self._sending.respond(request, page, headers)
 
     async def health(self, request: web.Request) -> web.Response:
@@ -159,13 +167,21 @@ class Handlers:
         names = self._wanted(request)
         samples = request.query.get("samples", "1") != "0"
         if request.query.get("fresh", "0") in ("", "0"):
-            content = describe(self.scheduler.snapshot, names, samples=samples)
+            body = self._encoded(self.scheduler.snapshot, names, samples=samples)
         else:
             bucket = self._known if request[_KNOWN] else self._scrapes
             snapshot, fresh = await self._latest(names, bucket)
-            content = {**describe(snapshot, names, samples=samples), "fresh": fresh}
+            body = msgspec.json.encode({**describe(snapshot, names, samples=samples), "fresh": fresh})
         headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
-        return await self._sending.respond(request, msgspec.json.encode(content), headers)
+        return await self._sending.respond(request, body, headers)
+
+    def _encoded(self, snapshot: Snapshot, names: frozenset[str], *, samples: bool) -> bytes:
+        """Return a snapshot as JSON, encoded once for all who ask for the same."""
+        last = self._last_encoded
+        if last is None or last.snapshot is not snapshot or (last.names, last.samples) != (names, samples):
+            body = msgspec.json.encode(describe(snapshot, names, samples=samples))
+            last = self._last_encoded = _Encoded(snapshot, names, samples, body)
+        return last.body
 
     async def watch(self, request: web.Request) -> web.WebSocketResponse:
         """Serve the meters over a WebSocket: the message `10 0.1` requests 10 readings, 0.1 s apart.

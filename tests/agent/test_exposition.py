@@ -6,6 +6,7 @@ import gzip
 import platform
 import shutil
 import subprocess
+import tracemalloc
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from trees import add_up
 from powerbench_agent.agent import __version__
 from powerbench_agent.agent.exposition import (
     AGENT_METRICS,
+    MAX_PAGES,
     OPENMETRICS,
     SERIES_DROPPED,
     TEXT,
@@ -385,15 +387,18 @@ def test_an_untyped_line_does_not_double_a_counter(form: Format) -> None:
     assert lines_of(text, "powerbench_series_dropped_total ") == ["powerbench_series_dropped_total 2.0"]
 
 
-def test_a_page_that_is_not_kept_is_the_same_page() -> None:
-    """The combinations of collect[] are too many to keep; the fragments that they are made of are."""
+def test_few_pages_are_kept() -> None:
+    """Of n collectors there are 2^n combinations, and anyone may ask for each: the oldest give way."""
     pages = Pages(process=list)
-    shown = snapshot(x=state(OLD.sample(1)), y=state(EVENTS.sample(1, "a")))
-    for gzipped in (False, True):
-        first = pages.page(shown, {"x", "y"}, TEXT, gzipped=gzipped, keep=False)
-        again = pages.page(shown, {"x", "y"}, TEXT, gzipped=gzipped, keep=False)
-        assert first == again
-        assert first is not again
-        kept = pages.page(shown, {"x", "y"}, TEXT, gzipped=gzipped)
-        assert kept == first
-        assert pages.page(shown, {"x", "y"}, TEXT, gzipped=gzipped, keep=False) is kept
+    shown = snapshot(**{f"c{number}": state() for number in range(8)})
+    tracemalloc.start()
+    try:
+        for number in range(1, 256):
+            names = {f"c{bit}" for bit in range(8) if number >> bit & 1}
+            text = pages.page(shown, names, TEXT).decode()
+            assert len(lines_of(text, "powerbench_collector_up{")) == len(names)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 4 * MAX_PAGES * len(text), "the kept pages, and not thousands"
+    assert pages.page(shown, names, TEXT) is pages.page(shown, names, TEXT)

@@ -30,6 +30,7 @@ GROUPS = {
         "the kernel's files": ["procfs", "sysfs", "processes", "process_tree", "ports"],
         "text and threads": [
             "progress",
+            "logged",
             "lines",
             "labels",
             "terminal",

@@ -5,33 +5,36 @@ from __future__ import annotations
 import re
 
 from powerbench_agent.core.lines import LineSplitter
-from powerbench_agent.core.progress import MAX_LINE, unwrapped
+from powerbench_agent.core.logged import MAX_LOGGED, unwrap
+from powerbench_agent.core.progress import StatusEnds, is_status, is_summary
 
 MAX_BLOCK = 16 * 1024  # bytes; FFmpeg writes no longer block
 
 _PAIR = re.compile(rb"\s*\w+\s*=")
-_STATUS = re.compile(rb"\s*(?:frame|L?size)=")
 
 
 class Cutter:
-    """Cuts a run's bytes, split anywhere, into whole reports.
+    """Cuts FFmpeg's bytes, split anywhere, into whole reports.
 
-    A report is a block of `-progress` or a status line of FFmpeg's stderr, unchanged, with its line ends.
-    Everything between them is dropped, and so are status lines once there are blocks: from then on the agent
-    reads only blocks, and a new connection must not begin with rounded figures.
+    A report is a block of `-progress` or a status line of FFmpeg's stderr, with its line ends and without
+    what a logger has put around it. A summary is kept if nothing else says that the run has ended. Everything
+    else is dropped, and so are status lines once there are blocks: from then on the agent reads only blocks,
+    and a new connection must not begin with rounded figures.
     """
 
     def __init__(self) -> None:
-        self._lines = LineSplitter(MAX_LINE)
+        self._lines = LineSplitter(MAX_LOGGED)
         self._block: list[bytes] = []
         self._size = 0  # of the block, including what was too long to keep
         self._has_blocks = False
+        self._ends = StatusEnds()
+        self._announcement = b""  # a summary, for the status line that comes next
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take the next bytes; return the reports that they complete."""
-        reports = []
-        for line in self._lines.feed(data):
-            reports += [self._line(text) for text in unwrapped(line)]
+        reports: list[bytes] = []
+        for logged in self._lines.feed(data):
+            reports.extend(self._line(_ended(line)) for line in unwrap(logged))
         return [report for report in reports if report]
 
     def close(self) -> list[bytes]:
@@ -40,10 +43,10 @@ class Cutter:
 
     def _line(self, line: bytes) -> bytes:
         """Return the report that a line completes; empty if it completes none."""
-        # The line feed may come later, in a piece of its own: it is not waited for.
-        line = line[:-1] if line.endswith(b"\r\n") else line
-        if b" time=" in line and _STATUS.match(line):
-            return b"" if self._has_blocks else line
+        if is_status(line):
+            return b"" if self._has_blocks else self._status(line)
+        if is_summary(line):
+            return b"" if self._has_blocks else self._summary(line)
         if not _PAIR.match(line):
             return b""
         key, _, value = line.partition(b"=")
@@ -58,3 +61,23 @@ class Cutter:
             return b""
         self._has_blocks = True
         return block
+
+    def _status(self, line: bytes) -> bytes:
+        """Return a status line, with the summary that announced it."""
+        self._ends.status(line)
+        announcement, self._announcement = self._announcement, b""
+        return announcement + line
+
+    def _summary(self, line: bytes) -> bytes:
+        """Return a summary if it ends the run; hold it if it announces the last status line."""
+        if self._ends.summary(line):
+            return line
+        self._announcement = line if b"[out#" in line else b""
+        return b""
+
+
+def _ended(line: bytes) -> bytes:
+    """Return a line with the end that it has at once: a line feed after a carriage return may come later."""
+    if line.endswith(b"\r\n"):
+        return line[:-1]
+    return line if line.endswith((b"\r", b"\n")) else line + b"\r"

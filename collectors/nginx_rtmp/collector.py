@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from powerbench_agent.core.model import Absent, Metric, ReadFailed, Reading, Sample
+from powerbench_agent.core.model import Absent, Metric, ReadFailed, Reading, Sample, Trouble
 from powerbench_agent.core.options import CollectorOptions, Seconds
 from powerbench_agent.core.worker import Worker
 
@@ -126,6 +126,7 @@ _MAX_DEADLINE_SECONDS = 5.0  # the scheduler's
 _PATIENCE = 0.8  # of the scheduler's deadline, so that this collector's own message is given
 _SAME_START_SECONDS = 3.0  # within which workers of one configuration agree on its start
 _KEY = "[collectors.nginx_rtmp]"
+_ODD = "that figure is left out and the rest is shown; report it with the version of the RTMP module"
 _WRONG_PAGE = f"set {_KEY} url to the location of nginx that has rtmp_stat"
 
 
@@ -251,11 +252,15 @@ class NginxRtmp:
         try:
             page = stat.parse_stat(body, limits, self._shown)
         except stat.BadPage as verdict:
-            raise ReadFailed(f"the page of {self._where} {verdict}", _WRONG_PAGE) from None
+            raise ReadFailed(f"the page of {self._where} {verdict}", verdict.remedy or _WRONG_PAGE) from None
         self._one_worker.check(page, self._clock.monotonic())
         self._shown = frozenset(page.streams)
         self._say_full(page.ignored)
-        return Reading(list(self._samples(page)))
+        troubles = [
+            Trouble(f"field {name}", f"the page says {said!r}, which is not a number", _ODD)
+            for name, said in page.odd.items()
+        ]
+        return Reading(list(self._samples(page)), troubles=troubles)
 
     def _samples(self, page: Page) -> Iterator[Sample]:
         yield INFO.sample(1, page.version, page.rtmp_version)

@@ -14,8 +14,14 @@ What the module's source says about the page:
 5. Characters of a name that are not ASCII appear as blanks.
 6. `uptime` counts from when the configuration was read and is the same in all workers; everything else is one
    worker's own.
+7. nginx-http-flv-module writes the same page under another root, with its version under another name. It
+   gives the frame rate as 30.000, and so do other forks.
 
-Source: https://github.com/arut/nginx-rtmp-module, ngx_rtmp_stat_module.c and ngx_rtmp_live_module.c
+A figure that is not a number costs that figure alone: it is not known, and `Page.odd` has what was said. Only
+`uptime` must be one, since it is what a stat page is recognised by.
+
+Source: https://github.com/arut/nginx-rtmp-module, ngx_rtmp_stat_module.c and ngx_rtmp_live_module.c;
+https://github.com/winshining/nginx-http-flv-module, ngx_rtmp_stat_module.c
 """
 
 from __future__ import annotations
@@ -38,18 +44,17 @@ MAX_DEPTH = 16  # the module's own is 8
 MAX_TEXT = 4096  # characters of one figure or name; the module's names have 255
 MAX_APPLICATIONS = 1000
 _MAX_CODEC_WORD = 40
-_WHOLE = re.compile(r"-?[0-9]{1,20}")
-_FIGURE = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+_MAX_DECIMALS = 3
+_NUMBER = re.compile(r"(-?[0-9]{1,20})(?:\.([0-9]{1,20}))?")
 
-_ROOTS = ("rtmp", "http-flv")  # the second is nginx-http-flv-module's; below it the page is the same
-_SERVER = "/rtmp"
+_ROOTS = ("rtmp", "http-flv")
+_SERVER = "/rtmp"  # both roots, for what follows
 _APPLICATION = "/rtmp/server/application"
 _STREAMS = (f"{_APPLICATION}/live/stream", f"{_APPLICATION}/play/stream")
 _CLIENT = f"{_STREAMS[0]}/client"  # those of files have no drops
 _TAGS = {
-    _SERVER: (
-        "nginx_version nginx_rtmp_version nginx_http_flv_version pid uptime naccepted bytes_in bytes_out"
-    ),
+    _SERVER: "nginx_version nginx_rtmp_version nginx_http_flv_version"
+    " pid uptime naccepted bytes_in bytes_out",
     _APPLICATION: "name",
     _STREAMS[0]: "name time bytes_in bytes_out nclients publishing active",
     _STREAMS[1]: "name nclients active",
@@ -62,6 +67,11 @@ _KEPT = frozenset(f"{parent}/{tag}" for parent, tags in _TAGS.items() for tag in
 
 class BadPage(Exception):  # noqa: N818 - a verdict
     """This is not a stat page; the text says why, as the second half of "the page of HOST ..."."""
+
+    def __init__(self, why: str, remedy: str = "") -> None:
+        """`remedy`: what to do; empty if the URL leads to the wrong page."""
+        super().__init__(why)
+        self.remedy = remedy
 
 
 class Codec(NamedTuple):
@@ -123,6 +133,7 @@ class Page:
     streams: Mapping[StreamKey, RtmpStream]
     counts: Mapping[str, int]  # streams by application, as they stand on the page
     ignored: int  # streams beyond the limit
+    odd: Mapping[str, str]  # what the page says, by field, where it should have been a number
 
 
 class Limits(NamedTuple):
@@ -145,6 +156,8 @@ def parse_stat(body: bytes, limits: Limits, known: Collection[StreamKey] = ()) -
     except DefusedXmlException:
         raise BadPage("is HTML, or has a document type, so it is not a stat page") from None
     except ParseError as error:
+        if body.lstrip().startswith(b"{"):
+            raise BadPage("is JSON", "set rtmp_stat_format xml in that location of nginx") from None
         # Without line and column, which change from one reading to the next: the message is logged once.
         reason = str(error).partition(": line")[0]
         raise BadPage(f"is not complete XML: {reason}") from None
@@ -171,13 +184,13 @@ class _Target:
         self._streams: dict[StreamKey, RtmpStream] = {}
         self._counts: dict[str, int] = {}
         self._ignored = 0
+        self._odd: dict[str, str] = {}
 
     def start(self, tag: str, _attributes: Mapping[str, str]) -> None:
-        path = f"{self._paths[-1]}/{tag}"
-        if len(self._paths) == 1:
-            if tag not in _ROOTS:
-                raise BadPage(f"is <{tag[:40]}>, not <rtmp>, so it is not a stat page")
-            path = _SERVER
+        is_root = len(self._paths) == 1
+        if is_root and tag not in _ROOTS:
+            raise BadPage(f"is <{tag[:40]}>, not <rtmp>, so it is not a stat page")
+        path = _SERVER if is_root else f"{self._paths[-1]}/{tag}"
         if len(self._paths) > MAX_DEPTH:
             raise BadPage(f"is nested more than {MAX_DEPTH} deep, so it is not a stat page")
         self._paths.append(path)
@@ -230,22 +243,22 @@ class _Target:
     def _end_client(self) -> None:
         if self._dropped is None:
             self._dropped = {}
-        number, dropped = _whole(self._client, "id"), _whole(self._client, "dropped")
+        number, dropped = self._whole(self._client, "id"), self._whole(self._client, "dropped")
         if number is not None and dropped:
             self._dropped[number] = dropped
 
     def _end_stream(self) -> None:
         texts = self._stream
-        milliseconds = _whole(texts, "time")
+        milliseconds = self._whole(texts, "time")
         stream = RtmpStream(
-            clients=_whole(texts, "nclients") or 0,
+            clients=self._whole(texts, "nclients") or 0,
             publishers=int("publishing" in texts),
             active="active" in texts,
-            bytes_in=_whole(texts, "bytes_in"),
-            bytes_out=_whole(texts, "bytes_out"),
+            bytes_in=self._whole(texts, "bytes_in"),
+            bytes_out=self._whole(texts, "bytes_out"),
             seconds=None if milliseconds is None else milliseconds / 1000,
             dropped=self._dropped,
-            codec=_codec(texts),
+            codec=self._codec(texts),
         )
         self._counts[self._application] = self._counts.get(self._application, 0) + 1
         key = (self._application, shorten(texts.get("name", ""), self._limits.max_name_length))
@@ -259,55 +272,69 @@ class _Target:
         else:
             self._ignored += 1
 
-    def _module_version(self) -> str:
-        return self._server.get("nginx_rtmp_version") or self._server.get("nginx_http_flv_version", "")
-
     def page(self) -> Page:
         if "uptime" not in self._server:
             raise BadPage("has no <uptime>, so it is not a stat page")
+        uptime = self._whole(self._server, "uptime")
+        if "uptime" in self._odd:
+            said = self._odd["uptime"]
+            raise BadPage(f"says {said!r} for uptime, which is not a number, so it is not a stat page")
+        version = self._server.get("nginx_rtmp_version") or self._server.get("nginx_http_flv_version", "")
         return Page(
             version=shorten(self._server.get("nginx_version", ""), _MAX_CODEC_WORD),
-            rtmp_version=shorten(self._module_version(), _MAX_CODEC_WORD),
-            pid=_whole(self._server, "pid"),
-            uptime=_whole(self._server, "uptime"),
-            accepted=_whole(self._server, "naccepted"),
-            bytes_in=_whole(self._server, "bytes_in"),
-            bytes_out=_whole(self._server, "bytes_out"),
+            rtmp_version=shorten(version, _MAX_CODEC_WORD),
+            pid=self._whole(self._server, "pid"),
+            uptime=uptime,
+            accepted=self._whole(self._server, "naccepted"),
+            bytes_in=self._whole(self._server, "bytes_in"),
+            bytes_out=self._whole(self._server, "bytes_out"),
             streams=self._streams,
             counts=self._counts,
             ignored=self._ignored,
+            odd=self._odd,
         )
 
+    def _codec(self, texts: Mapping[str, str]) -> Codec:
+        def word(name: str) -> str:
+            return shorten(texts.get(name, "").strip(), _MAX_CODEC_WORD)
 
-def _codec(texts: Mapping[str, str]) -> Codec:
-    def word(name: str) -> str:
-        return shorten(texts.get(name, "").strip(), _MAX_CODEC_WORD)
+        def number(name: str) -> str:
+            return str(self._whole(texts, name) or "")  # 0 is what the publisher has not said
 
-    def number(name: str) -> str:
+        width, height = number("video width"), number("video height")
+        return Codec(
+            video=word("video codec"),
+            video_profile=word("video profile"),
+            video_level=word("video level"),
+            resolution=f"{width}x{height}" if width and height else "",
+            fps=self._rate(texts, "video frame_rate"),
+            audio=word("audio codec"),
+            audio_profile=word("audio profile"),
+            channels=number("audio channels"),
+            sample_rate=number("audio sample_rate"),
+        )
+
+    def _whole(self, texts: Mapping[str, str], name: str) -> int | None:
+        """Return a count, without decimals; None if it is not said, or negative: a clock was set back."""
+        found = self._number(texts, name)
+        return None if found is None or found[1].startswith("-") else int(found[1])
+
+    def _rate(self, texts: Mapping[str, str], name: str) -> str:
+        """Return a rate as people write it, 30 or 29.97; "" for none."""
+        found = self._number(texts, name)
+        if found is None or found[1].startswith("-"):
+            return ""
+        decimals = (found[2] or "").rstrip("0")[:_MAX_DECIMALS]
+        rate = f"{int(found[1])}.{decimals}".rstrip(".")
+        return "" if rate == "0" else rate
+
+    def _number(self, texts: Mapping[str, str], name: str) -> re.Match[str] | None:
+        """Return a field's digits; None if it is missing, empty, or not a number, which is noted."""
         text = texts.get(name, "").strip()
-        figure = float(text) if _FIGURE.fullmatch(text) else 0.0
-        return f"{figure:g}" if figure else ""  # 0 is what the publisher has not said
-
-    width, height = number("video width"), number("video height")
-    return Codec(
-        video=word("video codec"),
-        video_profile=word("video profile"),
-        video_level=word("video level"),
-        resolution=f"{width}x{height}" if width and height else "",
-        fps=number("video frame_rate"),
-        audio=word("audio codec"),
-        audio_profile=word("audio profile"),
-        channels=number("audio channels"),
-        sample_rate=number("audio sample_rate"),
-    )
-
-
-def _whole(texts: Mapping[str, str], name: str) -> int | None:
-    """Return a count; None if it is missing, not a number, or negative because a clock was set back."""
-    text = texts.get(name, "").strip()
-    if not _WHOLE.fullmatch(text) or text.startswith("-"):
-        return None
-    return int(text)
+        found = _NUMBER.fullmatch(text)
+        if found is None and (text or name == "uptime"):
+            self._odd.setdefault(name, text[:40])
+        return found
 
 
 def _sum(one: int | None, other: int | None) -> int | None:

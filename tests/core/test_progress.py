@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from typing import TYPE_CHECKING
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
 
 BLOCKS = sorted(CAPTURES.glob("progress_*.txt"))
 STATUS = sorted(CAPTURES.glob("stderr_*.log"))
-EVERY = BLOCKS + STATUS
+FORMS = sorted(CAPTURES.glob("status_*.log"))  # the other forms of status lines
+EVERY = BLOCKS + STATUS + FORMS
 
 
 def names(paths: list[Path]) -> list[str]:
@@ -52,6 +52,7 @@ def test_captures_are_there() -> None:
     """Both versions' blocks and status lines are among the captures."""
     assert len(BLOCKS) == 4
     assert len(STATUS) == 2
+    assert len(FORMS) == 6
 
 
 @pytest.mark.parametrize("path", EVERY, ids=names(EVERY))
@@ -135,6 +136,73 @@ def test_wire_capture() -> None:
     reports = [only(parser.feed(chunk.replace("\\n", "\n").encode())) for chunk in chunks]
     assert [report.frames for report in reports] == [26, 41, 56, 60]
     assert [report.ended for report in reports] == [False, False, False, True]
+
+
+# -- the last status line ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", STATUS + FORMS, ids=names(STATUS + FORMS))
+def test_the_last_status_line_of_a_real_run_ends_it(path: Path) -> None:
+    """Audio alone, two outputs and prefixes: the run's last report is its end, and no other is."""
+    ended = [report.ended for report in parse(path.read_bytes())]
+    assert len(ended) > 2
+    assert ended == [False] * (len(ended) - 1) + [True]
+
+
+@pytest.mark.parametrize("path", STATUS + FORMS, ids=names(STATUS + FORMS))
+def test_a_log_that_ends_every_line_with_a_line_feed(path: Path) -> None:
+    """Where a log turns carriage returns into line feeds, a line is no end, and the end is still found."""
+    content = path.read_bytes()
+    reports = parse(content.replace(b"\r", b"\n"))
+    expected = parse(content)
+    assert [report for report in reports if not report.ended] == [
+        report._replace(ended=False) for report in expected[: len(reports) - 1]
+    ]
+    assert reports[-1] == expected[-1]
+
+
+@pytest.mark.parametrize("path", FORMS, ids=names(FORMS))
+def test_a_log_of_a_terminal(path: Path) -> None:
+    """A terminal writes line feeds as two bytes: the end is found, wherever they are cut."""
+    content = path.read_bytes().replace(b"\n", b"\r\n")
+    reports = parse(content)
+    assert reports[-1].ended
+    assert [report.ended for report in reports].count(True) == 1
+    assert parse(*(content[at : at + 1] for at in range(len(content)))) == reports
+
+
+AUDIO = b"size=     %dkB time=00:00:%02d.00 bitrate= 128.0kbits/s speed=   1x    "
+SUMMARY = b"video:0kB audio:27kB subtitle:0kB other streams:0kB global headers:0kB muxing overhead: 1%\n"
+
+
+def test_a_line_feed_is_an_end_only_after_carriage_returns() -> None:
+    """A line feed ends the run if other lines ended with a carriage return, and else it is one of many."""
+    lines = [AUDIO % (n, n) for n in range(3)]
+    returns = b"\r".join(lines) + b"\n"
+    feeds = b"\n".join(lines) + b"\n"
+    assert [report.ended for report in parse(returns)] == [False, False, True]
+    assert [report.ended for report in parse(feeds)] == [False, False, False]
+    assert [report.ended for report in parse(feeds + SUMMARY)] == [False, False, False, True]
+    assert [report.ended for report in parse(returns + SUMMARY)] == [False, False, True]
+
+
+def test_a_status_line_that_a_logger_has_cut_is_no_end() -> None:
+    """A line feed in the middle of a status line ends no run."""
+    cut = b"size=       1kB time=00:00:01.00 bitrate= 128.0kb\n"
+    assert [report.ended for report in parse(AUDIO % (0, 0) + b"\r" + cut)] == [False, False]
+
+
+def test_a_killed_run_has_no_end() -> None:
+    """A status line that the connection's end cuts off is no end without a mark of its own."""
+    assert [report.ended for report in parse(AUDIO % (0, 0) + b"\r" + AUDIO % (1, 1))] == [False, False]
+
+
+def test_both_forms_of_the_only_report_are_one() -> None:
+    """With `2>&1` a run that ends before its second report gives its last status line and its block: once."""
+    status = b"frame=   25 fps=0.0 q=-1.0 Lsize=      48kB time=00:00:01.00 bitrate= 1kbits/s speed=2x    \n"
+    last = block(frame=25, total_size=49_000, progress="end")
+    reports = parse(status + last + last)
+    assert [(report.frames, report.ended) for report in reports] == [(25, True), (25, True)]
 
 
 # -- figures that are none ---------------------------------------------------------------------------
@@ -308,62 +376,3 @@ def test_any_bytes_cut_anywhere(pieces: list[bytes], cut: int) -> None:
     """Any bytes give the same reports however they are cut."""
     whole = b"".join(pieces)
     assert parse(whole[:cut], whole[cut:]) == parse(whole) == parse(*pieces)
-
-
-# -- what loggers make of it, and how a run of status lines ends -------------------------------------
-
-FRAMES_LINE = (
-    b"frame=   12 fps= 25 q=28.0 size=      48kB time=00:00:01.50 bitrate= 262.1kbits/s speed=1.2x    "
-)
-AUDIO_LINE = b"size=N/A time=00:00:01.50 bitrate=N/A speed=1.02x    "
-
-LOGGERS = {
-    "level": b"[info] %b",
-    "level and date": b"2026-11-30 01:02:03.456 [info] %b",
-    "colour": b"\x1b[32m%b",
-    "docker logs -t": b"2026-11-30T01:02:03.123456789Z %b",
-    "kubernetes": b"2026-11-30T01:02:03.123456789Z stderr F %b",
-}
-
-
-@pytest.mark.parametrize("form", LOGGERS.values(), ids=LOGGERS)
-def test_what_loggers_put_before_a_line_is_skipped(form: bytes) -> None:
-    """Status lines and blocks are the same behind FFmpeg's level and date, and behind an engine's."""
-    assert parse(form % FRAMES_LINE + b"\r") == parse(FRAMES_LINE + b"\r") != []
-    plain = block(frame=12, out_time_us=1_500_000, progress="end")
-    logged = b"".join(form % line for line in plain.splitlines(keepends=True))
-    assert parse(logged) == parse(plain) != []
-
-
-@pytest.mark.parametrize("key", ["log", "MESSAGE", "msg"])
-def test_a_line_of_json_is_its_message(key: str) -> None:
-    """As Docker's json-file and the journal's JSON have them; several status lines may be in one message."""
-    message = (FRAMES_LINE + b"\r" + FRAMES_LINE + b"\r").decode()
-    line = json.dumps({key: message, "stream": "stderr", "time": "2026-11-30T01:02:03Z"}).encode() + b"\n"
-    assert parse(line) == parse(message.encode())
-    assert len(parse(line)) == 2
-
-
-@pytest.mark.parametrize("line", [b"{", b"{}", b'{"log": 5}', b'["log"]', b"{" * 5000, b'{"log": "frame=1"}'])
-def test_other_json_is_no_progress(line: bytes) -> None:
-    """Anything else in braces is a log line."""
-    assert parse(line + b"\n") == []
-
-
-ENDS = {
-    "audio alone": [AUDIO_LINE + b"\r", AUDIO_LINE + b"\n"],
-    "two outputs": [FRAMES_LINE + b"\r", FRAMES_LINE.replace(b"q=28.0", b"q=8.1 Lq=2.4") + b"\r"],
-    "final size": [FRAMES_LINE + b"\r", FRAMES_LINE.replace(b"size=", b"Lsize=") + b"\r"],
-}
-
-
-@pytest.mark.parametrize("lines", ENDS.values(), ids=ENDS)
-def test_the_last_status_line_is_an_end(lines: list[bytes]) -> None:
-    """Whatever FFmpeg says of its outputs, the line that it does not overwrite is its last."""
-    assert [report.ended for report in parse(*lines)] == [False, True]
-
-
-@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-def test_status_lines_that_a_logger_cut_are_no_ends(end: bytes) -> None:
-    """Where every line ends in a line feed, none of them tells an end."""
-    assert [report.ended for report in parse((FRAMES_LINE + end) * 3)] == [False] * 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import pickle
 import re
@@ -126,6 +127,37 @@ def test_status_lines_beside_blocks_are_dropped() -> None:
     """A new connection never begins with rounded figures if the run has exact ones."""
     status = b"frame=   12 fps= 25 q=28.0 size=      48kB time=00:00:01.50 bitrate= 262.1kbits/s\r"
     assert cut(status + block(1) + status + block(2)) == [status, block(1), block(2)]
+
+
+LOGGERS: dict[str, Callable[[bytes], bytes]] = {
+    "docker logs -t": lambda line: b"2026-11-30T02:40:33.312000000Z " + line,
+    "level": lambda line: b"[info] " + line,
+    "json": lambda line: json.dumps({"log": line.decode()}).encode() + b"\n",
+}
+
+
+@pytest.mark.parametrize("log", LOGGERS.values(), ids=LOGGERS)
+@pytest.mark.parametrize("path", CAPTURES, ids=lambda path: path.stem)
+def test_what_a_logger_has_put_around_a_line_is_not_forwarded(
+    path: Path, log: Callable[[bytes], bytes]
+) -> None:
+    """The agent gets FFmpeg's own lines, and they tell it the same as the log itself would."""
+    content = path.read_bytes()
+    logged = b"".join(map(log, content.splitlines(keepends=True)))
+    reports = cut(logged)
+    assert not any(report.startswith((b"2026", b"[info]", b"{")) for report in reports)
+    assert parsed(*reports) == parsed(content)
+
+
+def test_a_summary_is_forwarded_with_the_end_that_it_marks() -> None:
+    """A run whose last status line looks like any other ends by its summary, before or after that line."""
+    line = b"size=       1kB time=00:00:01.00 bitrate= 128.0kbits/s speed=1x\n"
+    summary = b"video:0kB audio:27kB subtitle:0kB other streams:0kB global headers:0kB\n"
+    announced = b"[out#0/mp4 @ 0x5] " + summary
+    assert cut(line + summary + b"noise\n") == [line, summary]
+    assert cut(line.replace(b"size", b"Lsize") + summary) == [line.replace(b"size", b"Lsize")]
+    assert cut(announced + line) == [announced + line]
+    assert cut(block(1) + line + summary) == [block(1)]
 
 
 @settings(max_examples=30)

@@ -283,6 +283,7 @@ PAGES = {
     "encoding": (200, LIVE.replace(b"cam1", b"\xff"), "is not complete XML", "rtmp_stat"),
     "bomb": (200, BOMB, "has a document type", "rtmp_stat"),
     "compressed": (200, gzip.compress(LIVE), "is not complete XML", "rtmp_stat"),
+    "JSON": (200, b'{"http-flv":{}}', "is JSON", "rtmp_stat_format xml"),
     "large": (200, LIVE + b" " * 8_388_608, "more than 8388608 bytes", "max_body_bytes"),
 }
 
@@ -303,6 +304,21 @@ async def test_an_answer_that_is_no_stat_page(
     assert len(watched.server.asked) == 2
     watched.server.status, watched.server.body = 200, LIVE
     assert values(await collector.read(), CLIENTS) == {CAM1: 1, CAM2: 1}
+
+
+async def test_an_odd_label_costs_itself_alone(watched: Watched) -> None:
+    """It is a trouble with what was said; every other figure of the page is there as before."""
+    collector = await watched.start()
+    good = await collector.read()
+    watched.server.body = LIVE.replace(b"<frame_rate>30</frame_rate>", b"<frame_rate>30/1</frame_rate>", 1)
+    reading = await collector.read()
+    (trouble,) = reading.troubles
+    assert trouble.part == "field video frame_rate"
+    assert "'30/1'" in trouble.error
+    others = [sample for sample in reading.samples if sample.metric is not STREAM_INFO]
+    assert others == [sample for sample in good.samples if sample.metric is not STREAM_INFO]
+    assert {labels[:2] for labels in values(reading, STREAM_INFO)} == {CAM1, CAM2}
+    assert good.troubles == []
 
 
 async def test_an_answer_without_end_is_cut(watched: Watched) -> None:

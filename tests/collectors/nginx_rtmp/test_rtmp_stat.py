@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
+from dataclasses import replace
 from xml.sax.saxutils import escape
 
 import pytest
@@ -99,6 +101,77 @@ def test_a_clock_that_was_set_back_is_no_reason_to_refuse() -> None:
     assert (found.uptime, found.accepted, len(found.streams)) == (None, 4, 1)
 
 
+VIDEO = "<meta><video><width>1280</width><height>720</height><frame_rate>{}</frame_rate></video></meta>"
+
+
+@pytest.mark.parametrize(
+    ("said", "label"),
+    [("30.000", "30"), ("29.970", "29.97"), ("23.976023976", "23.976"), ("60", "60"), ("0.000", "")],
+)
+def test_a_frame_rate_may_have_decimals(said: str, label: str) -> None:
+    """Forks give the rate as 30.000: the label is the number as people write it, and nothing is odd."""
+    found = parse(page(live(stream(inside=VIDEO.format(said)))))
+    assert found.streams["live", "cam"].codec == Codec(resolution="1280x720", fps=label)
+    assert found.odd == {}
+
+
+@pytest.mark.parametrize("said", ["30/1", "N/A", "nan", "1e3", "٣", "9" * 21, "0x1e", "30 fps", "--1", "."])
+def test_an_odd_label_costs_itself_alone(said: str) -> None:
+    """What is not a number is left out and noted; the stream and its other labels stay."""
+    found = parse(page(live(stream(inside=VIDEO.format(said)))))
+    assert found.streams["live", "cam"] == RtmpStream(
+        1, 0, bytes_in=70, bytes_out=30, seconds=1.5, codec=Codec(resolution="1280x720")
+    )
+    assert found.odd == {"video frame_rate": said[:40]}
+
+
+@pytest.mark.parametrize(
+    ("tag", "field", "left"),
+    [
+        ("time", "seconds", None),
+        ("bytes_in", "bytes_in", None),
+        ("bytes_out", "bytes_out", None),
+        ("nclients", "clients", 0),
+    ],
+)
+@pytest.mark.parametrize(("said", "is_odd"), [("?", True), ("", False), ("-5", False)])
+def test_an_odd_figure_costs_itself_alone(
+    tag: str, field: str, left: int | None, said: str, *, is_odd: bool
+) -> None:
+    """A stream's figure that is empty, negative or not a number is not known; its others are."""
+    odd = re.sub(f"<{tag}>[0-9]+</{tag}>", f"<{tag}>{said}</{tag}>", stream())
+    good = parse(page(live(stream()))).streams["live", "cam"]
+    found = parse(page(live(odd, stream("cam2"))))
+    assert found.streams["live", "cam"] == replace(good, **{field: left})  # type: ignore[arg-type]
+    assert found.streams["live", "cam2"] == good
+    assert found.odd == ({tag: said} if is_odd else {})
+
+
+def test_an_odd_head_costs_its_figure_alone() -> None:
+    """The same for the server's own figures: streams are shown whatever the page says of its worker."""
+    head = "<uptime>9.0</uptime><pid>me</pid><naccepted>4</naccepted><bytes_in>1k</bytes_in>"
+    found = parse(page(live(stream()), head=head))
+    assert (found.uptime, found.pid, found.accepted, found.bytes_in) == (9, None, 4, None)
+    assert (len(found.streams), set(found.odd)) == (1, {"pid", "bytes_in"})
+
+
+def test_what_is_not_known_does_no_harm() -> None:
+    """Elements that no version had so far are passed over, also where they hold known names."""
+    more = "<quality><bytes_in>x</bytes_in></quality><bytes_video>?</bytes_video>"
+    found = parse(page(live(stream(inside=more)), head=f"<uptime>9</uptime>{more}"))
+    assert (found.streams["live", "cam"].bytes_in, found.odd) == (70, {})
+
+
+def test_the_page_of_http_flv() -> None:
+    """nginx-http-flv-module's page, under another root, says the same as nginx-rtmp's."""
+    body = LIVE.replace(b"<rtmp>", b"<http-flv>").replace(b"</rtmp>", b"</http-flv>")
+    body = body.replace(b"nginx_rtmp_version", b"nginx_http_flv_version")
+    body = body.replace(b"<frame_rate>30</frame_rate>", b"<frame_rate>30.000</frame_rate>")
+    assert body.count(b"http-flv") == 2
+    assert body.count(b"30.000") == 2
+    assert parse(body) == parse(LIVE)
+
+
 def test_one_name_in_two_server_blocks_is_added_up() -> None:
     """Two streams of one application's name and one stream's are one series: sums, and the longest time."""
     other = stream("cam", "<publishing/><active/>" + client(8, 5), clients=3).replace("1500", "2500")
@@ -192,6 +265,12 @@ BAD = {
     ),
     "compressed": (b"\x1f\x8b\x08\x00" + bytes(40), "not complete XML"),
     "a long number": (page(head=f"<uptime>{'9' * 5000}</uptime>"), "characters in one element"),
+    "a number of 21 digits": (page(head=f"<uptime>{'9' * 21}</uptime>"), "is not a number"),
+    "other digits": (page(head="<uptime>٣</uptime>"), "is not a number"),
+    "HTML without a type": (b"<html><body>RTMP statistics</body></html>", "is <html>, not <rtmp>"),
+    "JSON": (b'{"http-flv":{"uptime":9}}', "is JSON"),
+    "the root alone": (b"<http-flv/>", "no <uptime>"),
+    "no uptime": (page(head="<uptime></uptime>"), "'' for uptime"),
     "depth": (b"<rtmp>" + b"<a>" * 100_000, f"more than {MAX_DEPTH} deep"),
     "a long name": (page(live(stream("x" * (MAX_TEXT + 1)))), f"{MAX_TEXT} characters"),
     "applications": (
@@ -199,36 +278,6 @@ BAD = {
         f"{MAX_APPLICATIONS} applications",
     ),
 }
-
-
-@pytest.mark.parametrize("odd", ["me", "", "9" * 21, "٣", "-1", "1e9", "0x10", "1 2"])
-def test_an_odd_figure_costs_itself_alone(odd: str) -> None:
-    """Forks of the module write other things into the same fields: the rest of the page is shown."""
-    found = parse(page(live(stream("cam1")), head=f"<uptime>9</uptime><pid>{odd}</pid>"))
-    assert found.pid is None
-    assert found.uptime == 9
-    assert list(found.streams)
-
-
-@pytest.mark.parametrize(
-    ("rate", "shown"),
-    [("30.000", "30"), ("29.97", "29.97"), ("25", "25"), ("0", ""), ("fast", ""), ("1e3", ""), ("-30", "")],
-)
-def test_frame_rates_may_be_decimal(rate: str, shown: str) -> None:
-    """Two forks write 30.000; a rate that is not a number leaves its label out."""
-    meta = (
-        f"<meta><video><width>1280</width><height>720</height><frame_rate>{rate}</frame_rate></video></meta>"
-    )
-    body = page(live(f"<stream><name>cam1</name>{meta}</stream>"))
-    (only,) = parse(body).streams.values()
-    assert (only.codec.fps, only.codec.resolution) == (shown, "1280x720")
-
-
-def test_the_page_of_nginx_http_flv_module() -> None:
-    """The same page under another root, with the module's own version."""
-    body = page(live(stream("cam1")))
-    body = body.replace(b"<rtmp>", b"<http-flv>").replace(b"</rtmp>", b"</http-flv>")
-    assert parse(body).streams.keys() == parse(page(live(stream("cam1")))).streams.keys()
 
 
 @pytest.mark.parametrize(("body", "why"), BAD.values(), ids=BAD)

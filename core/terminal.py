@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
 CANNOT_WRITE = 1  # exit code: standard output could not be written
-READER_GONE = 141  # likewise: what reads it has ended, as `head` does; 128 + SIGPIPE, as in shells
 _GAP = "  "  # between two columns
 
 
@@ -94,8 +93,9 @@ class GuardedOutput:
 def guarded_output(program: str, main: Callable[[], int]) -> int:
     """Run a program's main function to its end, whatever happens to its output; return the exit code.
 
-    A reader that has gone is READER_GONE without a word, another error CANNOT_WRITE and one line; the exit
-    code of a program that failed anyway stays. Raises: SystemExit as `main` does, with that exit code.
+    A reader that has gone, as `head` does, has read all that it wanted: that is no error. Any other is
+    CANNOT_WRITE and one line; the exit code of a program that failed anyway stays. Raises: SystemExit as
+    `main` does, with that exit code.
     """
     real = sys.stdout
     # Started with a closed descriptor there is no stream, and nothing to lose.
@@ -131,10 +131,8 @@ def _flush_or_drop(stream: TextIO | None) -> None:
 def _code_of_output(program: str, out: GuardedOutput) -> int:
     """Return the exit code for what became of standard output, and say so unless its reader has gone."""
     out.flush()
-    if out.error is None:
+    if out.error is None or isinstance(out.error, BrokenPipeError):
         return 0
-    if isinstance(out.error, BrokenPipeError):
-        return READER_GONE
     what = f"cannot write standard output: {out.error.strerror}; what was printed is incomplete"
     complain(program, what)
     return CANNOT_WRITE

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 _RELEASE = r"\d+(?:\.\d+)*(?:[-+~][\w.+~-]*)?"
 _NAME = rf"ffmpeg(?:_g|[-_.]?[nv]?{_RELEASE}|-linux[\w-]*-v{_RELEASE})?"
 _PROGRAM = re.compile(_NAME)
-_WITH_AN_OPTION = re.compile(rf"(?<![\w.-]){_NAME}[\"']?\s+[\"']?-\w")
+# Also an image, which has the program's name and a tag: jrottenberg/ffmpeg:7.1-alpine -i ...
+_WITH_AN_OPTION = re.compile(rf"(?<![\w.-]){_NAME}(?::[\w.-]+)?[\"']?\s+[\"']?-\w")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 _NOWHERE = ("-", "/dev/null", "pipe:", "pipe:1")
 

@@ -113,6 +113,7 @@ def test_an_ffmpeg_is_known_by_its_name(name: str, *, is_one: bool) -> None:
         (["bash", "-c", "cd x && /opt/ffmpeg-7.0 -i x y"], True),
         (["bash", "-c", '"ffmpeg" -i x y'], True),
         (["docker", "run", "image", "ffmpeg", "-i", "x", "y"], True),
+        (["podman", "run", "--rm", "jrottenberg/ffmpeg:7.1-alpine", "-i", "x", "y"], True),
         (["sudo", "ffmpeg", "-i", "x"], True),
         (["apt", "install", "ffmpeg"], False),
         (["sh", "-c", "cd ffmpeg && make"], False),

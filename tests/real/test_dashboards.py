@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +14,8 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 
 import pytest
-from real.conftest import get, wait_for
+import yaml
+from real.conftest import get, need, wait_for
 from real.servers import prometheus, victoria_metrics, vmalert
 from real.workers import CPU_AND_MEMORY_WATTS, configure, workers
 
@@ -24,6 +26,7 @@ DASHBOARDS = Path(__file__).parent.parent.parent / "compose/grafana/dashboards"
 BOARDS = [json.loads(path.read_text()) for path in sorted(DASHBOARDS.glob("*.json"))]
 SERVERS = ("prometheus", "victoriametrics")
 HOSTS = {"worker-1", "worker-2", "worker-3"}
+UNNAMED = ("localhost", "127.0.0.1", "127.0.0.3")  # the same workers by their addresses
 PATIENCE = 45.0
 EVERYTHING = ".*"  # the variables' value of All
 
@@ -38,13 +41,27 @@ class Asked(NamedTuple):
     step: float  # seconds
 
 
+class Place(NamedTuple):
+    """Where workers run: their folder, and what their files of targets say."""
+
+    directory: Path
+    targets: dict[str, str]
+
+
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Yield the servers' URLs by name; both scrape the same workers."""
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Yield the workers that all servers scrape."""
     directory = tmp_path_factory.mktemp("g")
+    with workers(directory) as targets:
+        yield Place(directory, targets)
+
+
+@pytest.fixture(scope="module")
+def servers(place: Place) -> Iterator[dict[str, str]]:
+    """Yield the servers' URLs by name; both scrape the same workers."""
+    directory = place.directory
     with ExitStack() as stack:
-        targets = stack.enter_context(workers(directory))
-        config = configure(directory / "scrape", targets)
+        config = configure(directory / "scrape", place.targets)
         urls = {
             "prometheus": stack.enter_context(prometheus(config, directory / "prometheus")),
             "victoriametrics": stack.enter_context(victoria_metrics(directory / "vm", config)),
@@ -53,6 +70,29 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         nobody = "http://127.0.0.1:9"
         stack.enter_context(vmalert(rules, urls["victoriametrics"], nobody, directory / "vmalert"))
         yield urls
+
+
+@pytest.fixture(scope="module")
+def unnamed(place: Place) -> Iterator[str]:
+    """Yield the URL of a Prometheus without the label host: addresses alone, most under another job."""
+    directory = place.directory / "unnamed"
+    config = configure(directory, {})
+    ports = re.findall(r"127\.0\.0\.1:(\d+)", place.targets["powerbench.yml"])
+    others = re.findall(
+        r":(\d+)'", "".join(place.targets[f"{job}.yml"] for job in ("node", "dcgm", "cadvisor"))
+    )
+    addresses = [f"{address}:{port}" for address, port in zip(UNNAMED, ports, strict=True)]
+    addresses += [f"{UNNAMED[0]}:{port}" for port in others]
+    settings = yaml.safe_load(config.read_text())
+    silent = addresses.pop(len(ports) - 1)
+    settings["scrape_configs"] = [
+        {"job_name": "transcoders", "static_configs": [{"targets": addresses}]},
+        {"job_name": "powerbench", "static_configs": [{"targets": [silent]}]},
+    ]
+    settings["global"]["scrape_interval"] = "1s"
+    config.write_text(yaml.safe_dump(settings))
+    with prometheus(config, directory / "data") as url:
+        yield url
 
 
 def ask(url: str, path: str, **parameters: Any) -> Any:
@@ -171,6 +211,18 @@ def test_every_query_gives_data(servers: dict[str, str], server: str, *, ticked:
     assert eventually(servers[server], ticked=ticked) == []
 
 
+@pytest.mark.parametrize("ticked", [False, True], ids=["all", "each"])
+def test_every_query_gives_data_without_host(unnamed: str, *, ticked: bool) -> None:
+    """The same of machines that are known by their addresses, under any job name."""
+    assert eventually(unnamed, ticked=ticked) == []
+
+
+def test_machines_are_offered_by_their_address(unnamed: str) -> None:
+    """Ports of one address are one machine; an agent that has never answered is one by its job's name."""
+    for board in BOARDS:
+        wait_for(lambda board=board: set(choices(unnamed, board)["host"]) == {*UNNAMED}, "all three")
+
+
 @pytest.mark.parametrize("server", SERVERS)
 def test_every_variable_offers_what_there_is(servers: dict[str, str], server: str) -> None:
     """The variables' own queries give the hosts, one that is down among them, and the rest."""
@@ -198,3 +250,52 @@ def test_what_is_shown_is_what_was_drawn(servers: dict[str, str], server: str) -
     estimated = found(servers[server], shown["Estimated power"], values)
     assert len(estimated) == 1
     assert found(servers[server], shown["Estimated power"], {**values, "host": "worker-1"}) == []
+
+
+def test_what_is_shown_without_host_is_what_was_drawn(unnamed: str) -> None:
+    """Measured power is one machine's, chosen by its address, or everyone's."""
+    shown = {asked.panel: asked for asked in all_queries() if asked.board == "power-monitoring"}
+
+    def near(host: str) -> bool:
+        measured = found(unnamed, shown["Measured power"], {"host": host, "component": "(cpu|dram)"})
+        return measured == [pytest.approx(CPU_AND_MEMORY_WATTS, rel=0.1)]
+
+    wait_for(lambda: near(EVERYTHING), "the power that is drawn")
+    wait_for(lambda: near(UNNAMED[0]), "the same of the machine that draws it")
+    assert found(unnamed, shown["Measured power"], {"host": "127.0.0.1", "component": "(cpu|dram)"}) == []
+
+
+MEASURED = """
+rule_files: []
+tests:
+  - interval: 5s
+    input_series:
+      - {series: 'powerbench_node_power_watts{JOB, instance="w1:9510", CPU}', values: 100x20}
+      - {series: 'powerbench_node_power_watts{job="again", instance="w1:9510", CPU}', values: 100x20}
+      - {series: 'powerbench_node_power_watts{JOB, instance="w1:9501", CPU}', values: 100x20}
+      - {series: 'powerbench_node_power_watts{JOB, instance="w2:9510", CPU}', values: 200x20}
+      - {series: 'powerbench_node_power_watts{JOB, instance="w3:9510", host="named", CPU}', values: 400x20}
+      - {series: 'powerbench_node_power_watts{JOB, instance="w2:9510", GUESS}', values: 7x20}
+    promql_expr_test: []
+"""
+
+
+@pytest.mark.parametrize(
+    ("host", "watts"), [(".*", 700), ("w1", 100), ("(w1|w2)", 300), ("named", 400), ("(w2|named)", 600)]
+)
+def test_machines_add_up(tmp_path: Path, host: str, watts: int) -> None:
+    """Machines add up, one that is seen under two jobs or on two ports counts once, whoever says `host`."""
+    (asked,) = [a for a in all_queries() if (a.board, a.panel) == ("power-monitoring", "Measured power")]
+    text = MEASURED.replace("JOB", 'job="transcoders"').replace(
+        "GUESS", 'component="dram", source="estimate"'
+    )
+    text = text.replace("CPU", 'component="cpu", source="rapl"')
+    content = yaml.safe_load(text)
+    expr = fill(asked, {"host": host, "component": EVERYTHING})
+    expected = {"expr": expr, "eval_time": "1m", "exp_samples": [{"value": watts}]}
+    content["tests"][0]["promql_expr_test"] = [expected]
+    path = tmp_path / "measured.yml"
+    path.write_text(yaml.safe_dump(content))
+    command = [need("promtool"), "test", "rules", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

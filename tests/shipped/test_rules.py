@@ -237,6 +237,24 @@ def test_host_is_the_address_without_its_port(said: str, address: str, host: str
     assert (found and found[1]) == host
 
 
+@pytest.mark.parametrize(
+    ("series", "left_out"),
+    [
+        ("rapl_power_watts;intel-rapl-mmio:0", True),
+        ("rapl_energy_joules_total;intel-rapl-mmio:0:1", True),
+        ("rapl_power_watts;intel-rapl:0", False),
+        ("powerbench_node_power_watts;", False),
+    ],
+)
+def test_old_dashboards_can_do_without_twins(series: str, *, left_out: bool) -> None:
+    """What docs/deploy.md leaves out of a scrape, so that old sums are right, is RAPL's twins and no more."""
+    page = (ROOT / "docs/deploy.md").read_text()
+    (shown,) = re.findall(r"^    metric_relabel_configs:\n      (- .*)$", page, re.MULTILINE)
+    (step,) = yaml.safe_load(shown)
+    assert (step["source_labels"], step["action"]) == (["__name__", "path"], "drop")
+    assert bool(re.fullmatch(step["regex"], series)) is left_out
+
+
 def test_the_docs_name_every_alert_and_every_record() -> None:
     """docs/alerts.md has a row for each alert, and names each recording rule; and none that there is not."""
     page = (ROOT / "docs/alerts.md").read_text()

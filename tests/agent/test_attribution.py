@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from trees import values
 
-from powerbench_agent.agent.attribution import AGENT, DEPARTED, IDLE, UNATTRIBUTED, Idle
+from powerbench_agent.agent.attribution import (
+    AGENT,
+    DEPARTED,
+    HELD_SECONDS,
+    IDLE,
+    MAX_HELD,
+    UNATTRIBUTED,
+    Idle,
+)
 from powerbench_agent.agent.node import NODE_ENERGY, Node
 from powerbench_agent.core.model import (
     ANYONE,
@@ -253,11 +261,61 @@ def test_the_estimate_leaves_with_its_shares() -> None:
 
 
 def test_what_leaves_is_departed() -> None:
-    """A container and a stream that leave hand their joules over in that beat, and their series leave."""
+    """A stream that leaves hands its joules over in that beat, a container after some minutes."""
     machine = begun()
     machine.beat([container("web", 0.4), stream("cam1", 0.2)])
     found = machine.beat([], joules=0.0)
+    assert shown(found) == approx(node=100, idle=75, unattributed=10, web=10, departed=5)
+    machine.now += HELD_SECONDS - 2
+    found = machine.beat([], joules=0.0)
+    assert shown(found) == approx(node=100, idle=75, unattributed=10, web=10, departed=5)
+    found = machine.beat([], joules=0.0)
     assert shown(found) == approx(node=100, idle=75, unattributed=10, departed=15)
+
+
+def test_another_container_of_a_name_goes_on() -> None:
+    """After `docker rm` and `run` under one name that name's counter goes on: it never falls."""
+    machine = begun()
+    machine.beat([container("web", 0.4)])
+    assert shown(machine.beat([]))["web"] == pytest.approx(10)
+    found = machine.beat([container("web", 0.2, OTHER_ID)])
+    assert shown(found) == approx(node=300, idle=225, web=15, unattributed=60)
+    machine.now += HELD_SECONDS
+    found = machine.beat([container("web", 0.4, OTHER_ID)])
+    assert shown(found)["web"] == pytest.approx(20)
+
+
+def test_a_name_is_taken_over_within_a_beat() -> None:
+    """One container of a name ends and another begins between two beats: none is lost or doubled."""
+    machine = begun()
+    machine.beat([container("web", 0.4)])
+    found = machine.beat([container("web", 0.2, OTHER_ID)])
+    assert shown(found) == approx(node=200, idle=150, web=15, unattributed=35)
+
+
+def test_recreating_by_renaming_goes_on() -> None:
+    """Compose renames the old container, and a new one takes its name: neither name's counter falls."""
+    machine = begun()
+    machine.beat([container("web", 0.4)])
+    machine.beat([container("old_web", 0.8)])
+    found = machine.beat([container("old_web", 0.8), container("web", 0.2, OTHER_ID)])
+    assert shown(found) == approx(node=300, idle=225, old_web=10, web=15, unattributed=50)
+
+
+def test_a_crowd_of_names_is_not_kept() -> None:
+    """Of more names than are kept those that left first go; names without joules go at once."""
+    machine = begun()
+    crowd = [container(f"c{number}", 0.001, f"{number:064}") for number in range(MAX_HELD + 10)]
+    machine.beat(crowd, joules=1000.0)
+    machine.beat(crowd[5:], joules=0.0)
+    found = machine.beat([], joules=0.0)
+    left = {name for name in shown(found) if name.startswith("c")}
+    assert len(left) == MAX_HELD
+    assert not left & {f"c{number}" for number in range(5)}
+    assert shown(found)["departed"] == pytest.approx(10 * 1000 * 0.001 / 4)
+    idler = begun()
+    idler.beat([container("idler", 0.0)])
+    assert "idler" not in shown(idler.beat([]))
 
 
 def test_a_view_does_not_depart() -> None:
@@ -290,15 +348,18 @@ def test_what_was_used_while_its_collector_was_down_is_not_charged_later() -> No
 
 
 def test_claims_of_a_collector_that_has_gone_depart() -> None:
-    """If the collector itself is absent, its containers have departed."""
+    """If the collector itself is absent, its containers have left, and depart in their time."""
     machine = begun()
     machine.beat([container("web", 0.4)])
     found = machine.beat(None)
-    assert shown(found) == approx(node=200, idle=150, unattributed=40, departed=10)
+    assert shown(found) == approx(node=200, idle=150, unattributed=40, web=10)
+    machine.now += HELD_SECONDS
+    found = machine.beat(None)
+    assert shown(found) == approx(node=300, idle=225, unattributed=65, departed=10)
 
 
-def test_a_container_that_comes_back_starts_at_zero() -> None:
-    """Its series restarts at 0, and a use that restarts at 0 is not negative, for slow meters too."""
+def test_a_container_that_comes_back_goes_on() -> None:
+    """Its series goes on, and a use that restarts at 0 is not negative, for slow meters too."""
     machine = begun()
     slow = [
         Reading([], [Meter("dram", "slow", "d", joules)], machine.now + at)
@@ -307,9 +368,9 @@ def test_a_container_that_comes_back_starts_at_zero() -> None:
     machine.beat([container("web", 0.0)], readings={"slow": slow[0]})
     machine.beat([container("web", 50.0)], readings={"slow": slow[0]._replace(meters=[])})
     machine.beat([container("web", 50.0)], readings={"slow": slow[1]})
-    machine.beat([], readings={"slow": slow[1]})
+    before = shown(machine.beat([], readings={"slow": slow[1]}))
     found = machine.beat([container("web", 0.5)], readings={"slow": slow[1]})
-    assert shown(found)["web"] == pytest.approx(12.5)
+    assert shown(found)["web"] - before["web"] == pytest.approx(12.5)
     later = Reading([], [Meter("dram", "slow", "d", 190.0)], machine.now + 1)
     before = shown(found, ("dram", "slow"))
     after = shown(machine.beat([container("web", 1.0)], readings={"slow": later}), ("dram", "slow"))
@@ -440,12 +501,12 @@ def test_a_gap_of_a_gpu_charges_no_second_twice() -> None:
     assert found == approx(node=800, idle=50, cam1=50, unattributed=700)
 
 
-def test_a_renamed_container_goes_on() -> None:
-    """Another name for the same id takes the joules along: none depart, none are counted twice."""
+def test_a_renamed_container_goes_on_under_its_new_name() -> None:
+    """What it uses from then on is its new name's; what it had used stays its old name's."""
     machine = begun()
     machine.beat([container("web", 0.5)])
     found = machine.beat([container("old_web", 1.0)])
-    assert shown(found) == approx(node=200, idle=150, old_web=25, unattributed=25)
+    assert shown(found) == approx(node=200, idle=150, web=12.5, old_web=12.5, unattributed=25)
 
 
 def test_streams_outside_containers_have_no_container_label() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import values
 
-from powerbench_agent.agent.attribution import AGENT, DEPARTED, IDLE, UNATTRIBUTED, Idle
+from powerbench_agent.agent.attribution import AGENT, DEPARTED, HELD_SECONDS, IDLE, UNATTRIBUTED, Idle
 from powerbench_agent.agent.node import NODE_ENERGY, Node
 from powerbench_agent.core.model import ANYONE, SHARE_LABELS, Claim, CpuTime, Meter, Metric, Reading, Use
 
@@ -26,7 +26,8 @@ METERS = (
     ("gpu", "nvml", "gpu-0"),
     ("gpu", "nvml", "gpu-1"),
 )
-CONTAINERS = ("one", "two")  # both names and ids
+CONTAINERS = ("one", "two", "three")  # ids, and names where nothing else is said
+NAMES = ("web", "db")
 STREAMS = ("cam1", "cam2", "cam3")
 COLLECTORS = ("rapl", "estimate", "nvml", "docker", "ffmpeg")
 BUCKETS = (IDLE, AGENT, DEPARTED, UNATTRIBUTED)
@@ -58,6 +59,7 @@ class Beat(NamedTuple):
     stale: frozenset[str]  # collectors whose last reading still stands
     meters: dict[tuple[str, str, str], tuple[str, float]]
     containers: dict[str, tuple[str, float]]
+    names: dict[str, str]  # of containers that are not called by their ids
     streams: dict[str, Stream]
     uses: dict[Used, tuple[str, float]]
     places: dict[int, str]  # the container that a process lies in, as the GPU's collector says
@@ -66,13 +68,14 @@ class Beat(NamedTuple):
 somewhere = st.sampled_from(("", *CONTAINERS, "unknown"))
 beats = st.builds(
     Beat,
-    st.sampled_from([0.5, 1.0, 10.0]),
+    st.sampled_from([0.5, 1.0, 10.0, HELD_SECONDS]),
     st.none() | st.tuples(amounts, amounts, amounts),
     somewhere,
     st.dictionaries(st.sampled_from(COLLECTORS), st.sampled_from(["down", "gone"]), max_size=2),
     st.frozensets(st.sampled_from(COLLECTORS), max_size=1),
     st.dictionaries(st.sampled_from(METERS), steps),
     st.dictionaries(st.sampled_from(CONTAINERS), steps),
+    st.dictionaries(st.sampled_from(CONTAINERS), st.sampled_from(NAMES)),
     st.dictionaries(
         st.sampled_from(STREAMS),
         st.builds(Stream, steps, somewhere, st.frozensets(st.integers(1, 4), max_size=2)),
@@ -151,9 +154,9 @@ class World:
 
     def _containers(self, beat: Beat) -> list[Claim]:
         return [
-            Claim("container", name, CONTAINER, seconds, name)
-            for name in CONTAINERS
-            if (seconds := self._counters.take(("container", name), beat.containers.get(name))) is not None
+            Claim("container", beat.names.get(key, key), CONTAINER, seconds, key)
+            for key in CONTAINERS
+            if (seconds := self._counters.take(("container", key), beat.containers.get(key))) is not None
         ]
 
     def _streams(self, beat: Beat) -> list[Claim]:
@@ -175,9 +178,10 @@ class Books:
     def __init__(self) -> None:
         self._last: dict[tuple[Metric, tuple[str, ...]], float] = {}
         self._known: set[tuple[str, str]] = set()  # kind and name
+        self._left: dict[tuple[str, str], float] = {}  # when containers have left whose names are kept
 
-    def check(self, reading: Reading, readings: Mapping[str, Reading], present: set[str]) -> None:
-        self._meet(readings, present)
+    def check(self, reading: Reading, readings: Mapping[str, Reading], present: set[str], now: float) -> None:
+        self._meet(readings, present, now)
         for sample in reading.samples:
             if sample.metric.kind != "counter":
                 continue
@@ -192,14 +196,31 @@ class Books:
             shown = {(name, *part) for k, name in self._known if k == kind for part in parts}
             assert {(labels[0], *labels[-2:]) for labels in values(reading, metric)} == shown
 
-    def _meet(self, readings: Mapping[str, Reading], present: set[str]) -> None:
+    def _meet(self, readings: Mapping[str, Reading], present: set[str], now: float) -> None:
         claimed = {(claim.kind, claim.name) for r in readings.values() for claim in r.claims}
-        owners = {"container": "docker", "stream": "ffmpeg"}
-        kept = {who for who in self._known if owners[who[0]] in present and owners[who[0]] not in readings}
-        for kind, name in self._known - claimed - kept:
-            metric = CONTAINER if kind == "container" else STREAM
-            self._last = {s: v for s, v in self._last.items() if s[0] is not metric or s[1][0] != name}
-        self._known = claimed | kept
+        for who in claimed:
+            self._left.pop(who, None)
+        for who in self._known - claimed:
+            owner = "docker" if who[0] == "container" else "ffmpeg"
+            is_down = owner in present and owner not in readings
+            if not is_down and not self._is_held(who, now):
+                self._forget(who)
+        self._known |= claimed
+
+    def _is_held(self, who: tuple[str, str], now: float) -> bool:
+        kind, name = who
+        if kind == "stream":
+            return False
+        left = self._left.setdefault(who, now)
+        of_it = [v for (metric, labels), v in self._last.items() if (metric, labels[0]) == (CONTAINER, name)]
+        return now - left < HELD_SECONDS and any(of_it)
+
+    def _forget(self, who: tuple[str, str]) -> None:
+        kind, name = who
+        metric = CONTAINER if kind == "container" else STREAM
+        self._last = {s: v for s, v in self._last.items() if s[0] is not metric or s[1][0] != name}
+        self._known.discard(who)
+        self._left.pop(who, None)
 
     def _sum(self, reading: Reading, part: tuple[str, ...]) -> float:
         buckets = sum(values(reading, bucket)[part] for bucket in BUCKETS)
@@ -211,10 +232,10 @@ class Books:
 @settings(max_examples=120)
 @given(idle=st.sampled_from(["apart", "share"]), sequence=st.lists(beats, min_size=1, max_size=12))
 def test_the_shares_always_add_up(idle: Idle, sequence: list[Beat]) -> None:
-    """In every beat of any sequence the parts add up to the node's energy, and no counter falls."""
+    """The parts add up to the node's energy in every beat of any sequence, and no name's counter falls."""
     node, world, books = Node(idle), World(), Books()
     for beat in sequence:
         world.read(beat)
         present = {name for name in COLLECTORS if beat.states.get(name) != "gone"}
         reading = node.beat(world.readings, (), present, world.cpu(beat), world.now)
-        books.check(reading, world.readings, present)
+        books.check(reading, world.readings, present, world.now)

@@ -175,8 +175,6 @@ def _main(arguments: Sequence[str] | None) -> int:
         print(f"powerbench-agent: {error}", file=sys.stderr)  # noqa: T201 - likewise
         systemd.tell_failure(str(error))
         return 1
-    finally:
-        log.drain()
 
 
 @contextlib.contextmanager

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import logging
 import os
-import queue
-import sys
-import threading
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import structlog
+
+from powerbench_agent.agent.log_writer import Writer, standard_error
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -20,51 +20,28 @@ LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("auto", "json", "console")
 
 
-_MAX_LINES = 1000  # waiting to be written
 _MAX_TEXT = 2000  # characters of one field
 _MAX_TRACEBACK = 20_000
 _MAX_ITEMS = 100  # of a list
-_FLUSH_SECONDS = 0.5
 
 
-class Writer:
-    """A text stream whose writes never wait and never fail: a thread does the writing.
-
-    The reader of a pipe may stall, as journald does on a slow disk, and the event loop must not wait for it.
-    Lines that find no room, or that cannot be written, are counted, and the number is logged later.
-    """
+class Unbreakable:
+    """A text stream whose writes never fail: if the disk is full or the reader has gone, lines are lost."""
 
     def __init__(self, stream: TextIO | None) -> None:
         """`stream`: None if the process was started without one."""
         self._stream = stream
-        self._lines: queue.SimpleQueue[str | threading.Event | None] = queue.SimpleQueue()
-        self._lost = 0
-        self._thread: threading.Thread | None = None
 
     def write(self, text: str) -> int:
-        """Queue a line, or drop it if too many are waiting."""
-        if self._lines.qsize() >= _MAX_LINES:
-            self._lost += 1
-            return len(text)
-        self._lines.put(text)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-            self._thread.start()
+        """Write as much as possible."""
+        with contextlib.suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.write(text)
+                self._stream.flush()
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: structlog calls this after every line, and must not wait for the stream."""
-
-    def drain(self) -> None:
-        """Wait until what is queued has been written, half a second at most."""
-        if self._thread is not None:
-            written = threading.Event()
-            self._lines.put(written)
-            written.wait(_FLUSH_SECONDS)
-
-    def close(self) -> None:
-        """End the thread once it has written what is queued."""
-        self._lines.put(None)
+        """Do nothing: every write is flushed."""
 
     def isatty(self) -> bool:
         """Return whether the stream is a terminal."""
@@ -72,47 +49,19 @@ class Writer:
             return self._stream is not None and self._stream.isatty()
         return False
 
-    def _run(self) -> None:
-        while (item := self._lines.get()) is not None:
-            if isinstance(item, threading.Event):
-                item.set()
-            elif not self._put(item):
-                self._lost += 1
-            elif self._lost and self._lines.qsize() < _MAX_LINES // 2:
-                lost, self._lost = self._lost, 0
-                structlog.get_logger().warning("log lines were lost: they could not be written", lines=lost)
-
-    def _put(self, text: str) -> bool:
-        """Write a line; return whether that worked: the disk may be full, or the reader gone."""
-        try:
-            if self._stream is not None:
-                self._stream.write(text)
-                self._stream.flush()
-        except (OSError, ValueError):
-            return False
-        return True
-
-
-def _standard_error() -> TextIO | None:
-    """Return standard error without the lock of `sys.stderr`.
-
-    If that were held by a write that has stalled, Python would abort when it flushes sys.stderr at its end.
-    """
-    try:
-        raw = io.FileIO(sys.stderr.fileno(), "w", closefd=False)
-    except (AttributeError, OSError, ValueError):  # None, not a file, or closed
-        return sys.stderr
-    return io.TextIOWrapper(
-        cast("io.BufferedWriter", raw), "utf-8", errors="backslashreplace", write_through=True
-    )
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 _writer = Writer(None)
 
 
 def drain() -> None:
-    """Wait shortly for what has been logged to be written, before the process ends."""
+    """Wait shortly for what has been logged to be written."""
     _writer.drain()
+
+
+atexit.register(drain)
 
 
 def set_up(form: str, level: str, stream: TextIO | None = None) -> None:
@@ -122,8 +71,9 @@ def set_up(form: str, level: str, stream: TextIO | None = None) -> None:
     """
     global _writer  # noqa: PLW0603 - the log is the process's, as structlog's configuration is
     _writer.close()
-    _writer = Writer(stream or _standard_error())
-    terminal = _writer.isatty()
+    out = stream or standard_error()
+    _writer = Writer(out)
+    terminal = Unbreakable(out).isatty()
     journal = "JOURNAL_STREAM" in os.environ
     processors: list[Any] = [structlog.processors.add_log_level]
     if form == "json" or (form == "auto" and not terminal and not journal):

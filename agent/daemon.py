@@ -30,7 +30,7 @@ from powerbench_agent.agent.systemd import Notifier, status_of
 from powerbench_agent.core.host import Host
 from powerbench_agent.core.model import Reconfigures
 from powerbench_agent.core.options import Address, ConfigError, Problem
-from powerbench_agent.core.procfs import TickGuard, read_cpu_time
+from powerbench_agent.core.procfs import read_cpu_time
 
 if TYPE_CHECKING:
     import socket
@@ -93,7 +93,7 @@ class Agent:
             self._collectors(config),
             host.clock,
             on_beat,
-            cpu_time=functools.partial(read_cpu_time, host, TickGuard()),
+            cpu_time=functools.partial(read_cpu_time, host),
             idle=config.agent.idle,
         )
         self._handlers = Handlers(self.scheduler, rules, host.clock)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Callable  # noqa: TC003 - a plug-in may look at these hints
@@ -42,23 +41,14 @@ def asleep(clock: Clock) -> float:
     return 0.0 if boottime is None else boottime() - clock.monotonic()
 
 
-MAX_FILE_BYTES = 4 << 20  # /proc/stat of 2,000 CPUs is 100 KiB; no list that is read here gets near it
-_CHUNK_BYTES = 65536
-
-
 def read_file(path: Path) -> bytes:
-    """Return the whole of a file of sysfs or procfs. Raises: OSError, also for one beyond `MAX_FILE_BYTES`.
+    """Return the first 64 KiB of a file, enough for every sysfs and procfs attribute that is read here.
 
-    The kernel may give a long list in pieces of a page, so only an empty piece is the end.
+    Raises: OSError.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        content = os.read(descriptor, _CHUNK_BYTES)
-        while piece := os.read(descriptor, _CHUNK_BYTES):
-            content += piece
-            if len(content) > MAX_FILE_BYTES:
-                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
-        return content
+        return os.read(descriptor, 65536)
     finally:
         os.close(descriptor)
 

@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 HERTZ = os.sysconf("SC_CLK_TCK")
 MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 _BUSY_MODES = ("user", "nice", "system", "irq", "softirq")
-_LEAST_FIELDS = 8  # every kernel since 2.6 has the label and seven modes; "steal" came later
-_REQUIRED_MODES = ("user", "system", "idle")
-_SUM_LINE = re.compile(rb"^cpu\s.*$", re.MULTILINE)
-_SLACK_SECONDS = 1.0  # ticks are counted in lumps
-_JUMP_FACTOR = 100  # so many times the ticks that fit into the time are not time
+_REQUIRED_MODES = 7  # every kernel since 2.6 has these; "steal" came later
 _CPU_LINE = re.compile(rb"^cpu\d", re.MULTILINE)
 _CONTAINER_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _ENGINE_MOUNTS = ("/etc/hostname", "/etc/resolv.conf", "/etc/hosts")
@@ -61,70 +57,21 @@ def read_machine_stat(host: Host) -> MachineStat:
 
 
 def parse_machine_stat(content: bytes) -> MachineStat:
-    """Return what the text of /proc/stat says. Raises: ValueError.
-
-    Of several lines for all CPUs, as some kernels have, the first that is not all 0 counts. A field that is
-    not a number is left out.
-    """
-    ticks: dict[str, int] = {}
-    for line in _SUM_LINE.findall(content):
-        if not any(ticks.values()):
-            ticks = _parse_ticks(line.split())
-    if any(mode not in ticks for mode in _REQUIRED_MODES):
-        raise ValueError("/proc/stat has no line for the sum over all CPUs")
+    """Return what the text of /proc/stat says. Raises: ValueError."""
+    label, *fields = content.partition(b"\n")[0].split() or [b""]
+    if label != b"cpu" or len(fields) < _REQUIRED_MODES:
+        raise ValueError("the first line of /proc/stat is not the sum over all CPUs")
+    counts = [int(field) for field in fields]
+    ticks = dict(zip(MODES, counts, strict=False))
     return MachineStat(ticks, len(_CPU_LINE.findall(content)))
 
 
-def _parse_ticks(fields: list[bytes]) -> dict[str, int]:
-    """Return the ticks by mode of a line's fields, the first of which is "cpu". Raises: ValueError."""
-    if len(fields) < _LEAST_FIELDS:
-        return {}
-    return {mode: int(field) for mode, field in zip(MODES, fields[1:], strict=False) if field.isdigit()}
-
-
-class TickGuard:
-    """Keeps the machine's ticks from falling, and leaves out jumps that cannot be time.
-
-    The kernel lets iowait and idle step back by a tick, and a guest's steal can jump by years: proc(5) says
-    of iowait that it may decrease.
-    """
-
-    def __init__(self) -> None:
-        self._guarded: dict[str, int] = {}
-        self._raw: dict[str, int] = {}  # the highest so far, since the last jump
-        self._at = 0.0
-
-    def advance(self, stat: MachineStat, now: float) -> MachineStat:
-        """Return the ticks of monotonic second `now`, none of which is below what it was."""
-        seconds = max(0.0, now - self._at)
-        usual = (seconds + _SLACK_SECONDS) * HERTZ * max(1, stat.cpus)
-        for mode, ticks in stat.ticks.items():
-            before = self._raw.get(mode)
-            if before is None:
-                self._guarded[mode] = self._raw[mode] = ticks
-                continue
-            gained = ticks - before
-            if -usual <= gained <= 0:
-                continue  # a step back: it counts again once it is past where it was
-            if 0 < gained <= _JUMP_FACTOR * usual:
-                self._guarded[mode] += gained
-            self._raw[mode] = ticks
-        self._at = now
-        guarded = {mode: self._guarded[mode] for mode in stat.ticks}
-        return MachineStat(guarded, stat.cpus)
-
-
-def read_cpu_time(host: Host, guard: TickGuard | None = None) -> CpuTime | None:
-    """Return the CPU time of the machine and of this process; None if /proc/stat cannot be used.
-
-    `guard`: of earlier readings, so that nothing falls from one to the next.
-    """
+def read_cpu_time(host: Host) -> CpuTime | None:
+    """Return the CPU time of the machine and of this process; None if /proc/stat cannot be used."""
     try:
         stat = read_machine_stat(host)
     except (OSError, ValueError):
         return None
-    if guard is not None:
-        stat = guard.advance(stat, host.clock.monotonic())
     return CpuTime(stat.busy, stat.capacity, time.process_time(), own_container(host))
 
 

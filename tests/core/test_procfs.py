@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trees import Procfs
 
-from powerbench_agent.core.host import Host, read_file
-from powerbench_agent.core.procfs import (
-    MODES,
-    MachineStat,
-    TickGuard,
-    container_id,
-    own_container,
-    parse_machine_stat,
-    read_cpu_time,
-)
+from powerbench_agent.core.host import Host
+from powerbench_agent.core.procfs import MODES, container_id, own_container, parse_machine_stat, read_cpu_time
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HERTZ = os.sysconf("SC_CLK_TCK")
 ID = "0123456789abcdef" * 4
@@ -58,7 +53,7 @@ def test_a_kernel_without_steal() -> None:
         b"cpu\n",
         b"cpu  1 2 3 4 5 6\n",
         b"cpu0 1 2 3 4 5 6 7 8 9 10\n",
-        b"cpu  1 2 3 idle 5 6 7\n",
+        b"cpu  1 2 3 4 five 6 7\n",
         b"intr 1 2 3 4 5 6 7 8\n",
         b"\xff\x00\xff",
         b"cpu 1 2 3 4 5 6 " + b"9" * 5000,
@@ -81,64 +76,6 @@ def test_any_bytes_are_read_or_refused(content: bytes) -> None:
         return
     assert isinstance(stat.busy, float)
     assert isinstance(stat.capacity, float)
-
-
-def test_a_field_that_is_not_a_number_costs_its_mode_alone() -> None:
-    """The other modes are there; nothing is made up for the odd one."""
-    assert parse_machine_stat(b"cpu  1 2 3 4 five 6 7 8\n").ticks == {
-        "user": 1,
-        "nice": 2,
-        "system": 3,
-        "idle": 4,
-        "irq": 6,
-        "softirq": 7,
-        "steal": 8,
-    }
-
-
-def test_of_two_sums_the_one_that_counts_is_taken() -> None:
-    """Some kernels have a first line that is all 0."""
-    content = b"cpu  0 0 0 0 0 0 0 0\ncpu  1 2 3 4 5 6 7 8\ncpu0 1 2 3 4 5 6 7 8\n"
-    stat = parse_machine_stat(content)
-    assert (tuple(stat.ticks.values()), stat.cpus) == ((1, 2, 3, 4, 5, 6, 7, 8), 1)
-
-
-def test_all_of_a_list_longer_than_a_page_or_64_kib_is_read(tmp_path: Path) -> None:
-    """1,920 CPUs make /proc/stat longer than one read gives; the kernel's own long lists come in pages."""
-    lines = [b"cpu  1 2 3 4 5 6 7 8", *(b"cpu%d 1111111 2 3 4444444 5 6 7 8 0 0" % n for n in range(1920))]
-    (tmp_path / "stat").write_bytes(b"\n".join(lines))
-    stat = parse_machine_stat(read_file(tmp_path / "stat"))
-    assert stat.cpus == 1920
-    maps = Path("/proc/self/smaps")
-    assert abs(len(read_file(maps)) - len(maps.read_bytes())) < 4096
-
-
-def test_a_file_without_end_is_refused() -> None:
-    """What is beyond the bound is not cut in silence."""
-    with pytest.raises(OSError, match="too large"):
-        read_file(Path("/dev/zero"))
-
-
-def ticks(**modes: int) -> MachineStat:
-    return MachineStat({"user": 100, "idle": 1000, "iowait": 50, "steal": 0} | modes, 4)
-
-
-def test_ticks_never_fall() -> None:
-    """A tick back is no time, and the same tick again is not counted twice."""
-    guard = TickGuard()
-    for second, (idle, shown) in enumerate(
-        [(1000, 1000), (1400, 1400), (1399, 1400), (1400, 1400), (1800, 1800)]
-    ):
-        assert guard.advance(ticks(idle=idle), float(second)).ticks["idle"] == shown
-
-
-def test_a_jump_that_cannot_be_time_is_left_out() -> None:
-    """Steal that falls by years, or leaps by them, adds nothing; then it counts again."""
-    guard = TickGuard()
-    shown = []
-    for second, steal in enumerate((800_000_100, 100, 150, 800_000_000, 800_000_040)):
-        shown.append(guard.advance(ticks(steal=steal), float(second)).ticks["steal"])
-    assert shown == [800_000_100, 800_000_100, 800_000_150, 800_000_150, 800_000_190]
 
 
 def test_without_procfs_nothing_is_known(tmp_path: Path) -> None:

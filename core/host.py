@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable  # noqa: TC003 - a plug-in may look at these hints
@@ -41,16 +42,28 @@ def asleep(clock: Clock) -> float:
     return 0.0 if boottime is None else boottime() - clock.monotonic()
 
 
-def read_file(path: Path) -> bytes:
-    """Return the first 64 KiB of a file, enough for every sysfs and procfs attribute that is read here.
+_CHUNK_BYTES = 65536
+_MAX_BYTES = 16 * 2**20  # /proc/cpuinfo of 8,192 CPUs, and far more than any other file that is read here
 
-    Raises: OSError.
+
+def read_file(path: Path) -> bytes:
+    """Return a whole file of sysfs or procfs.
+
+    The kernel hands out its tables a page or so at a time: a short read is not the end of the file, an empty
+    one is. Raises: OSError, EFBIG for a file too long to be one of these.
     """
+    chunks: list[bytes] = []
+    size = 0
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        return os.read(descriptor, 65536)
+        while chunk := os.read(descriptor, _CHUNK_BYTES):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > _MAX_BYTES:
+                raise OSError(errno.EFBIG, f"longer than {_MAX_BYTES} bytes", str(path))
     finally:
         os.close(descriptor)
+    return b"".join(chunks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,9 +128,9 @@ def find_sender(host: Host, sender: Sender, index: Index) -> int:
         return _find_given(host, sender, index)
     # An agent in a network namespace of its own may serve sockets that it was given: then the sender's end is
     # in the machine's namespace.
-    connection = _find_connection(host.procfs / "net", sender)
+    connection = _find_connection(host, host.procfs / "net", sender)
     if connection is None:
-        connection = _find_connection(host.procfs / "1/net", sender)
+        connection = _find_connection(host, host.procfs / "1/net", sender)
     if connection is None:
         raise Unresolved("its connection is neither in the agent's network namespace nor in the machine's")
     owner = index.having(f"socket:[{connection.inode}]")
@@ -173,14 +173,14 @@ def _home(host: Host, sender: Sender, pid: int, index: Index) -> str:
 
     Containers on the host's own network share one network namespace.
     """
-    connection = _find_connection(host.procfs / str(pid) / "net", sender)
+    connection = _find_connection(host, host.procfs / str(pid) / "net", sender)
     owners = index.having(f"socket:[{connection.inode}]") if connection else []
     return container_of(host, owners[0] if owners else pid)
 
 
 def _agrees(host: Host, pid: int, sender: Sender) -> bool:
     stat = read_process_stat(host, pid)
-    connection = _find_connection(host.procfs / str(pid) / "net", sender)
+    connection = _find_connection(host, host.procfs / str(pid) / "net", sender)
     if stat is None or connection is None:
         return False
     try:
@@ -213,12 +213,12 @@ def _uid(host: Host, pid: int) -> int:
     return int(effective[0]) if effective and effective[0].isdigit() else -1
 
 
-def _find_connection(net: Path, sender: Sender) -> _Connection | None:
+def _find_connection(host: Host, net: Path, sender: Sender) -> _Connection | None:
     """Return the sender's end of its connection if it is in this network namespace."""
     for table, version in (("tcp", 4), ("tcp6", 6)):
         wanted = _row(sender.peer, version), _row(sender.local, version)
         try:
-            lines = _read_whole(net / table).splitlines()[1:]
+            lines = host.read(net / table).decode("ascii", "replace").splitlines()[1:]
         except OSError:
             continue
         for line in lines:
@@ -226,12 +226,6 @@ def _find_connection(net: Path, sender: Sender) -> _Connection | None:
             if len(fields) > 9 and (fields[1], fields[2]) == wanted and fields[7].isdigit():
                 return _Connection(fields[9], int(fields[7]))
     return None
-
-
-def _read_whole(path: Path) -> str:
-    """Return one of the kernel's tables, which may be longer than an attribute. Raises: OSError."""
-    with path.open("rb") as file:
-        return file.read(16 * 2**20).decode("ascii", "replace")
 
 
 def _row(end: tuple[str, int], version: int) -> str:

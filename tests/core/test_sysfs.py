@@ -74,10 +74,11 @@ def test_pipe_does_not_hang(tmp_path: Path) -> None:
         sysfs.integer(Host(), tmp_path / "value")
 
 
-def test_endless_file_is_cut(tmp_path: Path) -> None:
-    """A file without an end is read to a bound."""
+def test_endless_file_is_refused(tmp_path: Path) -> None:
+    """A file without an end is an error that names it, and not a value cut out of it."""
     (tmp_path / "name").symlink_to("/dev/zero")
-    assert len(sysfs.text(Host(), tmp_path / "name")) <= 65536
+    with pytest.raises(OSError, match=r"longer than \d+ bytes.*name"):
+        sysfs.text(Host(), tmp_path / "name")
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
@@ -88,7 +89,10 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
         sysfs.integer(Host(), tmp_path / "good")
         with pytest.raises(OSError, match=os.strerror(errno.EIO)):
             sysfs.integer(Host(), tmp_path / "bad")
-    assert not {tmp_path / "good", Path("/proc/self/mem").resolve()} & open_paths()
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    with pytest.raises(OSError, match="longer"):
+        sysfs.text(Host(), tmp_path / "endless")
+    assert not {Path("/dev/zero"), tmp_path / "good", Path("/proc/self/mem").resolve()} & open_paths()
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,10 @@ from powerbench_agent.agent.http import Handlers
 from powerbench_agent.agent.listen import Site
 from powerbench_agent.agent.scheduler import Scheduler
 from powerbench_agent.agent.systemd import Notifier, status_of
+from powerbench_agent.core.cpu_time import CpuTimes
 from powerbench_agent.core.host import Host
 from powerbench_agent.core.model import Reconfigures
 from powerbench_agent.core.options import Address, ConfigError, Problem
-from powerbench_agent.core.procfs import read_cpu_time
 
 if TYPE_CHECKING:
     import socket
@@ -93,7 +93,7 @@ class Agent:
             self._collectors(config),
             host.clock,
             on_beat,
-            cpu_time=functools.partial(read_cpu_time, host),
+            cpu_time=CpuTimes(host).read,
             idle=config.agent.idle,
         )
         self._handlers = Handlers(self.scheduler, rules, host.clock)

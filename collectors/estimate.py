@@ -5,7 +5,8 @@ linear in each logical CPU's busy time:
 
     joules = idle W x seconds x CPUs + (max W - idle W) x busy seconds
 
-so the figure depends only on time and busy time, not on how often it is read. Every sample and meter of it
+so the figure depends only on time and busy time, not on how often it is read. Time that the machine spends
+suspended is not estimated. Every sample and meter of it
 says `estimate`; the node counts it only while nothing measures the CPU. Privileges: none.
 
 Source of the watts: Cloud Carbon Footprint, ccf-coefficients, coefficients-aws-use.csv fitted to SPECpower
@@ -20,6 +21,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.core.counters import Rate
+from powerbench_agent.core.cpu_time import CpuCounters
 from powerbench_agent.core.model import ESTIMATE, Absent, Meter, Metric, ReadFailed, Reading
 from powerbench_agent.core.options import CollectorOptions
 from powerbench_agent.core.procfs import HERTZ, read_machine_stat
@@ -128,6 +130,7 @@ class Estimate:
         self._microarchitecture = parse_microarchitecture(_read(host, "cpuinfo"))
         self._model = choose_model(options, self._microarchitecture)
         self._joules = 0.0
+        self._counters = CpuCounters()
         self._last: tuple[float, float] | None = None  # monotonic seconds, busy seconds
         self._owed = 0.0  # busy seconds that did not fit into the time they were read in
         self._cpus = 0
@@ -154,22 +157,26 @@ class Estimate:
         now = self._host.clock.monotonic()
         try:
             stat = read_machine_stat(self._host)
+            if not stat.cpus:
+                raise ValueError("it lists no CPU")
         except (OSError, ValueError) as error:
             self._last, self._owed = None, 0.0
             self._rate = Rate()
             raise ReadFailed(f"cannot use {self._host.procfs}/stat: {error}") from None
+        self._counters.advance(stat, now)
+        busy = self._counters.busy
         self._cpus = stat.cpus
         if self._last is not None:
             then, busy_then = self._last
-            self._add(now - then, stat.busy - busy_then)
-        self._last = (now, stat.busy)
+            self._add(now - then, busy - busy_then)
+        self._last = (now, busy)
         return now
 
     def _add(self, seconds: float, busy_seconds: float) -> None:
         """Add the energy of some time, of which the CPUs say that they were busy for so many CPU seconds."""
         # Ticks are counted in lumps, so the busy time of a short while can exceed what fits into it. The
         # excess is carried over. Beyond two ticks a CPU it comes from a guest's two clocks, and is dropped.
-        owed = self._owed + max(0.0, busy_seconds)
+        owed = self._owed + busy_seconds
         gained = min(owed, seconds * self._cpus)
         self._owed = min(owed - gained, 2 * self._cpus / HERTZ)
         watts = self._model.watts

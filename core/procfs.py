@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 HERTZ = os.sysconf("SC_CLK_TCK")
 MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
-_BUSY_MODES = ("user", "nice", "system", "irq", "softirq")
+BUSY_MODES = ("user", "nice", "system", "irq", "softirq")
 _REQUIRED_MODES = 7  # every kernel since 2.6 has these; "steal" came later
+_WRAPPED = 2**63  # the kernel counts without a sign: from here on a count has fallen below 0
 _CPU_LINE = re.compile(rb"^cpu\d", re.MULTILINE)
 _CONTAINER_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _ENGINE_MOUNTS = ("/etc/hostname", "/etc/resolv.conf", "/etc/hosts")
@@ -43,7 +44,7 @@ class MachineStat(NamedTuple):
     @property
     def busy(self) -> float:
         """CPU seconds of work: guest time is part of user and nice, stolen time is other machines'."""
-        return sum(self.ticks[mode] for mode in _BUSY_MODES) / HERTZ
+        return sum(self.ticks.get(mode, 0) for mode in BUSY_MODES) / HERTZ
 
     @property
     def capacity(self) -> float:
@@ -57,13 +58,38 @@ def read_machine_stat(host: Host) -> MachineStat:
 
 
 def parse_machine_stat(content: bytes) -> MachineStat:
-    """Return what the text of /proc/stat says. Raises: ValueError."""
-    label, *fields = content.partition(b"\n")[0].split() or [b""]
-    if label != b"cpu" or len(fields) < _REQUIRED_MODES:
-        raise ValueError("the first line of /proc/stat is not the sum over all CPUs")
-    counts = [int(field) for field in fields]
-    ticks = dict(zip(MODES, counts, strict=False))
+    """Return what the text of /proc/stat says. Raises: ValueError.
+
+    In some containers' view of the file there are several lines of sums, of which all but one are zero.
+    """
+    first, _, rest = content.partition(b"\n")
+    ticks = _parse_sum(first)
+    if not any(ticks.values()):
+        others = [_parse_sum(line) for line in rest.split(b"\n") if line.startswith(b"cpu ")]
+        ticks = max(ticks, *others, key=_total) if others else ticks
+    if not ticks:
+        raise ValueError("/proc/stat has no line with the sum over all CPUs")
     return MachineStat(ticks, len(_CPU_LINE.findall(content)))
+
+
+def _parse_sum(line: bytes) -> dict[str, int]:
+    """Return the ticks by mode of a sum over all CPUs; nothing if the line is not one.
+
+    A figure that is not a count costs its own mode, as long as the line is otherwise what kernels write.
+    """
+    label, *fields = line.split() or [b""]
+    figures = {mode: int(field) for mode, field in zip(MODES, fields, strict=False) if _is_count(field)}
+    if label != b"cpu" or len(figures) < _REQUIRED_MODES:
+        return {}
+    return {mode: ticks for mode, ticks in figures.items() if ticks < _WRAPPED}
+
+
+def _is_count(field: bytes) -> bool:
+    return field.isdigit() and len(field) <= 20  # 64 bits
+
+
+def _total(ticks: Mapping[str, int]) -> int:
+    return sum(ticks.values())
 
 
 def read_cpu_time(host: Host) -> CpuTime | None:

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from trees import FakeClock, Procfs, value, values
 
+from powerbench_agent.agent import attribution
+from powerbench_agent.agent.node import Node
 from powerbench_agent.bench.meter.conditions import read_conditions
 from powerbench_agent.collectors import estimate, host
+from powerbench_agent.core.cpu_time import CpuTimes
 from powerbench_agent.core.host import Host
+from powerbench_agent.core.model import Meter, Reading
 from powerbench_agent.core.procfs import read_cpu_time
 
 if TYPE_CHECKING:
@@ -73,3 +77,39 @@ async def test_all_readers_see_the_same_busy_seconds(tmp_path: Path, ticks: tupl
     after = await machine.host_busy(), machine.attributed_busy(), machine.conditions_busy()
     gains = [late - early for early, late in zip(before, after, strict=True)]
     assert [estimated, *gains] == pytest.approx([expected] * 4)
+
+
+@pytest.mark.parametrize(
+    ("mode", "change"),
+    [
+        ("steal", -800_000_000),
+        ("steal", 800_000_000),
+        ("iowait", -800_000_000),
+        ("idle", -800_000_000),
+        ("idle", 800_000_000),
+        ("idle", -1),
+        ("iowait", -1),
+    ],
+)
+async def test_a_broken_mode_moves_no_energy(tmp_path: Path, mode: str, change: int) -> None:
+    """Whatever mode that is not busy time breaks, a machine that is 10 % busy has 90 % of idle energy."""
+    machine = Machine(tmp_path)
+    times = CpuTimes(machine.host)
+    node = Node()
+    broken = 0
+    for second in range(11):
+        if second == 5:
+            broken = change
+        figures = {"idle": 10**9, "iowait": 10**9, "steal": 10**9}
+        figures["idle"] += round(second * 0.9 * CPUS * HERTZ)
+        figures[mode] += broken
+        rest = (figures["iowait"], 0, 0, figures["steal"], 0, 0)
+        user = 10**9 + round(second * 0.1 * CPUS * HERTZ)
+        machine.procfs.set_ticks(user=user, idle=figures["idle"], rest=rest)
+        meter = Meter("cpu", "rapl", "0", second * 36.0)
+        readings = {"rapl": Reading((), (meter,), taken=machine.clock.monotonic())}
+        shown = node.beat(readings, (), ("rapl",), times.read(), machine.clock.monotonic())
+        machine.clock.advance(1.0)
+    idle = value(shown, attribution.IDLE, "cpu", "rapl")
+    assert idle == pytest.approx(0.9 * 360, rel=0.01)
+    assert value(shown, attribution.AGENT, "cpu", "rapl") < 36

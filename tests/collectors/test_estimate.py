@@ -151,12 +151,31 @@ async def test_coarse_ticks_lose_nothing(machine: Machine, every: float) -> None
 
 
 async def test_never_beyond_the_maximum(machine: Machine) -> None:
-    """A jump of busy time that the CPUs could not have spent adds the maximum and no more."""
+    """Slightly more busy time than fits into the time that passed adds the maximum and no more."""
     collector = await machine.open()
     await collector.read()
     machine.clock.advance(10.0)
-    machine.procfs.set_ticks(user=10**9)
+    machine.procfs.set_ticks(user=round(10.5 * CPUS * HERTZ))
     assert joules(await collector.read()) == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize("mode", ["user", "nice", "system"])
+@pytest.mark.parametrize("change", [-(10**9), 10**9], ids=["falls", "jumps"])
+async def test_busy_time_that_cannot_be_true_adds_nothing(machine: Machine, mode: str, change: int) -> None:
+    """A mode that falls or jumps far is left out of its interval: the others count, and then it does too."""
+    start = 2 * 10**9
+    figures = {"user": start, "nice": start, "system": start}
+    machine.procfs.set_ticks(**figures)
+    collector = await machine.open()
+    await collector.read()
+    machine.clock.advance(10.0)
+    figures = {name: ticks + HERTZ for name, ticks in figures.items()}
+    figures[mode] += change
+    machine.procfs.set_ticks(**figures)
+    assert joules(await collector.read()) == pytest.approx(20.0 + 2 * 4.0)
+    machine.clock.advance(10.0)
+    machine.procfs.set_ticks(**{name: ticks + HERTZ for name, ticks in figures.items()})
+    assert joules(await collector.read()) == pytest.approx(20.0 + 2 * 4.0 + 20.0 + 3 * 4.0)
 
 
 async def test_going_backwards_adds_idle_alone(machine: Machine) -> None:
@@ -167,6 +186,32 @@ async def test_going_backwards_adds_idle_alone(machine: Machine) -> None:
     machine.clock.advance(10.0)
     machine.procfs.set_ticks(user=0)
     assert joules(await collector.read()) == pytest.approx(20.0)
+
+
+async def test_1920_cpus(tmp_path: Path) -> None:
+    """A /proc/stat of any length is read to its end: every CPU is estimated."""
+    clock = FakeClock()
+    procfs = Procfs(tmp_path / "proc", 1920)
+    assert (procfs.procfs / "stat").stat().st_size < 65536
+    padded = (procfs.procfs / "stat").read_text().replace(" 1 1 1 1", " 1000000 1000000 1000000 1000000")
+    assert len(padded) > 65536
+    (procfs.procfs / "stat").write_text(padded)
+    collector = await estimate.open_collector(OPTIONS, Host(procfs=procfs.procfs, clock=clock))
+    await collector.read()
+    clock.advance(1.0)
+    assert value(await collector.read(), estimate.POWER, "cpu") == pytest.approx(1920)
+
+
+async def test_the_first_of_two_sums_is_zero(machine: Machine) -> None:
+    """In a container whose /proc/stat begins with a line of zeros, the true line is used."""
+    stat = machine.procfs.procfs / "stat"
+    collector = await machine.open()
+    for second in range(2):
+        machine.procfs.set_ticks(user=(1 + second) * HERTZ)
+        stat.write_text("cpu  0 0 0 0 0 0 0 0 0 0\n" + stat.read_text())
+        reading = await collector.read()
+        machine.clock.advance(1.0)
+    assert joules(reading) == pytest.approx(2.0 + 4.0)
 
 
 async def test_scrapes_never_shift_power(machine: Machine) -> None:
@@ -185,7 +230,10 @@ async def test_scrapes_never_shift_power(machine: Machine) -> None:
     assert value(await collector.read(), estimate.POWER, "cpu") == pytest.approx(6.0)
 
 
-@pytest.mark.parametrize("stat", ["", "\n", "cpu\n", "cpu  a b c d e f g\n", "intr 1 2 3 4 5 6 7 8\n", None])
+@pytest.mark.parametrize(
+    "stat",
+    ["", "\n", "cpu\n", "cpu  a b c d e f g\n", "intr 1 2 3 4 5 6 7 8\n", "cpu  1 2 3 4 5 6 7\n", None],
+)
 async def test_unusable_stat(machine: Machine, stat: str | None) -> None:
     """Without a usable stat the reading fails; afterwards energy goes on, and the gap adds nothing."""
     collector = await machine.open()

@@ -46,6 +46,33 @@ def test_a_kernel_without_steal() -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "ticks"),
+    [
+        (b"cpu  0 0 0 0 0 0 0 0\ncpu  1 2 3 4 5 6 7 8\ncpu0 9 9 9 9 9 9 9 9\n", (1, 2, 3, 4, 5, 6, 7, 8)),
+        (b"cpu  1 2 3 4 5 6 7 8\ncpu  0 0 0 0 0 0 0 0\n", (1, 2, 3, 4, 5, 6, 7, 8)),
+        (b"cpu  0 0 0 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0\ncpu  0 0 0 5 0 0 0 0\n", (0, 0, 0, 5, 0, 0, 0, 0)),
+        (b"garbage\ncpu  1 2 3 4 5 6 7 8\n", (1, 2, 3, 4, 5, 6, 7, 8)),
+        (b"cpu  a b c d e f g\ncpu  1 2 3 4 5 6 7 8\n", (1, 2, 3, 4, 5, 6, 7, 8)),
+        (b"cpu  0 0 0 0 0 0 0 0\n", (0, 0, 0, 0, 0, 0, 0, 0)),
+    ],
+)
+def test_the_true_one_of_several_sums(content: bytes, ticks: tuple[int, ...]) -> None:
+    """A sum of zeros or garbage gives way to a later line; a line of zeros alone is taken as it is."""
+    assert tuple(parse_machine_stat(content).ticks.values()) == ticks
+
+
+@pytest.mark.parametrize("odd", [b"-8", b"18446744073709550816", b"9" * 5000, b"x", b"1.5", b"\xff"])
+@pytest.mark.parametrize("place", range(len(MODES)))
+def test_an_odd_figure_costs_its_mode_alone(odd: bytes, place: int) -> None:
+    """A figure below 0, wrapped below 0, or not a number leaves out its mode; the others are as they were."""
+    figures = [b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"8"]
+    figures[place] = odd
+    stat = parse_machine_stat(b"cpu  " + b" ".join(figures) + b" 9 10 11 12\n")
+    assert stat.ticks == {mode: 1 + at for at, mode in enumerate(MODES) if at != place}
+    assert stat.capacity == (36 - 1 - place) / HERTZ
+
+
+@pytest.mark.parametrize(
     "content",
     [
         b"",

@@ -34,6 +34,11 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._busy = False
 
+    @property
+    def busy(self) -> bool:
+        """Whether a call has not returned."""
+        return self._busy
+
     async def call(self, function: Callable[[], T]) -> T:
         """Return what `function()` returns, or raise what it raises.
 

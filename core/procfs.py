@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.core.model import CpuTime
+from powerbench_agent.core.sysfs import is_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,14 +79,10 @@ def _parse_sum(line: bytes) -> dict[str, int]:
     A figure that is not a count costs its own mode, as long as the line is otherwise what kernels write.
     """
     label, *fields = line.split() or [b""]
-    figures = {mode: int(field) for mode, field in zip(MODES, fields, strict=False) if _is_count(field)}
+    figures = {mode: int(field) for mode, field in zip(MODES, fields, strict=False) if is_count(field)}
     if label != b"cpu" or len(figures) < _REQUIRED_MODES:
         return {}
     return {mode: ticks for mode, ticks in figures.items() if ticks < _WRAPPED}
-
-
-def _is_count(field: bytes) -> bool:
-    return field.isdigit() and len(field) <= 20  # 64 bits
 
 
 def _total(ticks: Mapping[str, int]) -> int:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from powerbench_agent.core.host import Host
 
 
+_MOST_DIGITS = 20  # of 64 bits; Python would take any number, which no float can hold
+
+
 def text(host: Host, path: Path) -> str:
     """Return an attribute's text, without its line end. Raises: OSError."""
     return host.read(path).decode("utf-8", "replace").strip()
@@ -29,9 +32,14 @@ def natural(host: Host, path: Path) -> int:
 def integer(host: Host, path: Path) -> int:
     """Return an attribute's whole number. Raises: OSError; ValueError if it is not a whole number."""
     content = host.read(path).strip()
-    if not content.lstrip(b"-").isdigit():
+    if not is_count(content.removeprefix(b"-")):
         raise ValueError(f"{path} holds {content[:40]!r}, which is not a whole number")
     return int(content)
+
+
+def is_count(word: bytes) -> bool:
+    """Return whether this is a number as the kernel writes its counts: digits, of 64 bits at most."""
+    return word.isdigit() and len(word) <= _MOST_DIGITS
 
 
 def asleep(host: Host, device: Path) -> bool:

@@ -27,7 +27,7 @@ GROUPS = {
     "core": {
         "types": ["model", "options", "host"],
         "energy and results": ["counters", "results", "bounded_file", "prometheus_windows", "windows"],
-        "the kernel's files": ["procfs", "sysfs", "processes", "process_tree", "ports"],
+        "the kernel's files": ["procfs", "cpu_time", "sysfs", "hwmon", "processes", "process_tree", "ports"],
         "text and threads": [
             "progress",
             "logged",
@@ -35,8 +35,8 @@ GROUPS = {
             "labels",
             "terminal",
             "worker",
+            "parts",
             "token_file",
-            "bounded_file",
         ],
     },
     "agent": {

@@ -27,7 +27,21 @@ def test_integer(tmp_path: Path, content: bytes, number: int) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\n", b"1.5\n", b"0x10", b"--1", b"-", b"1 2", b"1_000", "٣".encode(), b"9" * 5000, b"\xff"],
+    [
+        b"",
+        b"\n",
+        b"1.5\n",
+        b"0x10",
+        b"--1",
+        b"-",
+        b"1 2",
+        b"1_000",
+        "٣".encode(),
+        b"9" * 21,
+        b"9" * 400,
+        b"9" * 5000,
+        b"\xff",
+    ],
 )
 def test_no_integer(tmp_path: Path, content: bytes) -> None:
     """Anything that is not a whole number is a ValueError, never a guess."""

@@ -78,6 +78,22 @@ class Faults:
         return read_file(path)
 
 
+class SlowReader:
+    """A reader whose clock moves on while some files are read, and that remembers what it was asked for."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.seconds: dict[str, float] = {}  # by the end of the path
+        self.opened: list[Path] = []
+
+    def __call__(self, path: Path) -> bytes:
+        self.opened.append(path)
+        for end, seconds in self.seconds.items():
+            if str(path).endswith(end):
+                self.clock.advance(seconds)
+        return read_file(path)
+
+
 def values(reading: Reading, metric: Metric) -> dict[tuple[str, ...], float]:
     """Return a metric's samples by their labels' values; a series given twice is a failure."""
     found: dict[tuple[str, ...], float] = {}
@@ -341,15 +357,21 @@ def add_frequency(sysfs: Path, cpu: int, khz: str) -> None:
 
 
 def add_hwmon(
-    sysfs: Path, number: int, device: str, sensors: Mapping[str, str], *, link: bool = True
+    sysfs: Path,
+    number: int,
+    device: str,
+    sensors: Mapping[str, str],
+    *,
+    link: bool = True,
+    name: str = "chip",
 ) -> Path:
     """Add a chip at `/sys/devices/DEVICE` with these attribute files; `link`: it has a parent device."""
     parent = sysfs / "devices" / device
     directory = parent / f"hwmon/hwmon{number}"
     directory.mkdir(parents=True)
-    (directory / "name").write_text("chip\n")
-    for name, content in sensors.items():
-        (directory / name).write_text(f"{content}\n")
+    (directory / "name").write_text(f"{name}\n")
+    for file, content in sensors.items():
+        (directory / file).write_text(f"{content}\n")
     if link:
         (directory / "device").symlink_to(parent)
     links = sysfs / "class/hwmon"

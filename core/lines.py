@@ -15,6 +15,7 @@ class LineSplitter:
         self._longest = longest
         self._skipping = False  # the rest of a line that was too long
         self.tail = b""  # of a line whose end has not arrived
+        self.dropped = 0  # lines that were too long
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take the next bytes; return the lines that they complete, with their ends."""
@@ -25,7 +26,10 @@ class LineSplitter:
             del lines[0]
             self._skipping = False
         if len(self.tail) > self._longest:
+            self.dropped += not self._skipping
             self._skipping = True
         if self._skipping:
             self.tail = b""
-        return [line for line in lines if len(line.rstrip(b"\r\n")) <= self._longest]
+        kept = [line for line in lines if len(line.rstrip(b"\r\n")) <= self._longest]
+        self.dropped += len(lines) - len(kept)
+        return kept

@@ -100,8 +100,14 @@ class ProgressParser:
         self._lines = LineSplitter(MAX_LOGGED)
         self._block: dict[bytes, bytes] = {}
         self._blocks = False  # whether there was a block
+        self._odd_blocks = 0
         self._ends = StatusEnds()
         self._status: Report | None = None  # the latest status line's
+
+    @property
+    def refused(self) -> int:
+        """How many lines were too long, and how many blocks ended with a word that FFmpeg does not write."""
+        return self._lines.dropped + self._odd_blocks
 
     def feed(self, data: bytes) -> list[Report]:
         """Take the next bytes; return the reports that are complete with them."""
@@ -133,6 +139,7 @@ class ProgressParser:
     def _end_block(self, state: bytes) -> Report | None:
         block, self._block = self._block, {}
         if state not in (b"continue", b"end"):
+            self._odd_blocks += 1
             return None
         is_first, self._blocks = not self._blocks, True
         report = _parse_block(block, ended=state == b"end")

@@ -20,8 +20,8 @@ from powerbench_agent.bench.meter.conditions import read_conditions, warnings_of
 from powerbench_agent.bench.meter.energy import energy_between
 from powerbench_agent.bench.meter.meters import TRACE_HERTZ
 from powerbench_agent.bench.run.outcome import energy_warnings
+from powerbench_agent.core.cpu_time import CpuTimes
 from powerbench_agent.core.host import Host
-from powerbench_agent.core.procfs import read_cpu_time
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -175,7 +175,8 @@ class CommandRunner:
             if has_gpu:
                 await self._take_gpu_use(uses, pids)
 
-        around, before = read_conditions(Host()), read_cpu_time(Host())
+        cpu_times = CpuTimes(Host())
+        around, before = read_conditions(Host()), cpu_times.read()
         argv, has_input = self._argv, True
         if self._collected.runs:  # what the first run wrote is there by now
             if self._ffmpeg is not None and self._ffmpeg.may_ask:
@@ -187,7 +188,7 @@ class CommandRunner:
             energy = energy_between(begin, end)
         except AgentFailed as failed:
             return CommandRun(used, None, problems=(str(failed),))
-        after = read_cpu_time(Host())
+        after = cpu_times.read()
         warnings = warnings_of(around, read_conditions(Host()), around, used.cpu_seconds)
         if has_gpu and not await self._has_read_gpus_since(end):
             warnings.append("the GPU's processes were not read after the command: its share lacks its end")

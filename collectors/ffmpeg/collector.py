@@ -126,15 +126,19 @@ class ProgressFeed:
         self._clock = clock
         self._parser = ProgressParser()
         self._reports = 0
+        self._is_odd = False  # whether something in it could not be read
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes, cut anywhere."""
         self._take(self._parser.feed(data))
+        if self._parser.refused and not self._is_odd:
+            self._is_odd = True
+            self._streams.note_unreadable(self._connection.stream)
 
     def close(self) -> int:
         """Take the end of the connection; return how many reports it held."""
         self._take(self._parser.close())
-        self._streams.release(self._connection)
+        self._streams.release(self._connection, self._clock.monotonic())
         return self._reports
 
     def _take(self, reports: list[Report]) -> None:
@@ -162,16 +166,19 @@ class FFmpeg:
 
     def open_feed(self, stream: str, sender: Sender | None = None, run: str = "") -> ProgressFeed:
         """Return where one connection's bytes go. Raises: IngestRejected at the limit of names."""
-        name = shorten(stream, self._options.max_name_length)
+        # /ingest/cam4/ is the stream of /ingest/cam4.
+        name = shorten(stream.rstrip("/") or stream, self._options.max_name_length)
         if not self._streams.has_room(name, self._clock.monotonic()):
             self.count_rejected("stream_limit")
             what = f"{self._options.max_streams} streams are known already"
             raise IngestRejected("stream_limit", f"{what}; raise [collectors.ffmpeg] max_streams")
-        return ProgressFeed(IngestConnection(name, sender, run), self._streams, self._clock)
+        return ProgressFeed(
+            IngestConnection(name, sender, run, self._clock.monotonic()), self._streams, self._clock
+        )
 
     def count_rejected(self, reason: str) -> None:
         """Count a connection that is read but not taken in."""
-        self._streams.rejected[reason] += 1
+        self._streams.reject(reason)
 
     async def read(self) -> Reading:
         """Return every stream's figures as of now."""

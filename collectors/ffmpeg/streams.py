@@ -5,15 +5,12 @@ them; rates a second, by the time that reports arrived.
 
 Rules:
 
-1. One connection is one run, unless it continues another's: it says so (`run=`: a forwarder that has
-   reconnected), or it is a further request of a client that sends one report a request, whose figures go on
-   from the last. A new connection, a report after an end, or a frame count or size that goes back starts
-   another run: the `_total` counters go on, the run's own figures start again. Only a forwarder that has
-   reconnected may repeat its last report.
+1. What a run is: `StreamState.starts_run` says when a report begins another, `goes_on` when a connection
+   goes on with the last one's run. With another run the `_total` counters go on, and the run's own figures
+   start again.
 2. A name belongs to the connection whose first report is the newest; an older connection is read on and
    ignored.
-3. Timestamps may start anywhere and may jump: media counts by the frames that came with it (`MediaClock`).
-4. A rate needs reports at least 0.1 s apart on average: a file that is sent afterwards has totals only.
+3. A rate needs reports at least 0.1 s apart on average: a file that is sent afterwards has totals only.
 """
 
 from __future__ import annotations
@@ -23,26 +20,24 @@ from dataclasses import dataclass
 from itertools import dropwhile
 from typing import TYPE_CHECKING, NamedTuple
 
+import structlog
+
+from powerbench_agent.collectors.ffmpeg.media import MediaClock
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from powerbench_agent.core.model import Sender
     from powerbench_agent.core.progress import Report
 
-REASONS = (
-    "forbidden",
-    "no_progress",
-    "path",
-    "stream_limit",
-    "superseded",
-)  # why a connection is not taken in
+# Why a connection is not taken in: series from the start. Others, which are rarer, appear when they occur.
+REASONS = ("forbidden", "no_progress", "stream_limit", "superseded")
+
+log = structlog.get_logger("ffmpeg")
 
 _SIZE_ROUNDING = 1024  # bytes; a status line's kB may be rounded up
-_SLOWEST_FRAME = 2.0  # seconds; fewer frames than this are not video
-_LONGEST_START = 3600.0  # seconds of media in a first report without frames
-_LONGEST_GAP = 60.0  # seconds of media without a frame, as in a slide show
-_LEAST_OFFSET = 1.0  # seconds; variable frame rates make as much
-_JITTER = 1.0  # seconds that timestamps may step back
+_TIME_SLIP = 1.0  # seconds by which a run's time may go back, when a stream that was ahead has ended
+_POST_SECONDS = 0.3  # that a connection lasts at most if it brings a piece of a run; FFmpeg's lasts longer
 _MIN_SPACING = 0.1  # seconds between reports below which they were not written live
 
 
@@ -60,7 +55,26 @@ class IngestConnection:
 
     stream: str
     sender: Sender | None
-    run: str  # connections that give the same one are one run; "" for a run of its own
+    run: str  # connections that give the same one are one run; "" if it gives none
+    opened: float = 0.0  # monotonic seconds
+    was_brief: bool = False  # once it has been closed
+
+
+def goes_on(last: IngestConnection, new: IngestConnection) -> bool:
+    """Return whether a new connection goes on with the run of the last one, which has been closed.
+
+    It does if both give the same `run=`. If neither gives one, it does if its sender posts a run in pieces:
+    over one TCP connection that is kept alive, or over new ones from the same address with the same pid, the
+    last of which was closed at once. Whether its counters go on as well is asked of each report.
+    """
+    if last.run or new.run:
+        return last.run == new.run
+    if last.sender is None or new.sender is None:
+        is_same_host, is_kept_alive = last.sender is new.sender, False
+    else:
+        is_same_host = (last.sender.peer[0], last.sender.pid) == (new.sender.peer[0], new.sender.pid)
+        is_kept_alive = is_same_host and last.sender.peer == new.sender.peer
+    return is_kept_alive or (is_same_host and last.was_brief)
 
 
 class RunTotals(NamedTuple):
@@ -76,68 +90,22 @@ class RunTotals(NamedTuple):
         """Return the sums, figure by figure."""
         return RunTotals._make(one + another for one, another in zip(self, other, strict=True))
 
-    def raised_to(self, report: Report) -> RunTotals:
-        """Return the figures after a report; none goes back, and what it does not say stays."""
+    def raised_to(self, report: Report, media: float) -> RunTotals:
+        """Return the figures after a report; none goes back, and what it does not say stays.
+
+        `media`: seconds, which the report's own time need not be.
+        """
         return RunTotals(
             frames=max(self.frames, report.frames or 0),
             dropped=max(self.dropped, report.dropped or 0),
             duplicated=max(self.duplicated, report.duplicated or 0),
             size=max(self.size, report.size or 0),
-            media=max(self.media, report.media or 0.0),
+            media=max(self.media, media),
         )
 
     def is_behind(self, later: RunTotals) -> bool:
         """Return whether `later` has a new frame or new output."""
         return (self.frames, self.size, self.media) != (later.frames, later.size, later.media)
-
-
-class MediaClock:
-    """A run's seconds of media, from timestamps that may start anywhere, jump, or start again.
-
-    With `-copyts`, or wall-clock timestamps, the first report says hours or decades. What a run's first
-    frames were worth is known from the frames that follow; a figure that cannot be true waits for them.
-    """
-
-    def __init__(self) -> None:
-        self._first: tuple[int, float] | None = None  # frames and seconds of the first report
-        self._last: tuple[int, float] | None = None
-        self._offset: float | None = None  # of the timestamps; None: not known yet
-
-    def take(self, frames: int | None, media: float | None) -> float | None:
-        """Return the seconds of media so far; None if they are not known."""
-        if media is None:
-            return None
-        now = (frames or 0, media)
-        if self._first is None or self._last is None:
-            self._first = self._last = now
-            is_plausible = media <= (now[0] * _SLOWEST_FRAME or _LONGEST_START)
-            return media if is_plausible else None
-        self._follow_jump(self._last, now)
-        self._last = now
-        if self._offset is None:
-            self._offset = _offset(self._first, now)
-        return None if self._offset is None else max(0.0, media - self._offset)
-
-    def _follow_jump(self, last: tuple[int, float], now: tuple[int, float]) -> None:
-        """Move the offset along if the timestamps went back, or further than the new frames explain."""
-        new_frames = now[0] - last[0]
-        passed = now[1] - last[1]
-        is_jump = passed < -_JITTER or (now[0] > 0 and passed > new_frames * _SLOWEST_FRAME + _LONGEST_GAP)
-        if is_jump:
-            self._offset = passed + (self._offset or 0.0)
-
-
-def _offset(first: tuple[int, float], now: tuple[int, float]) -> float | None:
-    """Return where a run's timestamps start, from its first report and a later one; None: not known yet."""
-    frames, media = first
-    if frames == 0:  # no pictures
-        return media if media > _LONGEST_START else 0.0
-    if now[0] <= frames:
-        return None
-    frame_seconds = (now[1] - media) / (now[0] - frames)
-    start = media - frames * frame_seconds
-    is_offset = abs(start) > max(_LEAST_OFFSET, media / 2)
-    return start if is_offset else 0.0
 
 
 class StreamRates(NamedTuple):
@@ -151,6 +119,7 @@ class StreamRates(NamedTuple):
 class _Arrival(NamedTuple):
     at: float  # monotonic seconds
     report: Report
+    media: float | None  # seconds since the run's first report
     reports: int  # how many reports this one stands for
 
 
@@ -159,7 +128,7 @@ class StreamState:
 
     def __init__(self) -> None:
         self.connection: IngestConnection | None = None  # the one that the name belongs to
-        self.run_id = ""
+        self.last_connection: IngestConnection | None = None
         self.sender: Sender | None = None  # of the last connection that said who it is
         self.new_sender: Sender | None = None  # the same, until its process is looked for
         self.run = RunTotals()
@@ -171,7 +140,8 @@ class StreamState:
         self.last_update = 0.0  # Unix seconds
         self._earlier_runs = RunTotals()
         self._new_run = True
-        self._may_repeat = False  # the next report may be the last one again
+        self._may_repeat = False  # whether the next report may be the last one again
+        self._latest: Report | None = None
         self._media = MediaClock()
         self._arrivals: deque[_Arrival] = deque()
 
@@ -185,66 +155,84 @@ class StreamState:
         """How many reports are kept for the rates."""
         return len(self._arrivals)
 
-    def belong_to(self, connection: IngestConnection) -> None:
+    def belong_to(self, connection: IngestConnection, *, continues: bool) -> None:
         """Give the stream to a connection, which starts a run or continues the last one."""
-        continues = bool(connection.run) and connection.run == self.run_id
-        self._may_repeat = continues
-        if not continues and not self._is_next_request(connection):
+        if not continues:
             self._new_run = self.run_ended = True
-        self.connection = connection
-        self.run_id = connection.run
-
-    def _is_next_request(self, connection: IngestConnection) -> bool:
-        """Return whether a connection is another request over the one that the last reports came over."""
-        if self.connection is not None or self.sender is None or connection.sender is None:
-            return False
-        same = (self.sender.peer, self.sender.local) == (connection.sender.peer, connection.sender.local)
-        return same and connection.run == self.run_id
+        elif connection.run:
+            self._may_repeat = True
+        else:
+            connection.sender = self.sender  # its process is known, or cannot be found
+        self.connection = self.last_connection = connection
 
     def take(self, report: Report, now: float, unix: float, window: float) -> None:
         """Take a report that arrived at monotonic second `now`, Unix second `unix`."""
-        if self._starts_run(report):
+        self.last_report, self.last_update = now, unix
+        if self._is_repeat(report):
+            return
+        if self.starts_run(report):
             self._start_run(now)
-        self._may_repeat = False
-        report = report._replace(media=self._media.take(report.frames, report.media))
+        self._latest = report
+        opened = now if self.connection is None else self.connection.opened
+        self._media.take(report, now - opened)
         before = self.run
-        self.run = before.raised_to(report)
+        self.run = before.raised_to(report, self._media.seconds or 0.0)
         if before.is_behind(self.run):
             self.last_advance = now
-        for field in RunTotals._fields:
-            if getattr(report, field) is not None:
-                self.said.add(field)
+        self._note_said(report)
         self.run_ended = report.ended
-        self.last_report, self.last_update = now, unix
         self._remember(report, now, window)
 
-    def _starts_run(self, report: Report) -> bool:
-        if self._new_run or (self.run_ended and not self._repeats(report)):
+    def _note_said(self, report: Report) -> None:
+        for field in RunTotals._fields:
+            is_said = self._media.seconds if field == "media" else getattr(report, field)
+            if is_said is not None:
+                self.said.add(field)
+
+    def _is_repeat(self, report: Report) -> bool:
+        """Return whether a forwarder that has reconnected says once more how the run ended."""
+        may_repeat, self._may_repeat = self._may_repeat, False
+        if not may_repeat or not self.run_ended or self._latest is None:
+            return False
+        return report._replace(ended=True) == self._latest._replace(ended=True)
+
+    def starts_run(self, report: Report) -> bool:
+        """Return whether a report is another run's than the ones before.
+
+        It is the first of a connection that does not go on with the last one's run; or it comes after the
+        run's end; or its frame count or size is behind the run's. Where it gives neither (radio over HLS),
+        its time counts instead.
+        """
+        if self._new_run or self.run_ended:
             return True
+        if report.frames is None and report.size is None:
+            return self._is_earlier(report)
         fewer_frames = report.frames is not None and report.frames < self.run.frames
         smaller = report.size is not None and report.size + _SIZE_ROUNDING < self.run.size
         return fewer_frames or smaller
 
-    def _repeats(self, report: Report) -> bool:
-        """Return whether a forwarder that has reconnected says again what it said last."""
-        return self._may_repeat and report.ended and not self.run.is_behind(self.run.raised_to(report))
+    def _is_earlier(self, report: Report) -> bool:
+        if self._latest is None or self._latest.media is None or report.media is None:
+            return False
+        return report.media < self._latest.media - _TIME_SLIP
 
     def _start_run(self, now: float) -> None:
         self._new_run = False
-        self._media = MediaClock()
         self._earlier_runs = self.totals
         self.run = RunTotals()
         self.runs += 1
+        self._media = MediaClock()
         self._arrivals.clear()
         self.last_advance = now
 
     def _remember(self, report: Report, now: float, window: float) -> None:
+        media = None if report.media is None else self._media.moved
         last = self._arrivals[-1] if self._arrivals else None
         if last is not None and now - last.at < _MIN_SPACING:
             # Reports that were held up somewhere arrive at once: the last one says where the run is now.
-            self._arrivals[-1] = _Arrival(now, report, last.reports + 1)
+            self._arrivals[-1] = _Arrival(now, report, media, last.reports + 1)
         else:
-            self._arrivals.append(_Arrival(now, report, 1))
+            self._arrivals.append(_Arrival(now, report, media, 1))
         self._forget(now - window)
 
     def _forget(self, before: float) -> None:
@@ -268,7 +256,7 @@ class StreamState:
         bytes_a_second = _rate(old.size, new.size, seconds)
         return StreamRates(
             fps=_rate(old.frames, new.frames, seconds),
-            speed=_rate(old.media, new.media, seconds),
+            speed=_rate(first.media, last.media, seconds),
             kbps=None if bytes_a_second is None else bytes_a_second * 8e-3,
         )
 
@@ -300,6 +288,21 @@ class StreamTable:
         """Return every stream with its name."""
         return self._streams.items()
 
+    def reject(self, reason: str) -> None:
+        """Count a connection that is not taken in, or not all of it."""
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+
+    def note_unreadable(self, name: str) -> None:
+        """Count a connection some of which cannot be read, and log the first one."""
+        if "unreadable" not in self.rejected:
+            log.warning(
+                "some of what a stream sends is not FFmpeg's progress and was dropped",
+                stream=name,
+                remedy="send ffmpeg's -progress output or its stderr as it is; later ones are only counted,"
+                " in ffmpeg_ingest_rejected_total",
+            )
+        self.reject("unreadable")
+
     def has_room(self, name: str, now: float) -> bool:
         """Return whether a stream of this name is known or can be taken in."""
         if name in self._streams:
@@ -311,13 +314,20 @@ class StreamTable:
     def hand_over(self, connection: IngestConnection, now: float) -> None:
         """Give the name to a connection that has sent its first report, if there is room for the name."""
         if not self.has_room(connection.stream, now):
-            self.rejected["stream_limit"] += 1
+            self.reject("stream_limit")
             return
         stream = self._streams.setdefault(connection.stream, StreamState())
-        continues = bool(connection.run) and connection.run == stream.run_id
+        continues = self._continues(stream, connection, now)
         if stream.connection is not None and not continues:
-            self.rejected["superseded"] += 1
-        stream.belong_to(connection)
+            self.reject("superseded")
+        stream.belong_to(connection, continues=continues)
+
+    def _continues(self, stream: StreamState, connection: IngestConnection, now: float) -> bool:
+        """Return whether a connection goes on with a stream's run; one without `run=` only if it is free."""
+        last = stream.last_connection
+        if last is None or (stream.connection is not None and not connection.run):
+            return False
+        return not self.has_left(stream, now) and goes_on(last, connection)
 
     def take(self, connection: IngestConnection, report: Report, now: float, unix: float) -> None:
         """Take a report, if the stream still belongs to this connection."""
@@ -329,8 +339,9 @@ class StreamTable:
             stream.sender = stream.new_sender = sender
         stream.take(report, now, unix, self.limits.window)
 
-    def release(self, connection: IngestConnection) -> None:
+    def release(self, connection: IngestConnection, now: float) -> None:
         """Take the end of a connection."""
+        connection.was_brief = now - connection.opened <= _POST_SECONDS
         stream = self._streams.get(connection.stream)
         if stream is not None and stream.connection is connection:
             stream.connection = None

@@ -27,6 +27,8 @@ def test_cuts_change_no_line(pieces: list[bytes]) -> None:
         found += splitter.feed(piece)
         assert len(splitter.tail) <= LONGEST
     whole = b"".join(pieces).splitlines(keepends=True)
+    too_long = [line for line in whole if len(content(line)) > LONGEST]
+    assert splitter.dropped == len(too_long)
     complete = [line for line in whole if line.endswith((b"\r", b"\n"))]
     expected = [content(line) for line in complete if len(content(line)) <= LONGEST]
     assert [content(line) for line in found if content(line)] == [line for line in expected if line]

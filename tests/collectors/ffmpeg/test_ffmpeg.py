@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from places import CAPTURES
 from proc_trees import Connection, Processes
+from structlog.testing import capture_logs
 from trees import FakeClock, value, values
 
 from powerbench_agent.collectors.ffmpeg import collector as ffmpeg
@@ -18,7 +19,7 @@ from powerbench_agent.core.model import Feed, IngestRejected, Ingests, Metric, R
 from powerbench_agent.core.options import Seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 TOTALS = (ffmpeg.FRAMES, ffmpeg.DROPPED, ffmpeg.DUPLICATED, ffmpeg.BYTES, ffmpeg.MEDIA, ffmpeg.RESTARTS)
@@ -302,6 +303,132 @@ async def test_captures_are_one_run_each(streams: Streams, name: str) -> None:
     assert value(await streams.read(), ffmpeg.RESTARTS, "cam1") == 0
 
 
+async def test_clips_in_turn_are_runs(streams: Streams) -> None:
+    """A report after an end on one connection starts a run, whether the clips are alike or not."""
+    feed = streams.collector.open_feed("cam1", run="1f")
+    for _ in range(4):
+        feed.feed(report(25, 5000, 1.0, end=True))
+    reading = await streams.read()
+    assert value(reading, ffmpeg.FRAMES, "cam1") == 100
+    assert value(reading, ffmpeg.MEDIA, "cam1") == 4
+    assert value(reading, ffmpeg.RESTARTS, "cam1") == 3
+    assert value(reading, ffmpeg.STALLED, "cam1") == 0
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "killed"])
+async def test_radio_in_a_loop(streams: Streams, *, ended: bool) -> None:
+    """Audio over HLS has neither frames nor size: a run is told by its end, or by its time that goes back."""
+    feed = streams.collector.open_feed("cam1", run="1f")
+    for loop in range(3):
+        await streams.live(feed, [report(None, None, 0.5 * n) for n in range(20)])
+        streams.clock.advance(0.5)
+        if ended:
+            feed.feed(report(None, None, 10.0, end=True))
+            streams.clock.advance(6.0)
+        reading = await streams.read()
+        assert value(reading, ffmpeg.RESTARTS, "cam1") == loop
+        assert value(reading, ffmpeg.STALLED, "cam1") == 0
+    assert value(reading, ffmpeg.MEDIA, "cam1") == (30.0 if ended else 28.5)
+
+
+async def test_a_time_that_slips_back_is_no_restart(streams: Streams) -> None:
+    """A time that goes back by less than a second, as at the end of the longer of two streams, is one run."""
+    feed = streams.collector.open_feed("cam1")
+    reading = await streams.live(feed, [report(None, None, media) for media in (1.0, 1.5, 1.2, 1.4, 2.0)])
+    assert value(reading, ffmpeg.RESTARTS, "cam1") == 0
+    assert value(reading, ffmpeg.MEDIA, "cam1") == 2.0
+
+
+def kept_alive(_: int) -> Sender:
+    return Sender(("10.0.0.7", 4000), ("10.0.0.1", 9510))
+
+
+def each_its_own(number: int) -> Sender:
+    return Sender(("10.0.0.7", 4000 + number), ("10.0.0.1", 9510))
+
+
+def each_with_its_pid(number: int) -> Sender:
+    return Sender(("10.0.0.7", 4000 + number), ("10.0.0.1", 9510), "77")
+
+
+@pytest.mark.parametrize("sender", [kept_alive, each_its_own, each_with_its_pid, lambda _: None])
+@pytest.mark.parametrize("size", [1, 3], ids=["a block", "three blocks"])
+async def test_a_post_a_block_is_one_run(
+    streams: Streams, sender: Callable[[int], Sender | None], size: int
+) -> None:
+    """Posts of a block or some at a time, over one connection or many, are one live run."""
+    blocks = at_30_fps(21)
+    for number in range(0, len(blocks), size):
+        feed = streams.collector.open_feed("cam1", sender(number))
+        feed.feed(b"".join(blocks[number : number + size]))
+        assert feed.close() == size
+        reading = await streams.read()
+        streams.clock.advance(0.5 * size)
+    assert value(reading, ffmpeg.FRAMES, "cam1") == value(reading, ffmpeg.RUN_FRAMES, "cam1") == 300
+    assert value(reading, ffmpeg.MEDIA, "cam1") == 10
+    assert value(reading, ffmpeg.RESTARTS, "cam1") == 0
+    assert value(reading, ffmpeg.REJECTED, "superseded") == 0
+    assert value(reading, ffmpeg.ACTIVE, "cam1") == 1
+    if size == 1:
+        assert value(reading, ffmpeg.FPS, "cam1") == pytest.approx(30)
+
+
+@pytest.mark.parametrize("sender", [kept_alive, each_its_own])
+async def test_runs_that_are_posted_in_pieces_are_told_apart(
+    streams: Streams, sender: Callable[[int], Sender]
+) -> None:
+    """A piece after the end, and one whose counters are behind, begin another run."""
+    pieces = [report(50, 500, 2), report(100, 1000, 4, end=True), report(150, 1500, 6), report(10, 100, 0.5)]
+    for number, piece in enumerate(pieces):
+        feed = streams.collector.open_feed("cam1", sender(number))
+        feed.feed(piece)
+        feed.close()
+        streams.clock.advance(1.0)
+    reading = await streams.read()
+    assert value(reading, ffmpeg.FRAMES, "cam1") == 100 + 150 + 10
+    assert value(reading, ffmpeg.RESTARTS, "cam1") == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "seconds"),
+    [
+        (each_its_own(1), Sender(("10.0.0.8", 4001), ("10.0.0.1", 9510)), 0.0),
+        (each_with_its_pid(1), Sender(("10.0.0.7", 4002), ("10.0.0.1", 9510), "78"), 0.0),
+        (each_its_own(1), each_its_own(2), 0.5),
+    ],
+    ids=["another machine", "another process", "a connection that lasted"],
+)
+async def test_another_senders_run_is_another(
+    streams: Streams, first: Sender, second: Sender, seconds: float
+) -> None:
+    """Counters that go forward are not enough: another sender, or FFmpeg's own connection, is another run."""
+    feed = streams.collector.open_feed("cam1", first)
+    streams.clock.advance(seconds)
+    feed.feed(report(15, 100, 0.5))
+    feed.close()
+    reading = await streams.live(streams.collector.open_feed("cam1", second), [report(20, 150, 0.7)])
+    assert value(reading, ffmpeg.FRAMES, "cam1") == 35
+    assert value(reading, ffmpeg.RESTARTS, "cam1") == 1
+
+
+async def test_an_offset_is_no_media(streams: Streams) -> None:
+    """With the input's times (-copyts) a run counts what it wrote, and its speed is the real one."""
+    for offset in (0.0, 1.4, 60.0, 1.76e9):
+        feed = streams.collector.open_feed(f"from {offset}")
+        live = [report(round(15 * n), 1000 * n, offset + 0.5 * n) for n in range(1, 13)]
+        reading = await streams.live(feed, live)
+        assert value(reading, ffmpeg.MEDIA, f"from {offset}") == pytest.approx(6.0, abs=0.01)
+        assert value(reading, ffmpeg.SPEED, f"from {offset}") == pytest.approx(1.0)
+
+
+async def test_a_time_that_is_not_credible_is_not_shown(streams: Streams) -> None:
+    """The only report of a run that says the Unix time gives frames and no media, rather than 0."""
+    feed = streams.collector.open_feed("cam1")
+    reading = await streams.live(feed, [report(150, 90_000, 1.76e9, end=True)])
+    assert value(reading, ffmpeg.FRAMES, "cam1") == 150
+    assert not has(reading, ffmpeg.MEDIA)
+
+
 # -- stalls and ends ---------------------------------------------------------------------------------
 
 
@@ -481,13 +608,30 @@ async def test_rejections_are_counted_by_reason(streams: Streams) -> None:
     streams.collector.count_rejected("forbidden")
     streams.collector.count_rejected("no_progress")
     found = values(await streams.read(), ffmpeg.REJECTED)
-    assert found == {
-        ("forbidden",): 2,
-        ("no_progress",): 1,
-        ("path",): 0,
-        ("stream_limit",): 0,
-        ("superseded",): 0,
-    }
+    expected = {"forbidden": 2, "no_progress": 1, "path": 0, "stream_limit": 0, "superseded": 0}
+    assert found == {(reason,): count for reason, count in expected.items()}
+
+
+@pytest.mark.parametrize("odd", [b"x" * 200_000 + b"\n", b"frame=3\nprogress=maybe\n"], ids=["line", "block"])
+async def test_what_cannot_be_read_is_counted(streams: Streams, odd: bytes) -> None:
+    """An endless line or a block that FFmpeg does not write is counted once a connection, and said once."""
+    with capture_logs() as logs:
+        for name in ("cam1", "cam2"):
+            feed = streams.collector.open_feed(name)
+            feed.feed(report(1, 1, 1) + odd + odd + report(2, 2, 2))
+            feed.close()
+    reading = await streams.read()
+    assert value(reading, ffmpeg.REJECTED, "unreadable") == 2
+    assert value(reading, ffmpeg.FRAMES, "cam1") == 2
+    assert [entry["stream"] for entry in logs] == ["cam1"]
+    assert "remedy" in logs[0]
+
+
+async def test_names_with_slashes(streams: Streams) -> None:
+    """A name may hold slashes; one at its end does not make it another stream."""
+    for name in ("live/cam1", "live/cam1/", "/", "a//b"):
+        streams.collector.open_feed(name).feed(report(1, 1, 1, end=True))
+    assert set(values(await streams.read(), ffmpeg.FRAMES)) == {("live/cam1",), ("/",), ("a//b",)}
 
 
 async def test_reload_keeps_the_streams(streams: Streams) -> None:
@@ -661,64 +805,3 @@ async def test_a_last_report_sent_again_is_no_other_run(streams: Streams) -> Non
     assert value(reading, ffmpeg.FRAMES, "cam1") == 200
     assert value(reading, ffmpeg.RESTARTS, "cam1") == 0
     assert value(reading, ffmpeg.ACTIVE, "cam1") == 0
-
-
-PEER, LOCAL = ("127.0.0.1", 40000), ("127.0.0.1", 9510)
-
-
-async def test_a_report_a_request_is_one_live_run(streams: Streams) -> None:
-    """A client that posts each block over one kept connection is one run, with rates."""
-    for content in at_30_fps(10):
-        streams.clock.advance(0.5)
-        feed = streams.collector.open_feed("cam1", Sender(PEER, LOCAL))
-        feed.feed(content)
-        feed.close()
-        reading = await streams.read()
-    assert value(reading, ffmpeg.FRAMES, "cam1") == 135
-    assert value(reading, ffmpeg.RESTARTS, "cam1") == 0
-    assert value(reading, ffmpeg.FPS, "cam1") == pytest.approx(30)
-    fresh = streams.collector.open_feed("cam1", Sender(PEER, LOCAL))
-    fresh.feed(report(10, 1000, 0.3))
-    reading = await streams.read()
-    assert value(reading, ffmpeg.FRAMES, "cam1") == 145
-    assert value(reading, ffmpeg.RESTARTS, "cam1") == 1
-
-
-@pytest.mark.parametrize("run", ["", "forwarder"])
-async def test_equal_clips_in_turn_over_one_connection(streams: Streams, run: str) -> None:
-    """Each clip is a run, even if all are alike and a forwarder carries them under one name."""
-    feed = streams.collector.open_feed("cam1", None, run)
-    for _ in range(4):
-        streams.clock.advance(1.0)
-        feed.feed(report(25, 5000, 1.0, end=True))
-    reading = await streams.read()
-    assert value(reading, ffmpeg.FRAMES, "cam1") == 100
-    assert value(reading, ffmpeg.RESTARTS, "cam1") == 3
-
-
-@pytest.mark.parametrize("start", [60.0, 3.6e9, 5.0])
-async def test_an_offset_of_the_timestamps_is_no_media(streams: Streams, start: float) -> None:
-    """With -copyts or wall-clock timestamps six seconds are six seconds, and the speed is that of the run."""
-    feed = streams.collector.open_feed("cam1")
-    contents = [report(15 * n, 50_000 * n, start + 0.5 * n) for n in range(1, 13)]
-    reading = await streams.live(feed, contents)
-    assert value(reading, ffmpeg.MEDIA, "cam1") == pytest.approx(6.0)
-    assert value(reading, ffmpeg.SPEED, "cam1") == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("jump", [5000.0, -5.0, 95443.7])
-async def test_a_jump_of_the_timestamps_is_no_media(streams: Streams, jump: float) -> None:
-    """A source whose timestamps jump or start again, as MPEG-TS does in 26.5 hours, adds what it encodes."""
-    contents = [report(30 * n, 100_000 * n, 200.0 + n + (jump if n > 6 else 0.0)) for n in range(1, 13)]
-    reading = await streams.live(streams.collector.open_feed("cam1"), contents, 1.0)
-    assert value(reading, ffmpeg.MEDIA, "cam1") == pytest.approx(12.0, abs=1.1)
-
-
-async def test_a_fast_or_slow_run_has_its_media(streams: Streams) -> None:
-    """A hundred times real time, and a frame a second, are no offsets."""
-    fast = [report(1500 * n, 100_000 * n, 50.0 * n) for n in range(1, 5)]
-    slow = [report(n, 100_000 * n, 1.0 * n) for n in range(1, 5)]
-    await streams.live(streams.collector.open_feed("fast"), fast)
-    reading = await streams.live(streams.collector.open_feed("slow"), slow)
-    assert value(reading, ffmpeg.MEDIA, "fast") == 200
-    assert value(reading, ffmpeg.MEDIA, "slow") == 4

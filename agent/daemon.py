@@ -23,8 +23,11 @@ from aiohttp.http_exceptions import HttpProcessingError
 from powerbench_agent.agent import __version__, access, listen, roster
 from powerbench_agent.agent.config import without_effect
 from powerbench_agent.agent.connections import Connections, Listener, raise_descriptor_limit
+from powerbench_agent.agent.exposition import AGENT_METRICS, PROCESS_METRICS
 from powerbench_agent.agent.http import Handlers
 from powerbench_agent.agent.listen import Site
+from powerbench_agent.agent.names import Names
+from powerbench_agent.agent.node import NODE_METRICS
 from powerbench_agent.agent.scheduler import Scheduler
 from powerbench_agent.agent.systemd import Notifier, status_of
 from powerbench_agent.core.cpu_time import CpuTimes
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
     from powerbench_agent.agent.access import Access
     from powerbench_agent.agent.config import Config
     from powerbench_agent.agent.scheduler import Open
-    from powerbench_agent.core.model import CollectorModule
+    from powerbench_agent.core.model import CollectorModule, Metric
     from powerbench_agent.core.options import CollectorOptions
 
 log = structlog.get_logger("agent")
@@ -96,6 +99,7 @@ class Agent:
             cpu_time=CpuTimes(host).read,
             idle=config.agent.idle,
         )
+        self.scheduler.names = declared_names(modules)
         self._handlers = Handlers(self.scheduler, rules, host.clock)
         self._ports: dict[Address, _Port] = {}
         self._connections = connections or Connections()
@@ -173,6 +177,14 @@ class Agent:
     def addresses(self) -> set[Address]:
         """The addresses that are served."""
         return set(self._ports)
+
+
+def declared_names(modules: Mapping[str, CollectorModule]) -> Names:
+    """Return who may show which metric."""
+    declared: dict[str, Iterable[Metric]] = {name: module.METRICS for name, module in modules.items()}
+    declared["node"] = [*NODE_METRICS, *roster.share_metrics(modules)]
+    declared["the agent itself"] = [*AGENT_METRICS, *PROCESS_METRICS]
+    return Names(declared, built_in=roster.BUILT_IN)
 
 
 def _own(options: object) -> dict[str, object]:

@@ -18,6 +18,7 @@ from prometheus_client import core, exposition, process_collector
 from prometheus_client.openmetrics import exposition as openmetrics_exposition
 
 from powerbench_agent.agent import __version__
+from powerbench_agent.core.metric_names import family_name, taken_names
 from powerbench_agent.core.model import Metric, Reading, Sample
 
 if TYPE_CHECKING:
@@ -103,6 +104,15 @@ AGENT_METRICS = (
     HTTP_REJECTED,
 )
 
+# What prometheus_client says of the process; here only so that nobody else says it.
+PROCESS_METRICS = (
+    Metric("process_cpu_seconds_total", "counter", ""),
+    Metric("process_max_fds", "gauge", ""),
+    Metric("process_open_fds", "gauge", ""),
+    Metric("process_resident_memory_bytes", "gauge", ""),
+    Metric("process_start_time_seconds", "gauge", ""),
+    Metric("process_virtual_memory_bytes", "gauge", ""),
+)
 _PROCESS = process_collector.ProcessCollector(registry=None)
 
 
@@ -215,14 +225,8 @@ class Pages:
                 yield COLLECTOR_SUCCESS.sample(state.last_success, name)
 
 
-def family_name(metric: Metric) -> str:
-    """Return the name of the metric's family: a counter's is without _total."""
-    return metric.name.removesuffix("_total") if metric.kind == "counter" else metric.name
-
-
 def _names(family: core.Metric) -> frozenset[str]:
-    """Return the names that a family occupies on a page; in 0.0.4 a counter's TYPE line has _total."""
-    return frozenset((family.name, f"{family.name}_total") if family.type == "counter" else (family.name,))
+    return taken_names(family.name, family.type)
 
 
 _OWN_NAMES = frozenset(name for metric in AGENT_METRICS for name in (metric.name, family_name(metric)))
@@ -241,7 +245,7 @@ def group(samples: Iterable[Sample], reserved: Collection[str] = ()) -> tuple[li
         name = family_name(metric)
         known = groups.get(name)
         if known is None:
-            family = core.Metric(name, metric.help, metric.kind)
+            family = core.Metric(name, _encodable(metric.help), metric.kind)
             names = _names(family)
             if not taken.isdisjoint(names):
                 dropped += 1

@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from powerbench_agent.agent.names import Names
 from powerbench_agent.agent.node import Node
 from powerbench_agent.agent.troubles import Troubles
 from powerbench_agent.core.host import asleep
+from powerbench_agent.core.metric_names import metric_complaint
 from powerbench_agent.core.model import (
     ESTIMATE,
     SHARE_LABELS,
@@ -96,6 +98,7 @@ class Scheduler:
 
         `cpu_time`: how busy the CPUs have been so far, None if unknown; `idle`: as in attribution.Shares.
         """
+        self.names = Names()  # who may show what; until it is replaced, only what is invalid is left out
         self._clock = clock
         self._on_beat = on_beat
         self._slots = {name: _Slot(name, *how) for name, how in collectors.items()}
@@ -215,6 +218,7 @@ class Scheduler:
                     else:
                         return
                 _check_claims(reading)
+                reading = self.names.check(slot.name, reading)
             except Absent as gone:
                 self._lose(slot, str(gone))
             except ReadFailed as failed:
@@ -395,6 +399,9 @@ def _check_claims(reading: Reading) -> None:
         labels = SHARE_LABELS[claim.kind]
         if claim.share.labels != labels:
             raise TypeError(f"{claim.share.name}, the share of a {claim.kind}, must have the labels {labels}")
+        wrong = metric_complaint(claim.share)
+        if wrong:
+            raise TypeError(f"{claim.share.name!r}, the share of a {claim.kind}, {wrong}")
 
 
 def _next_on_grid(now: float, interval: float) -> float:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 import structlog
 from prometheus_client import parser
 
+from powerbench_agent.core.labels import shorten
+from powerbench_agent.core.metric_names import metric_complaint, sample_complaint
 from powerbench_agent.core.model import Absent, Metric, Reading, Sample
 from powerbench_agent.core.options import CollectorOptions, Seconds
 from powerbench_agent.core.worker import Worker
@@ -46,6 +48,7 @@ SKIPPED = Metric(
 )
 METRICS = (MTIME, SKIPPED)
 _COUNTER_TYPE = re.compile(r"^# TYPE (\S+(?<!_total)) counter\s*$", re.MULTILINE)
+_MAX_NAME = 200  # characters of a file's name in a label
 REASONS = ("malformed", "timestamps", "too_large", "too_many", "unreadable")
 
 
@@ -56,11 +59,12 @@ class Options(CollectorOptions, frozen=True, kw_only=True):
     directory: str = ""
     max_files: int = 100
     max_file_bytes: int = 1_048_576
+    max_series: int = 20_000  # of all files together
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """Yield (key, what is wrong)."""
         yield from super().problems()
-        for key in ("max_files", "max_file_bytes"):
+        for key in ("max_files", "max_file_bytes", "max_series"):
             if getattr(self, key) < 1:
                 yield key, "must be at least 1"
 
@@ -97,7 +101,7 @@ class Textfile:
             try:
                 if number >= self._options.max_files:
                     raise UnusableFile("too_many", f"more than {self._options.max_files} files")
-                samples.extend(self._read_file(name))
+                samples.extend(self._read_file(name, self._options.max_series - len(samples)))
             except UnusableFile as unusable:
                 self._skip(name, unusable)
             else:
@@ -106,12 +110,15 @@ class Textfile:
         samples.extend(SKIPPED.sample(count, reason) for reason, count in self._skipped.items())
         return Reading(samples)
 
-    def _read_file(self, name: str) -> list[Sample]:
-        """Return a file's samples and its time. Raises: UnusableFile."""
+    def _read_file(self, name: str, room: int) -> list[Sample]:
+        """Return a file's samples, at most `room` of them, and its time. Raises: UnusableFile."""
         path = os.path.join(self._options.directory, name)  # noqa: PTH118 - a plain join, per file per beat
         mtime, text = read_bounded(path, self._options.max_file_bytes)
-        label = name.encode("utf-8", "replace").decode()
-        return [MTIME.sample(mtime, label), *parse(text, name)]
+        if count_series(text) > room:
+            what = f"has more series than the {self._options.max_series} that all files may have together"
+            raise UnusableFile("too_many", f"{what}; raise [collectors.textfile] max_series")
+        label = shorten(name, _MAX_NAME)
+        return [MTIME.sample(mtime, label), *parse(text, label)]
 
     def _skip(self, name: str, unusable: UnusableFile) -> None:
         self._skipped[unusable.reason] += 1
@@ -168,6 +175,12 @@ def _read_regular(path: str, size: int) -> tuple[float, bytes]:
         os.close(descriptor)
 
 
+def count_series(text: str) -> int:
+    """Return how many lines of a file may be samples; far cheaper than parsing them."""
+    lines = text.count("\n") + 1
+    return lines - text.count("\n#") - text.startswith("#")
+
+
 def parse(text: str, file: str) -> Iterator[Sample]:
     """Yield the samples of one file in text format 0.0.4. Raises: UnusableFile.
 
@@ -188,7 +201,16 @@ def parse(text: str, file: str) -> Iterator[Sample]:
             metric = metrics.get((name, labels))
             if metric is None:
                 metric = metrics[name, labels] = Metric(name, kind, help_text, labels)
-            yield metric.sample(sample.value, *(sample.labels[label] for label in labels))
+                _refuse(metric, metric_complaint(metric))
+            shown = metric.sample(sample.value, *(sample.labels[label] for label in labels))
+            _refuse(metric, sample_complaint(shown))
+            yield shown
+
+
+def _refuse(metric: Metric, complaint: str) -> None:
+    """Raise UnusableFile if there is a complaint about a metric."""
+    if complaint:
+        raise UnusableFile("malformed", f"{metric.name!r} {complaint}")
 
 
 def _name_and_kind(family: Family, sample: ParsedSample, plain_counters: set[str]) -> tuple[str, Kind]:
@@ -201,6 +223,4 @@ def _name_and_kind(family: Family, sample: ParsedSample, plain_counters: set[str
         return sample.name, "unknown"
     if family.name in plain_counters:
         return family.name, "unknown"  # as the author named it; the parser appends _total
-    if sample.value < 0:
-        raise UnusableFile("malformed", f"{sample.name} is a counter and negative")
     return sample.name, "counter"

@@ -33,6 +33,7 @@ GROUPS = {
             "logged",
             "lines",
             "labels",
+            "metric_names",
             "terminal",
             "worker",
             "parts",
@@ -40,8 +41,8 @@ GROUPS = {
         ],
     },
     "agent": {
-        "starts": ["cli", "daemon", "config", "roster", "systemd", "log"],
-        "measures": ["scheduler", "troubles", "node", "attribution"],
+        "starts": ["cli", "daemon", "config", "roster", "systemd", "log", "log_writer"],
+        "measures": ["scheduler", "troubles", "names", "node", "attribution"],
         "serves": [
             "http",
             "exposition",

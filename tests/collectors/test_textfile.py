@@ -112,7 +112,16 @@ async def test_files_come_change_and_go(directory: Directory) -> None:
         ('a{b="1",b="2"} 1\n', "malformed"),
         (b"a 1 \xff\n", "malformed"),
         (b"\x89PNG\r\n\x1a\n", "malformed"),
+        ('{"odd name"} 1\n', "malformed"),
+        ('{"größe", b="c"} 1\n', "malformed"),
+        ('a{"odd label"="c"} 1\n', "malformed"),
+        ('a{__name__="b"} 1\n', "malformed"),
+        ('a{__b="c"} 1\n', "malformed"),
+        ("# TYPE a_total counter\na_total NaN\n", "malformed"),
+        ("# TYPE a_total counter\na_total -1\n", "malformed"),
+        ('a 1 # {trace_id="1"} 1\n', "timestamps"),
         ("a 1 1700000000000\n", "timestamps"),
+        ("a 1\n" * 20_001, "too_many"),
         ("# " + "x" * 1_048_576 + "\na 1\n", "too_large"),
     ],
     ids=lambda what: what if isinstance(what, str) and len(what) < 20 else "",
@@ -300,7 +309,37 @@ def test_any_text(text: str) -> None:
         assert len(sample.labels) == len(sample.metric.labels)
 
 
-@pytest.mark.parametrize("key", ["max_files", "max_file_bytes"])
+async def test_all_files_together_have_a_limit_of_series(tmp_path: Path) -> None:
+    """The file that would go past it is left out whole, unparsed; smaller ones after it are shown."""
+    collector = await open_directory(tmp_path, max_series=6)
+    (tmp_path / "a.prom").write_text("# HELP a A.\n# TYPE a gauge\na 1\n")
+    (tmp_path / "b.prom").write_text("".join(f'b{{n="{number}"}} 1\n' for number in range(5)))
+    (tmp_path / "c.prom").write_text("c 1\n")
+    reading = await collector.read()
+    assert [row[0] for row in others(reading)] == ["a", "c"]
+    assert skipped(reading) == {"too_many": 1}
+    await collector.aclose()
+
+
+@pytest.mark.parametrize(
+    ("text", "most"), [("", 1), ("a 1", 1), ("# HELP a A.\na 1\n# x\nb 2\n", 3), ("a 1\n" * 9, 10)]
+)
+def test_series_are_counted_before_parsing(text: str, most: int) -> None:
+    """The count is never less than the series that there are."""
+    assert textfile.count_series(text) == most
+    assert len(list(textfile.parse(text, "a.prom"))) <= most
+
+
+async def test_a_file_name_cannot_break_its_help(directory: Directory) -> None:
+    """The name of a file is a label and a HELP text: printable, valid, and of bounded length."""
+    for name in (b"\xff.prom", b"a\nb.prom", b"x" * 240 + b".prom"):
+        (directory.path / os.fsdecode(name)).write_text("a 1\n")
+    for sample in (await directory.read()).samples:
+        assert (sample.metric.help + "".join(sample.labels)).isprintable()
+        assert all(len(label) <= 200 for label in sample.labels)
+
+
+@pytest.mark.parametrize("key", ["max_files", "max_file_bytes", "max_series"])
 def test_options_have_a_floor(key: str) -> None:
     """A limit of 0 is refused when the configuration is read."""
     assert [name for name, _ in textfile.Options(**{key: 0}).problems()] == [key]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from powerbench_agent.core.progress import Report
 
 # Why a connection is not taken in: series from the start. Others, which are rarer, appear when they occur.
-REASONS = ("forbidden", "no_progress", "stream_limit", "superseded")
+REASONS = ("forbidden", "no_progress", "path", "stream_limit", "superseded")
 
 log = structlog.get_logger("ffmpeg")
 

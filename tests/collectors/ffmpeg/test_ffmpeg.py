@@ -634,28 +634,6 @@ async def test_names_with_slashes(streams: Streams) -> None:
     assert set(values(await streams.read(), ffmpeg.FRAMES)) == {("live/cam1",), ("/",), ("a//b",)}
 
 
-@pytest.mark.parametrize("odd", [b"x" * 200_000 + b"\n", b"frame=3\nprogress=maybe\n"], ids=["line", "block"])
-async def test_what_cannot_be_read_is_counted(streams: Streams, odd: bytes) -> None:
-    """An endless line or a block that FFmpeg does not write is counted once a connection, and said once."""
-    with capture_logs() as logs:
-        for name in ("cam1", "cam2"):
-            feed = streams.collector.open_feed(name)
-            feed.feed(report(1, 1, 1) + odd + odd + report(2, 2, 2))
-            feed.close()
-    reading = await streams.read()
-    assert value(reading, ffmpeg.REJECTED, "unreadable") == 2
-    assert value(reading, ffmpeg.FRAMES, "cam1") == 2
-    assert [entry["stream"] for entry in logs] == ["cam1"]
-    assert "remedy" in logs[0]
-
-
-async def test_names_with_slashes(streams: Streams) -> None:
-    """A name may hold slashes; one at its end does not make it another stream."""
-    for name in ("live/cam1", "live/cam1/", "/", "a//b"):
-        streams.collector.open_feed(name).feed(report(1, 1, 1, end=True))
-    assert set(values(await streams.read(), ffmpeg.FRAMES)) == {("live/cam1",), ("/",), ("a//b",)}
-
-
 async def test_reload_keeps_the_streams(streams: Streams) -> None:
     """New options take effect, and no counter is lost to them."""
     await streams.live(streams.collector.open_feed("cam1"), [report(100, 1000, 3)])

@@ -186,7 +186,7 @@ class HostCollector:
         """Return one chip's temperatures; none if its device sleeps, or would be kept from sleeping."""
         if chip.is_asleep():
             return Reading(())
-        if self._options.excludes(chip.label, chip.name()):
+        if self._options.excludes(chip.label(), chip.name()):
             return Reading(())
         if chip.name() == hwmon.DISKS and not chip.disk.is_in_use():
             return Reading(())
@@ -208,7 +208,7 @@ class HostCollector:
             faults.append(f"only {asked} of {len(wanted)} sensors answered in time")
         if not faults:
             return Reading(samples)
-        what = f"{chip.label}: {'; '.join(faults)}"
+        what = f"{chip.label()}: {'; '.join(faults)}"
         remedy = "if this is no fault of the device, name the sensor in [collectors.host] exclude"
         return Reading(samples, troubles=[Trouble(chip.number, what, remedy)])
 
@@ -217,7 +217,7 @@ class HostCollector:
         celsius = sysfs.integer(self._host, sensor.path) / 1000
         if not _COLDEST < celsius < _HOTTEST:
             raise ValueError(f"{sensor.label} reads {celsius:g} °C, which cannot be true")
-        return TEMPERATURE.sample(celsius, chip.label, sensor.label)
+        return TEMPERATURE.sample(celsius, chip.label(), sensor.label)
 
 
 async def open_collector(options: Options, host: Host) -> HostCollector:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.core import sysfs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from powerbench_agent.core.host import Host
@@ -38,11 +38,14 @@ class Sensor(NamedTuple):
 class Chip:
     """One hwmon device."""
 
-    def __init__(self, host: Host, path: Path, label: str) -> None:
+    def __init__(self, host: Host, path: Path, place: str, siblings: Sequence[Path]) -> None:
+        """`place`: where its device is, below /sys/devices; `siblings`: all chips of that device."""
         self.path = path
-        self.label = label  # where its device is, below /sys/devices; unique on this machine
         self.disk = Disk(host, path / "device")
         self._host = host
+        self._place = place
+        self._siblings = siblings
+        self._label = ""
         self._devices = tuple(_devices(path))
         self._name = ""
         self._sensors: list[Sensor] | None = None
@@ -56,6 +59,21 @@ class Chip:
         """Return whether a reading would wake its device, or what that is part of."""
         return any(sysfs.asleep(self._host, device) for device in self._devices)
 
+    def label(self) -> str:
+        """Return its device's place; if that has several chips, its name and its number among equals too."""
+        if not self._label:
+            self._label = f"{self._place}{self._suffix()}"
+        return self._label
+
+    def _suffix(self) -> str:
+        if len(self._siblings) == 1:
+            return ""
+        names = [_name(self._host, path) or path.name for path in self._siblings]
+        position = self._siblings.index(self.path)
+        name = names[position]
+        earlier = names[:position].count(name)
+        return f" {name} {earlier + 1}" if earlier else f" {name}"
+
     def name(self) -> str:
         """Return its driver's name for it, "" if that cannot be read now."""
         if not self._name:
@@ -68,16 +86,15 @@ class Chip:
             return self._sensors
         paths = sorted(self.path.glob("temp*_input"))
         numbers = [path.name.removesuffix("_input") for path in paths]
-        labels = [self._label(number) for number in numbers]
-        names = unique_labels(
-            numbers, [label or number for number, label in zip(numbers, labels, strict=True)]
-        )
-        sensors = [Sensor(path, name) for path, name in zip(paths, names, strict=True)]
+        labels = [self._sensor_label(number) for number in numbers]
+        given = [label or number for label, number in zip(labels, numbers, strict=True)]
+        unique = _unique(given, numbers)
+        sensors = [Sensor(path, label) for path, label in zip(paths, unique, strict=True)]
         if None not in labels:
             self._sensors = sensors
         return sensors
 
-    def _label(self, number: str) -> str | None:
+    def _sensor_label(self, number: str) -> str | None:
         """Return a sensor's label, "" without one, None if it cannot be read now."""
         try:
             return sysfs.text(self._host, self.path / f"{number}_label")
@@ -126,14 +143,23 @@ class Chips:
         self._chips: list[Chip] = []
 
     def list(self) -> list[Chip]:
-        """Return the chips in the order of their numbers; the same objects as long as nothing changes."""
+        """Return the chips in the order of their numbers; the same objects as long as nothing changes.
+
+        No attribute is read here, so no driver can make this wait.
+        """
         directory = self._host.sysfs / "class/hwmon"
         listing = sorted(_listing(directory))
         if listing != self._listing:
             self._listing = listing
             paths = [directory / f"hwmon{number}" for number, _ in listing]
-            labels = chip_labels(self._host, paths)
-            self._chips = [Chip(self._host, path, label) for path, label in zip(paths, labels, strict=True)]
+            places = [_place(self._host, path) for path in paths]
+            siblings: defaultdict[str, list[Path]] = defaultdict(list)
+            for path, place in zip(paths, places, strict=True):
+                siblings[place].append(path)
+            self._chips = [
+                Chip(self._host, path, place, siblings[place])
+                for path, place in zip(paths, places, strict=True)
+            ]
         return self._chips
 
 
@@ -163,20 +189,6 @@ def _devices(hwmon: Path) -> Iterator[Path]:
         yield device
 
 
-def chip_labels(host: Host, paths: Iterable[Path]) -> list[str]:
-    """Return a label for each chip: its device, and its name and number if the device has several chips."""
-    places = [_place(host, path) for path in paths]
-    labels = []
-    times: Counter[str] = Counter()
-    for path, place in zip(paths, places, strict=True):
-        label = place
-        if places.count(place) > 1:
-            label = f"{place} {_name(host, path) or path.name}"
-        times[label] += 1
-        labels.append(label if times[label] == 1 else f"{label} {times[label]}")
-    return labels
-
-
 def _place(host: Host, hwmon: Path) -> str:
     """Return the device's path below /sys/devices, which differs between chips of one name."""
     device = hwmon / "device"
@@ -194,10 +206,12 @@ def _name(host: Host, hwmon: Path) -> str:
         return ""
 
 
-def unique_labels(numbers: Iterable[str], labels: list[str]) -> list[str]:
+def _unique(labels: list[str], numbers: list[str]) -> list[str]:
     """Return the labels, with their sensors' numbers added to those that are not unique."""
-    numbered = [f"{label} ({number})" for number, label in zip(numbers, labels, strict=True)]
     times = Counter(labels)
-    found = [label if times[label] == 1 else longer for label, longer in zip(labels, numbered, strict=True)]
+    numbered = [f"{label} ({number})" for label, number in zip(labels, numbers, strict=True)]
+    found = []
+    for label, longer in zip(labels, numbered, strict=True):
+        found.append(label if times[label] == 1 else longer)
     is_unique = len(set(found)) == len(found)
     return found if is_unique else numbered  # a label may look like another's with its number

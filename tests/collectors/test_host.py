@@ -390,12 +390,13 @@ async def test_slow_sensors_are_sampled(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["temp1_input", "temp1_label", "name", "scaling_cur_freq", "meminfo", "stat"]
+    "file", ["temp1_input", "temp1_label", "name", "runtime_status", "scaling_cur_freq", "meminfo", "stat"]
 )
 async def test_a_file_that_hangs(machine: Machine, file: str) -> None:
     """A read that does not come back costs its part, until it does; the event loop and the others go on."""
     add_frequency(machine.sysfs, 0, "800000\n")
-    add_hwmon(machine.sysfs, 0, "platform/bad", {"temp1_input": "1000", "temp1_label": "x"})
+    bad = add_hwmon(machine.sysfs, 0, "platform/bad", {"temp1_input": "1000", "temp1_label": "x"})
+    suspend(bad / "device", "active")
     add_hwmon(machine.sysfs, 1, "platform/good", {"temp2_input": "1000"})
     leave = threading.Event()
 

@@ -53,7 +53,7 @@ TEMPERATURE = Metric(
 )
 METRICS = (CPU_SECONDS, FREQUENCY, LOAD1, MEMORY_AVAILABLE, MEMORY_TOTAL, TEMPERATURE)
 
-_COLDEST, _HOTTEST = -100.0, 250.0  # °C; beyond them the value is a driver's sentinel
+_COLDEST, _HOTTEST = -100_000, 250_000  # m°C; beyond them the value is a driver's sentinel
 _MAX_KHZ = 20_000_000  # likewise
 _BUDGET = 0.5  # of the time until the reading is given up; the rest is for the event loop's other work
 _MAX_WAIT = 5.0  # seconds after which a reading is given up, however long the interval
@@ -214,10 +214,10 @@ class HostCollector:
 
     def _temperature(self, chip: hwmon.Chip, sensor: hwmon.Sensor) -> Sample:
         """Return a sensor's temperature. Raises: OSError; ValueError if it cannot be true."""
-        celsius = sysfs.integer(self._host, sensor.path) / 1000
-        if not _COLDEST < celsius < _HOTTEST:
-            raise ValueError(f"{sensor.label} reads {celsius:g} °C, which cannot be true")
-        return TEMPERATURE.sample(celsius, chip.label(), sensor.label)
+        millidegrees = sysfs.integer(self._host, sensor.path)
+        if not _COLDEST < millidegrees < _HOTTEST:
+            raise ValueError(f"{sensor.label} reads {str(millidegrees)[:20]} m°C, which cannot be true")
+        return TEMPERATURE.sample(millidegrees / 1000, chip.label(), sensor.label)
 
 
 async def open_collector(options: Options, host: Host) -> HostCollector:

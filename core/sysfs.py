@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from powerbench_agent.core.host import Host
 
 
-_MOST_DIGITS = 20  # of 64 bits; Python would take any number, which no float can hold
+_MOST_DIGITS = len(str(2**64))
 
 
 def text(host: Host, path: Path) -> str:
@@ -32,13 +32,13 @@ def natural(host: Host, path: Path) -> int:
 def integer(host: Host, path: Path) -> int:
     """Return an attribute's whole number. Raises: OSError; ValueError if it is not a whole number."""
     content = host.read(path).strip()
-    if not is_count(content.removeprefix(b"-")):
+    if not content.lstrip(b"-").isdigit():
         raise ValueError(f"{path} holds {content[:40]!r}, which is not a whole number")
     return int(content)
 
 
 def is_count(word: bytes) -> bool:
-    """Return whether this is a number as the kernel writes its counts: digits, of 64 bits at most."""
+    """Return whether this is a count as the kernel writes it, in 64 bits, so that a float can hold it."""
     return word.isdigit() and len(word) <= _MOST_DIGITS
 
 

@@ -1,10 +1,7 @@
-"""Snapshots to pages: Prometheus text 0.0.4 and OpenMetrics 1.0.0. Pure.
+"""Snapshots to pages. Pure.
 
 Each collector's fragment is rendered once for each reading and kept; a page is fragments joined. Fragments
 that share a family are rendered together, so that no page has a family or a series twice.
-
-Source: https://prometheus.io/docs/instrumenting/exposition_formats/ and
-https://prometheus.io/docs/specs/om/open_metrics_spec/.
 """
 
 from __future__ import annotations
@@ -12,44 +9,22 @@ from __future__ import annotations
 import gzip
 import platform
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, cast
 
-from prometheus_client import core, exposition, process_collector
-from prometheus_client.openmetrics import exposition as openmetrics_exposition
+from prometheus_client import process_collector
 
 from powerbench_agent.agent import __version__
+from powerbench_agent.agent.text_format import OPENMETRICS, TEXT, Format, group, render
 from powerbench_agent.core.metric_names import family_name, taken_names
 from powerbench_agent.core.model import Metric, Reading, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
-    from powerbench_agent.core.model import Snapshot
+    from prometheus_client import core
 
+    from powerbench_agent.core.model import Kind, Snapshot
 
-class Format(NamedTuple):
-    """A text format: its media type, how to render families, and the last line of a page."""
-
-    content_type: str
-    render: Callable[[_Families], bytes]
-    end: bytes
-
-
-class _Families(NamedTuple):
-    """Families as prometheus_client renders them: an object with a collect()."""
-
-    families: list[core.Metric]
-
-    def collect(self) -> Iterator[core.Metric]:
-        return iter(self.families)
-
-
-TEXT = Format("text/plain; version=0.0.4; charset=utf-8", exposition.generate_latest, b"")
-OPENMETRICS = Format(
-    "application/openmetrics-text; version=1.0.0; charset=utf-8",
-    openmetrics_exposition.generate_latest,
-    b"# EOF\n",
-)
 
 BUILD_INFO = Metric(
     "powerbench_build_info", "gauge", "Version of the agent and of its Python.", ("version", "python")
@@ -121,13 +96,20 @@ def choose_format(accept: str) -> Format:
     return OPENMETRICS if "application/openmetrics-text" in accept else TEXT
 
 
-class _Fragment(NamedTuple):
-    """One collector's part of a page, rendered."""
+class _Fragment:
+    """One collector's part of a page, in the formats that were asked for."""
 
-    reading: Reading
-    families: frozenset[str]
-    dropped: int
-    text: bytes
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.families, self.dropped = group(reading.samples)
+        self.names = frozenset().union(*(family.names for family in self.families))
+        self._texts: dict[Format, bytes] = {}
+
+    def text(self, form: Format) -> bytes:
+        """Return it in a format."""
+        if form not in self._texts:
+            self._texts[form] = render(self.families, form)
+        return self._texts[form]
 
 
 MAX_PAGES = 16  # kept, of one snapshot
@@ -145,11 +127,10 @@ class Pages:
         """`rejections`: how many so far, by reason."""
         self._rejections = rejections
         self._process = process
-        self._fragments: dict[tuple[str, Format], _Fragment] = {}
+        self._fragments: dict[str, _Fragment] = {}
         self._pages: dict[_PageKey, bytes] = {}  # of one snapshot
         self._snapshot: Snapshot | None = None
         self._dropped = 0
-        self._counted: dict[str, Reading] = {}
         self._merged: Snapshot | None = None
 
     def page(
@@ -176,15 +157,16 @@ class Pages:
             for name, state in snapshot.states.items()
             if name in names and state.reading is not None
         }
-        process = list(self._process())
-        fragments = [self._fragment(name, reading, form) for name, reading in readings.items()]
-        for name, kept_form in list(self._fragments):
+        process = list(_samples_of(self._process()))
+        fragments = [self._fragment(name, reading) for name, reading in readings.items()]
+        for name in list(self._fragments):
             if name not in snapshot.states:
-                del self._fragments[name, kept_form]
-        reserved = _OWN_NAMES.union(*(_names(family) for family in process))
-        seen = [*reserved, *(family for fragment in fragments for family in fragment.families)]
+                del self._fragments[name]
+        own, _ = group([*self._own_samples(snapshot, names), *process])
+        reserved = _OWN_NAMES.union(*(family.names for family in own))
+        seen = [*reserved, *(name for fragment in fragments for name in fragment.names)]
         if len(seen) == len(set(seen)):
-            parts = [fragment.text for fragment in fragments]
+            parts = [fragment.text(form) for fragment in fragments]
         else:  # two collectors share a family, or one has ours: render them together
             samples = [sample for reading in readings.values() for sample in reading.samples]
             families, dropped = group(samples, reserved)
@@ -192,19 +174,14 @@ class Pages:
             if self._merged is not snapshot:
                 self._merged = snapshot
                 self._dropped += dropped - sum(fragment.dropped for fragment in fragments)
-        own = [*group(self._own_samples(snapshot, names))[0], *process]
+                own, _ = group([*self._own_samples(snapshot, names), *process])
         return b"".join([*parts, render(own, form), form.end])
 
-    def _fragment(self, name: str, reading: Reading, form: Format) -> _Fragment:
-        kept = self._fragments.get((name, form))
+    def _fragment(self, name: str, reading: Reading) -> _Fragment:
+        kept = self._fragments.get(name)
         if kept is None or kept.reading is not reading:
-            families, dropped = group(reading.samples)
-            names = frozenset().union(*(_names(family) for family in families))
-            kept = _Fragment(reading, names, dropped, render(families, form))
-            self._fragments[name, form] = kept
-            if self._counted.get(name) is not reading:  # once, in however many formats it is shown
-                self._counted[name] = reading
-                self._dropped += dropped
+            kept = self._fragments[name] = _Fragment(reading)
+            self._dropped += kept.dropped
         return kept
 
     def _own_samples(self, snapshot: Snapshot, names: Collection[str]) -> Iterator[Sample]:
@@ -225,59 +202,13 @@ class Pages:
                 yield COLLECTOR_SUCCESS.sample(state.last_success, name)
 
 
-def _names(family: core.Metric) -> frozenset[str]:
-    return taken_names(family.name, family.type)
+def _samples_of(families: Iterable[core.Metric]) -> Iterator[Sample]:
+    """Yield prometheus_client's samples as ours."""
+    for family in families:
+        for sample in family.samples:
+            kind = cast("Kind", family.type)
+            metric = Metric(sample.name, kind, family.documentation, tuple(sample.labels))
+            yield metric.sample(sample.value, *sample.labels.values())
 
 
-_OWN_NAMES = frozenset(name for metric in AGENT_METRICS for name in (metric.name, family_name(metric)))
-
-
-def group(samples: Iterable[Sample], reserved: Collection[str] = ()) -> tuple[list[core.Metric], int]:
-    """Return the samples as families, and how many of them had to be dropped.
-
-    Dropped are samples of a series that is there already, of a family that was first seen with another type,
-    and of a name that is reserved or belongs to another family. A family keeps the help of its first sample.
-    """
-    groups: dict[str, _Group] = {}
-    taken = set(reserved)
-    dropped = 0
-    for metric, values, value in samples:
-        name = family_name(metric)
-        known = groups.get(name)
-        if known is None:
-            family = core.Metric(name, _encodable(metric.help), metric.kind)
-            names = _names(family)
-            if not taken.isdisjoint(names):
-                dropped += 1
-                continue
-            taken |= names
-            known = groups[name] = _Group(metric, family, set())
-        labels: dict[str, str] = {}
-        for label, text in zip(metric.labels, values, strict=True):
-            if text:
-                labels[label] = _encodable(text)
-        series = tuple(sorted(labels.items()))
-        if known.first.kind != metric.kind or series in known.series:
-            dropped += 1
-            continue
-        known.series.add(series)
-        known.family.add_sample(metric.name, labels, value)
-    return [collected.family for collected in groups.values()], dropped
-
-
-class _Group(NamedTuple):
-    """One family while its samples are collected."""
-
-    first: Metric  # it decides the type and the help
-    family: core.Metric
-    series: set[tuple[tuple[str, str], ...]]  # labels that it has already
-
-
-def _encodable(text: str) -> str:
-    """Return the text without lone surrogates, as in some file names: UTF-8 cannot encode them."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
-def render(families: list[core.Metric], form: Format) -> bytes:
-    """Return families as text, without the last line of a page."""
-    return form.render(_Families(families)).removesuffix(form.end)
+_OWN_NAMES = frozenset().union(*(taken_names(family_name(metric), metric.kind) for metric in AGENT_METRICS))

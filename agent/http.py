@@ -392,12 +392,11 @@ def _describe_state(state: State, *, samples: bool) -> dict[str, Any]:
 
 
 def _describe_sample(sample: Sample) -> dict[str, Any]:
-    labels = zip(sample.metric.labels, sample.labels, strict=True)
-    return {
-        "name": sample.metric.name,
-        "labels": {label: text for label, text in labels if text},
-        "value": sample.value if math.isfinite(sample.value) else None,
-    }
+    metric, texts, value = sample
+    labels = dict(zip(metric.labels, texts, strict=True))
+    if "" in texts:
+        labels = {label: text for label, text in labels.items() if text}
+    return {"name": metric.name, "labels": labels, "value": value if math.isfinite(value) else None}
 
 
 def _json(content: Mapping[str, Any], status: int = 200) -> web.Response:

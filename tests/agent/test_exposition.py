@@ -20,19 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from trees import add_up
 
 from powerbench_agent.agent import __version__
-from powerbench_agent.agent.exposition import (
-    AGENT_METRICS,
-    MAX_PAGES,
-    OPENMETRICS,
-    SERIES_DROPPED,
-    TEXT,
-    Format,
-    Pages,
-    choose_format,
-    group,
-    render,
-)
+from powerbench_agent.agent.exposition import AGENT_METRICS, MAX_PAGES, SERIES_DROPPED, Pages, choose_format
 from powerbench_agent.agent.node import Node
+from powerbench_agent.agent.text_format import OPENMETRICS, TEXT, Format, group, render
 from powerbench_agent.collectors import rapl
 from powerbench_agent.collectors.ffmpeg import collector as ffmpeg
 from powerbench_agent.core.model import Meter, Metric, Reading, Sample, Snapshot, State

@@ -13,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from powerbench_agent.agent import roster
 from powerbench_agent.agent.daemon import declared_names
-from powerbench_agent.agent.exposition import OPENMETRICS, TEXT, Pages
+from powerbench_agent.agent.exposition import Pages
 from powerbench_agent.agent.names import Names
+from powerbench_agent.agent.text_format import OPENMETRICS, TEXT
 from powerbench_agent.collectors import rapl, textfile
 from powerbench_agent.core.model import Metric, Reading, Sample, Snapshot, State
 

@@ -38,6 +38,7 @@ def told(reading: Reading) -> dict[str, Any]:
     return {
         "samples": samples,
         "meters": reading.meters,
+        "powers": {meter.key: watts for meter, watts in reading.powers.items() if meter.component == "gpu"},
         "uses": [use._asdict() for use in reading.uses],
         "troubles": [trouble._asdict() for trouble in reading.troubles],
     }

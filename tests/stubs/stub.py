@@ -159,9 +159,9 @@ class Answer:
         self.imported: bool = answer.get("imported", False)
         self.log: list[dict[str, Any]] = answer["log"]
         meters = answer.get("meters", ())
-        self.meters = {key: joules for part, _, key, joules, _ in meters if part == "gpu"}
-        self.watts = {key: watts for part, _, key, _, watts in meters if part == "gpu"}
-        self.modules = {key: joules for part, _, key, joules, _ in meters if part == "module"}
+        self.meters = {key: joules for part, _, key, joules in meters if part == "gpu"}
+        self.watts: dict[str, float | None] = answer.get("powers", {})  # of GPUs with a counter of their own
+        self.modules = {key: joules for part, _, key, joules in meters if part == "module"}
         self.troubles: dict[str, dict[str, str]] = {t["part"]: t for t in answer.get("troubles", ())}
         self.uses = {
             (u["key"], u["engine"], u["pid"]): u["seconds"] for u in answer.get("uses", ()) if u["pid"]

@@ -70,7 +70,8 @@ async def test_intel_card(machine: GpuMachine) -> None:
     }
     assert {sample.labels[:3] for sample in reading.samples} == {("card3", "intel", DGPU)}
     assert list(values(reading, metrics.INFO)) == [("card3", "intel", DGPU, "xe", "discrete", "counter")]
-    assert reading.meters == [Meter("gpu", "drm", DGPU, 60, 30)]
+    assert reading.meters == [Meter("gpu", "drm", DGPU, 60)]
+    assert list(reading.powers.values()) == [30]
 
 
 async def test_card_without_edge_temperature(machine: GpuMachine) -> None:

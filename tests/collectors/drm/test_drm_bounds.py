@@ -53,7 +53,7 @@ async def test_a_counter_that_leaps_is_said_and_tells_no_power(machine: GpuMachi
         machine.gpus.set_joules(DGPU, joules)
         readings.append(await machine.beat(collector))
     assert {trouble.part for reading in readings for trouble in reading.troubles} == {"card0 energy counter"}
-    assert None in [meter.watts for reading in readings for meter in reading.meters]
+    assert None in [watts for reading in readings for watts in reading.powers.values()]
     for reading in readings:
         assert values(reading, metrics.POWER).get(INTEL, 100) == pytest.approx(100)
     assert 400 <= value(readings[-1], metrics.ENERGY, *INTEL) <= 700

@@ -97,11 +97,13 @@ class HostCollector:
         self._sensors = {
             chip: self._sensors.get(chip) or Rota(self._host.clock, _PART * self._budget) for chip in chips
         }
-        jobs |= {chip.number: functools.partial(self._temperatures, chip) for chip in chips}
+        for chip, turns in self._sensors.items():
+            jobs[chip.number] = functools.partial(self._temperatures, chip, turns)
         reading = await self._parts.read(jobs, self._budget)
         if not reading.samples:
             what = "; ".join(trouble.error for trouble in reading.troubles)
-            raise ReadFailed(f"nothing could be read: {what}")
+            remedies = [trouble.remedy for trouble in reading.troubles if trouble.remedy]
+            raise ReadFailed(f"nothing could be read: {what}", remedies[0] if remedies else "")
         return reading
 
     async def aclose(self) -> None:
@@ -182,7 +184,7 @@ class HostCollector:
         ]
         return Reading(samples, troubles=troubles)
 
-    def _temperatures(self, chip: hwmon.Chip) -> Reading:
+    def _temperatures(self, chip: hwmon.Chip, turns: Rota) -> Reading:
         """Return one chip's temperatures; none if its device sleeps, or would be kept from sleeping."""
         if chip.is_asleep():
             return Reading(())
@@ -195,7 +197,7 @@ class HostCollector:
         samples = []
         faults = []
         asked = 0
-        for sensor in self._sensors[chip].stretch(wanted):
+        for sensor in turns.stretch(wanted):
             asked += 1
             try:
                 samples.append(self._temperature(chip, sensor))

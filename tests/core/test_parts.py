@@ -143,10 +143,11 @@ async def test_a_part_that_hangs_has_one_thread(parts: Parts) -> None:
     """However often it is read, a part that hangs costs one thread."""
     rig = Hanging(parts, "ab")
     rig.hanging = {"a"}
-    await rig.until("b")
-    await rig.until("b")
-    await rig.until("b")
-    assert [thread.name for thread in threading.enumerate()].count("test-parts") == 2
+    for _ in range(10):
+        await rig.until("b")
+    async with asyncio.timeout(PATIENCE):
+        while [thread.name for thread in threading.enumerate()].count("test-parts") != 2:
+            await rig.until("b")  # a thread that was late once is just ending
     rig.leave()
 
 

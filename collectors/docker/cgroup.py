@@ -102,6 +102,10 @@ class Cgroup:
             self._inhabitant = min(found, key=self._nesting, default=None)
         return self._inhabitant
 
+    def exists(self) -> bool:
+        """Return whether it is still there, which it is for as long as its container runs."""
+        return self._cpu_file.exists()
+
     def _processes_in(self, directory: Path) -> Iterator[int]:
         """Yield the processes of one cgroup that the reader can see: others' ids are 0."""
         try:
@@ -212,6 +216,18 @@ class Layout:
                 others = [cpu] * 3 if self.unified else [root / place for root in self._roots[1:]]
                 return Cgroup(self._host, [cpu, *others], self._layers, unified=self.unified)
         return None
+
+    def running(self) -> set[str]:
+        """Return the ids of the containers that have a cgroup in one of the known layouts."""
+        found: set[str] = set()
+        for layout in _LAYOUTS:
+            place, _, _ = layout.partition("/container")
+            parent, _, name = place.rpartition("/")
+            named = re.compile(re.escape(name).replace(r"\{\}", "([0-9a-f]{64})"))
+            for child in _children(self._roots[0] / parent):
+                if match := named.fullmatch(child.name):
+                    found.add(match[1])
+        return found
 
     def _places(self, container: str, pid: int | None) -> Iterator[str]:
         yield self._last.format(container)

@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import os
 import re
+import socket
 import stat
 from collections import Counter as Tally
 from dataclasses import dataclass, field
@@ -254,6 +255,7 @@ class Docker:
 
     def __init__(self, options: Options, host: Host, url: str) -> None:
         self._host = host
+        self._found = not options.url  # the socket was found and not configured
         self._socket = Path(url.removeprefix(_UNIX)) if url.startswith(_UNIX) else None
         self._here = self._socket is not None or urlsplit(url).hostname in _LOOPBACK
         self._engine = Engine(url, options.max_containers, options.max_name_length)
@@ -281,11 +283,11 @@ class Docker:
                 async with asyncio.timeout(self._patience):
                     await engine.connected.wait()
         now = self._host.clock.monotonic()
-        if not engine.connected.is_set():
-            self._watched.clear()
-            self._raise_lost(now)
-        self._lost_at = None
-        self._troubles = []
+        self._troubles = engine.take_troubles()
+        if engine.connected.is_set():
+            self._lost_at = None
+        else:
+            self._go_on(now)
         self._meet()
         self._slice = (self._slice + 1) % SLICES
         samples: list[Sample] = []
@@ -301,7 +303,8 @@ class Docker:
             samples.extend(self._slow_samples(watched))
         percents = (watched.percent or 0.0 for watched in self._watched.values())
         samples.append(TOTAL_CPU.sample(sum(percents, 0.0)))
-        samples.extend(self._state_samples())
+        if engine.connected.is_set():
+            samples.extend(self._state_samples())
         samples.append(IGNORED.sample(engine.ignored))
         samples.extend(self._engine_samples(now))
         return Reading(samples, taken=now, claims=claims, troubles=self._troubles)
@@ -315,18 +318,36 @@ class Docker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _raise_lost(self, now: float) -> None:
+    def _go_on(self, now: float) -> None:
+        """Go on without the engine, with the containers that have a cgroup. Raises: Absent, ReadFailed."""
         engine = self._engine
-        if engine.denied:
-            raise Absent(_DENIED.format(engine.url))
         if self._lost_at is None:
             self._lost_at = now
         lost_for_long = now - self._lost_at > ABSENT_SECONDS
+        if engine.denied:
+            self._watched.clear()
+            raise Absent(_DENIED.format(engine.url))
         if lost_for_long and self._socket is not None and not self._socket.exists():
+            self._watched.clear()
             raise Absent(f"no container engine: {self._socket} has gone")
-        why = engine.error or "it has not answered yet"
+        has_failed = engine.error != ""  # else it may be about to answer
+        engine.assume(self._with_cgroup() if has_failed and self._here else ())
+        error = engine.error or "it has not answered yet"
+        why = f"no answer from the container engine at {engine.url}: {error}"
         remedy = "" if engine.too_old else "see systemctl status docker"
-        raise ReadFailed(f"no answer from the container engine at {engine.url}: {why}", remedy)
+        if not any(container.state in LIVE for container in engine.containers.values()):
+            self._watched.clear()
+            other = choose_socket(_SOCKETS) if lost_for_long and self._found else None
+            if other not in (None, str(self._socket)):
+                raise Absent(f"{why}; another engine listens at {other}")
+            raise ReadFailed(why, remedy)
+        self._troubles.append(Trouble("engine", f"{why}; going on with the cgroups of containers", remedy))
+
+    def _with_cgroup(self) -> set[str]:
+        """Return the ids of containers that run for certain: those whose cgroup is there."""
+        watched = self._watched.items()
+        known = {key for key, container in watched if container.cgroup and container.cgroup.exists()}
+        return known | self._layout.running()
 
     def _meet(self) -> None:
         """Begin to watch containers that have started, and drop those that have ended."""
@@ -343,7 +364,8 @@ class Docker:
         self._met += 1
         watched = _Watched(container, self._met % SLICES)
         watched.cgroup = self._layout.find(container.id)
-        if watched.cgroup is None or container.started_here or not self._numbers_fit:
+        needs_pid = watched.cgroup is None or not self._numbers_fit
+        if needs_pid and container.asked:  # else it is asked for with its other figures
             self._ask(self._look_closer(watched))
         return watched
 
@@ -388,6 +410,8 @@ class Docker:
         container = watched.container
         name = container.name
         yield INFO.sample(1, name, container.id, container.image, container.project, container.service)
+        if not container.asked:
+            self._ask(self._look_closer(watched))
         if watched.cgroup is not None:
             figures = watched.cgroup.figures()
             traffic = self._traffic(watched, watched.cgroup)
@@ -479,14 +503,35 @@ async def open_collector(options: Options, host: Host) -> Docker:
         found = [path for path in _SOCKETS if _is_socket(path)]
         if not found:
             raise Absent(f"no container engine: none of {', '.join(_SOCKETS)} is there")
-        _check_permission(found[0])
-        return Docker(options, host, f"{_UNIX}{found[0]}")
+        path = choose_socket(found) or found[0]
+        _check_permission(path)
+        return Docker(options, host, f"{_UNIX}{path}")
     if options.url.startswith(_UNIX):
         path = options.url.removeprefix(_UNIX)
         if not _is_socket(path):
             raise Absent(f"no container engine: {path} is not there")
         _check_permission(path)
     return Docker(options, host, options.url)
+
+
+def choose_socket(paths: Iterable[str]) -> str | None:
+    """Return the first socket that somebody listens at and that this process may use; None if there is none.
+
+    A daemon that was killed leaves its socket behind.
+    """
+    return next((path for path in paths if _listens(path)), None)
+
+
+def _listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(0)
+        try:
+            client.connect(path)
+        except BlockingIOError:  # more connections wait there than it takes at a time
+            return True
+        except OSError:
+            return False
+    return True
 
 
 def _check_permission(path: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from powerbench_agent.core.labels import shorten
+from powerbench_agent.core.lines import LineSplitter
+from powerbench_agent.core.model import Trouble
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 
     import aiodocker
     import aiohttp
@@ -30,8 +33,8 @@ log = structlog.get_logger("docker")
 MIN_API = (1, 24)
 RELIST_SECONDS = 60.0  # between lists, which make up for lost events
 _BACKOFF_SECONDS = (0.5, 5.0)
-_TIMEOUT_SECONDS = 5.0  # of one answer
 MAX_ANSWER_BYTES = 64 * 2**20  # of one answer: tens of thousands of containers
+MAX_EVENT_BYTES = 512 * 2**10  # of one event: it holds all labels of its container
 _PATIENCE_SECONDS = 1.0  # a stream of events that ends sooner counts as refused
 _ONE_SHOT_API = (1, 41)
 # The state that follows an event, in Docker's words and in Podman's.
@@ -44,6 +47,7 @@ _STATES = {
     "died": "exited",
 }
 _GONE = ("destroy", "remove")
+_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,127}")  # becomes part of paths
 _MAX_JOINED = 10  # containers that join each other's network in a chain
 _PROJECT_LABEL = "com.docker.compose.project"
 _SERVICE_LABEL = "com.docker.compose.service"
@@ -64,6 +68,7 @@ class Container:
     host_network: bool = False  # the engine's own; true also while it is not known
     joined: str = ""  # id of the container whose network it joins
     started_here: bool = False  # its start was seen, so all of its CPU time is counted
+    asked: bool = True  # false while what it was learned from did not tell all of the above
 
 
 @dataclass(slots=True)
@@ -73,6 +78,7 @@ class Engine:
     url: str
     max_containers: int
     max_name_length: int
+    timeout: float = 5.0  # seconds that one answer may take
     containers: dict[str, Container] = field(default_factory=dict)
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     ignored: int = 0  # containers beyond the limit
@@ -81,104 +87,159 @@ class Engine:
     too_old: bool = False
     _docker: aiodocker.Docker | None = None
     _api: tuple[int, ...] = (0,)
+    _faults: dict[str, str] = field(default_factory=dict)  # what went wrong since the last reading, by part
     _warned: bool = False  # of containers without figures
     _left_out: set[str] = field(default_factory=set)  # ids of containers beyond the limit, each counted once
 
     async def follow(self) -> None:
-        """Keep the containers up to date until cancelled."""
+        """Keep the containers up to date until cancelled.
+
+        While the list cannot be had, `connected` is not set, and the containers stay those known last.
+        While only the events fail, the list is asked for again and again.
+        """
         wait = _BACKOFF_SECONDS[0]
         while True:
             begun = time.monotonic()
             try:
                 async with self._open() as docker:
                     await self._follow(docker)
-                if time.monotonic() - begun > _PATIENCE_SECONDS:
-                    wait = _BACKOFF_SECONDS[0]
-                    continue  # proxies close a quiet stream; the next list makes up for lost events
-                self.error = "it ends the stream of events at once"
             except Exception as error:  # noqa: BLE001 - whatever a foreign daemon's answer causes, try again
                 self._fail(error)
-            self.connected.clear()
-            self.containers.clear()
-            if time.monotonic() - begun > _BACKOFF_SECONDS[1]:
+                self.connected.clear()
+            lasted = time.monotonic() - begun
+            if lasted > _BACKOFF_SECONDS[1]:
                 wait = _BACKOFF_SECONDS[0]
+            if self.connected.is_set() and lasted > _PATIENCE_SECONDS:
+                continue  # proxies close a quiet stream; the next list makes up for lost events
             await asyncio.sleep(wait)
             wait = min(_BACKOFF_SECONDS[1], 2 * wait)
 
+    def take_troubles(self) -> list[Trouble]:
+        """Return what has gone wrong with single questions since the last call."""
+        troubles = [Trouble(part, error) for part, error in self._faults.items()]
+        self._faults.clear()
+        return troubles
+
     def _fail(self, error: BaseException) -> None:
-        causes = list(_causes(error))
-        self.denied = any(isinstance(cause, PermissionError) for cause in causes)
+        self.denied = any(isinstance(cause, PermissionError) for cause in _causes(error))
+        self.error = self._say(error)
+
+    def _say(self, error: BaseException) -> str:
+        """Return what happened, in a few words."""
         if isinstance(error, TimeoutError):
-            self.error = f"no answer within {_TIMEOUT_SECONDS:g} s"
-        elif any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-            self.error = "connection refused"
-        else:
-            self.error = str(error) or type(error).__name__
+            return f"no answer within {self.timeout:g} s"
+        if any(isinstance(cause, ConnectionRefusedError) for cause in _causes(error)):
+            return "connection refused"
+        return str(error) or type(error).__name__
 
     @contextlib.asynccontextmanager
     async def _open(self) -> AsyncIterator[aiodocker.Docker]:
         import aiodocker  # noqa: PLC0415 - only needed with an engine
         import aiohttp  # noqa: PLC0415 - likewise
 
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=self.timeout)
         docker = self._docker = aiodocker.Docker(url=self.url, timeout=timeout)
         try:
             yield docker
         finally:
             self._docker = None
-            try:
-                await docker.close()
-            finally:  # close() leaves the session open if the stream of events has failed
-                await docker.session.close()
+            await docker.close()
 
     async def _follow(self, docker: aiodocker.Docker) -> None:
+        """List the containers and follow the events, until it is time for the next list."""
         await self._check_version(docker)
-        first = not self.connected.is_set()
         since = time.time()
-        await self._list(docker, first=first)
-        filters = json.dumps({"type": ["container"]})
-        stream: Any = docker.events  # untyped
-        events = stream.subscribe(since=f"{since:.9f}", filters=filters)
+        await self._list(docker, first=not self.connected.is_set())
         self.connected.set()
         self.error = ""
         self.denied = False
-        relist = time.monotonic() + RELIST_SECONDS
-        while True:
-            try:
-                async with asyncio.timeout(max(0.0, relist - time.monotonic())):
-                    event = await events.get()
-            except TimeoutError:
-                await self._list(docker, first=False)
-                relist = time.monotonic() + RELIST_SECONDS
-                continue
-            if event is None:
-                await asyncio.wait([stream.task], timeout=_TIMEOUT_SECONDS)
-                stream.task.result()  # raises what ended it, if anything did
-                return
-            self.take(event)
+        begun = time.monotonic()
+        try:
+            await self._follow_events(docker, since, begun + RELIST_SECONDS)
+        except Exception as error:  # noqa: BLE001 - likewise; the list goes on
+            self._faults["events"] = self._say(error)
+            return
+        if time.monotonic() - begun < _PATIENCE_SECONDS:
+            self._faults.setdefault("events", "it ends the stream of events at once")
 
     async def _check_version(self, docker: aiodocker.Docker) -> None:
         """Negotiate the API's version. Raises: ValueError if it is too old."""
-        version = await docker.version()  # aiodocker negotiates at its first call
+        version = await _get(docker, f"{docker.docker_host}/version")
+        if not isinstance(version, dict):
+            raise ValueError("its version is not a table: is it a container engine?")  # noqa: TRY004 - foreign content
         self._api = parse_api(str(version.get("ApiVersion", "")))
+        text = ".".join(map(str, self._api))
+        docker.api_version = f"v{text}"
         self.too_old = self._api < MIN_API
         if self.too_old:
-            text = ".".join(map(str, self._api))
             raise ValueError(f"its API {text} is older than 1.24; update the engine")
 
+    async def _follow_events(self, docker: aiodocker.Docker, since: float, until: float) -> None:
+        """Take events until monotonic second `until`, or the stream ends, or one of them was lost."""
+        import aiohttp  # noqa: PLC0415 - it is loaded by now
+
+        url = f"{docker.docker_host}/{docker.api_version}/events"
+        params = {"since": f"{since:.9f}", "filters": json.dumps({"type": ["container"]})}
+        endless = aiohttp.ClientTimeout(sock_connect=self.timeout)
+        async with asyncio.timeout(self.timeout):
+            answer = await docker.session.get(url, params=params, timeout=endless)
+        lines = LineSplitter(MAX_EVENT_BYTES)
+        try:
+            async with asyncio.timeout(self.timeout):
+                await _check_status(answer)
+            while not lines.dropped:
+                try:
+                    async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                        piece = await answer.content.readany()
+                except TimeoutError:
+                    return
+                if not piece:
+                    return
+                for line in lines.feed(piece):
+                    self._take_line(line)
+            self._faults["events"] = f"an event longer than {MAX_EVENT_BYTES} bytes was left out"
+        finally:
+            answer.close()
+
+    def _take_line(self, line: bytes) -> None:
+        if not line.strip():
+            return
+        try:
+            self.take(json.loads(line))
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            self._faults["events"] = f"an event could not be read: {line[:80]!r}"
+
     async def _list(self, docker: aiodocker.Docker, *, first: bool) -> None:
+        """Bring the containers up to date; an entry that cannot be read costs that container alone."""
         found = await get_json(docker, "containers/json", {"all": "1"})
+        if not isinstance(found, list):
+            raise ValueError("its list of containers is not a list")  # noqa: TRY004 - foreign content
+        listed = []
+        for entry in found:
+            try:
+                listed.append(parse_listed(entry))
+            except (KeyError, ValueError, TypeError, AttributeError):
+                self._faults["list"] = f"a container could not be read: {str(entry)[:80]!r}"
         before = self.containers
         self.containers = {}
-        self._left_out.intersection_update(str(entry["Id"]) for entry in found)
-        for entry in found:
-            container = parse_listed(entry)
+        self._left_out.intersection_update(container.id for container in listed)
+        for container in listed:
             known = before.get(container.id)
             if known is not None:
                 container.started_here = known.started_here
             elif not first:
                 container.started_here = container.state in LIVE
             self._keep(container)
+
+    def assume(self, running: Collection[str]) -> None:
+        """Take, without the engine's word, that these containers run and no others do."""
+        for container in self.containers.values():
+            if container.id not in running:
+                container.state = "exited"
+            elif container.state not in LIVE:
+                container.state = "running"
+        for identity in sorted(set(running) - self.containers.keys()):
+            self._keep(Container(identity, identity[:12], "", "running", asked=False))
 
     def _keep(self, container: Container) -> None:
         if container.id not in self.containers and len(self.containers) >= self.max_containers:
@@ -189,8 +250,16 @@ class Engine:
             if left_out is container:
                 return
             del self.containers[left_out.id]
-        container.name = shorten(container.name, self.max_name_length, container.id)
+        self._shorten(container)
         self.containers[container.id] = container
+
+    def _shorten(self, container: Container) -> None:
+        longest = self.max_name_length
+        container.name = shorten(container.name, longest, container.id)
+        container.image = shorten(container.image, longest)
+        container.state = shorten(container.state, longest)
+        container.project = shorten(container.project, longest)
+        container.service = shorten(container.service, longest)
 
     def _choose_left_out(self, newcomer: Container) -> Container:
         """Return which container is not kept: for a live newcomer an ended one, else the newcomer."""
@@ -206,7 +275,7 @@ class Engine:
         identity = str(actor.get("ID") or event.get("id") or "")
         action = str(event.get("Action") or event.get("status") or "")
         labels = actor.get("Attributes") or {}
-        if not identity:
+        if not _ID.fullmatch(identity):
             return
         if action in _GONE:
             self.containers.pop(identity, None)
@@ -228,7 +297,8 @@ class Engine:
                 state=state,
                 project=str(labels.get(_PROJECT_LABEL, "")),
                 service=str(labels.get(_SERVICE_LABEL, "")),
-                host_network=True,  # until the engine is asked
+                host_network=True,
+                asked=False,
             )
             self._keep(container)
         container.state = state
@@ -249,9 +319,25 @@ class Engine:
 
     async def inspect(self, container: Container) -> int | None:
         """Ask for what lists and events do not say; return its first process, None if it does not run."""
-        content = await self._ask(f"containers/{container.id}/json")
+        content = await self._ask(f"containers/{container.id}/json", "inspect")
+        try:
+            return self._take_inspected(container, content) if content else None
+        except (ValueError, TypeError, AttributeError):
+            self._faults["inspect"] = "a container's description could not be read"
+            return None
+
+    def _take_inspected(self, container: Container, content: Mapping[str, Any]) -> int | None:
         if config := content.get("HostConfig"):
             _set_network(container, config)
+        if not container.asked and (name := content.get("Name")):
+            config = content.get("Config") or {}
+            labels = config.get("Labels") or {}
+            container.name = str(name).removeprefix("/")
+            container.image = str(config.get("Image", ""))
+            container.project = str(labels.get(_PROJECT_LABEL, ""))
+            container.service = str(labels.get(_SERVICE_LABEL, ""))
+            self._shorten(container)
+        container.asked = True
         pid = (content.get("State") or {}).get("Pid")
         return pid if isinstance(pid, int) and pid > 0 else None
 
@@ -267,10 +353,10 @@ class Engine:
                 )
             return {}
         params = {"stream": "false", "one-shot": "true"}
-        return await self._ask(f"containers/{container.id}/stats", params)
+        return await self._ask(f"containers/{container.id}/stats", "statistics", params)
 
-    async def _ask(self, path: str, params: Mapping[str, str] | None = None) -> Mapping[str, Any]:
-        """Return an answer; empty if the container or the engine has gone in the meantime."""
+    async def _ask(self, path: str, part: str, params: Mapping[str, str] | None = None) -> Mapping[str, Any]:
+        """Return an answer; empty if there is none, which is `part`'s trouble if the container is there."""
         import aiodocker  # noqa: PLC0415 - it is loaded by now
         import aiohttp  # noqa: PLC0415 - likewise
 
@@ -278,7 +364,10 @@ class Engine:
             return {}
         try:
             content = await get_json(self._docker, path, params)
-        except (aiodocker.DockerError, aiohttp.ClientError, OSError, RuntimeError, ValueError):
+        except (aiodocker.DockerError, aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:
+            has_gone = isinstance(error, aiodocker.DockerError) and error.status == 404
+            if not has_gone:
+                self._faults[part] = self._say(error)
             return {}
         return content if isinstance(content, dict) else {}
 
@@ -299,14 +388,21 @@ async def get_json(docker: aiodocker.Docker, path: str, params: Mapping[str, str
 
     Raises: aiodocker.DockerError, aiohttp.ClientError, OSError, ValueError, TimeoutError.
     """
+    return await _get(docker, f"{docker.docker_host}/{docker.api_version}/{path}", params)
+
+
+async def _get(docker: aiodocker.Docker, url: str, params: Mapping[str, str] | None = None) -> Any:
+    async with docker.session.get(url, params=params) as answer:
+        await _check_status(answer)
+        return json.loads(await _read_bounded(answer))
+
+
+async def _check_status(answer: aiohttp.ClientResponse) -> None:
+    """Raise DockerError with what the engine says if its answer is an error."""
     import aiodocker  # noqa: PLC0415 - it is loaded by now
 
-    url = f"{docker.docker_host}/{docker.api_version}/{path}"
-    async with docker.session.get(url, params=params) as answer:
-        body = await _read_bounded(answer)
-        if answer.status >= 400:
-            raise aiodocker.DockerError(answer.status, _message_of(body))
-    return json.loads(body)
+    if answer.status >= 400:
+        raise aiodocker.DockerError(answer.status, _message_of(await _read_bounded(answer)))
 
 
 async def _read_bounded(answer: aiohttp.ClientResponse) -> bytes:
@@ -337,12 +433,14 @@ def parse_api(text: str) -> tuple[int, ...]:
 
 
 def parse_listed(entry: Mapping[str, Any]) -> Container:
-    """Return the container of an entry of /containers/json."""
+    """Return the container of an entry of /containers/json. Raises: various, if it has another shape."""
     names = entry.get("Names") or []
     labels = entry.get("Labels") or {}
     # A container that others link to is also listed under their names; its own name has one slash.
     own = [name for name in names if name.count("/") <= 1]
     identity = str(entry["Id"])
+    if not _ID.fullmatch(identity):
+        raise ValueError(f"{identity[:80]!r} is not a container's id")
     name = (own or names or [identity[:12]])[0]
     container = Container(
         id=identity,

@@ -32,6 +32,7 @@ def test_cuts_change_no_line(pieces: list[bytes]) -> None:
     complete = [line for line in whole if line.endswith((b"\r", b"\n"))]
     expected = [content(line) for line in complete if len(content(line)) <= LONGEST]
     assert [content(line) for line in found if content(line)] == [line for line in expected if line]
+    assert splitter.dropped == sum(len(content(line)) > LONGEST for line in whole)
 
 
 def test_ends_are_kept() -> None:

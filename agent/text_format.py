@@ -32,7 +32,7 @@ TEXT = Format("text/plain; version=0.0.4; charset=utf-8", b"")
 OPENMETRICS = Format("application/openmetrics-text; version=1.0.0; charset=utf-8", b"# EOF\n")
 
 
-class RenderedFamily:
+class MetricFamily:
     """One family: its lines, without their beginning that differs between the formats."""
 
     def __init__(self, metric: Metric) -> None:
@@ -52,18 +52,18 @@ class RenderedFamily:
 class _Series(NamedTuple):
     """What the lines of one metric have in common."""
 
-    family: RenderedFamily
+    family: MetricFamily
     name: str
     labels: list[tuple[str, int]]  # `name="` and the index of the value, in the order of the names
 
 
-def group(samples: Iterable[Sample], reserved: Collection[str] = ()) -> tuple[list[RenderedFamily], int]:
+def group(samples: Iterable[Sample], reserved: Collection[str] = ()) -> tuple[list[MetricFamily], int]:
     """Return the samples as families, and how many of them had to be dropped.
 
     Dropped are samples of a series that is there already, of a family that was first seen with another type,
     and of a name that is reserved or belongs to another family. A family keeps the help of its first sample.
     """
-    families: dict[str, RenderedFamily] = {}
+    families: dict[str, MetricFamily] = {}
     series: dict[Metric, _Series | None] = {}  # None: the metric is dropped
     taken = set(reserved)
     dropped = 0
@@ -83,12 +83,12 @@ def group(samples: Iterable[Sample], reserved: Collection[str] = ()) -> tuple[li
     return list(families.values()), dropped
 
 
-def _join(metric: Metric, families: dict[str, RenderedFamily], taken: set[str]) -> _Series | None:
+def _join(metric: Metric, families: dict[str, MetricFamily], taken: set[str]) -> _Series | None:
     """Return the metric's place in its family, a new one if need be; None if it cannot have one."""
     name = family_name(metric)
     family = families.get(name)
     if family is None:
-        family = RenderedFamily(metric)
+        family = MetricFamily(metric)
         if not taken.isdisjoint(family.names):
             return None
         taken |= family.names
@@ -125,7 +125,7 @@ def _escape(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\n", "\\n")
 
 
-def render(families: Iterable[RenderedFamily], form: Format) -> bytes:
+def render(families: Iterable[MetricFamily], form: Format) -> bytes:
     """Return families as text, without the last line of a page."""
     parts: list[str] = []
     for family in families:

@@ -144,7 +144,12 @@ class Room(NamedTuple):
 
     def lines(self, width: float) -> list[str]:
         """Return the names, wrapped to a room of this width."""
-        return wrap(", ".join(self.files), int((width - 20) / CHARACTER), break_on_hyphens=False)
+        return wrap(
+            ", ".join(self.files),
+            int((width - 20) / CHARACTER),
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
 
     def height(self, width: float) -> float:
         """Return the height that a room of this width needs."""

@@ -28,9 +28,11 @@ from powerbench_agent.core.model import (
     Refreshes,
     Sample,
     Sender,
+    Trouble,
     Use,
 )
-from powerbench_agent.core.options import CollectorOptions, Listen, Network, Seconds
+from powerbench_agent.core.options import CollectorOptions, Exclude, Listen, Network, Seconds
+from powerbench_agent.core.parts import Parts
 from powerbench_agent.core.worker import Worker
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "CollectorModule",
     "CollectorOptions",
     "Counter",
+    "Exclude",
     "Feed",
     "Host",
     "IngestRejected",
@@ -56,6 +59,7 @@ __all__ = [
     "Meter",
     "Metric",
     "Network",
+    "Parts",
     "Rate",
     "ReadFailed",
     "Reading",
@@ -64,6 +68,7 @@ __all__ = [
     "Sample",
     "Seconds",
     "Sender",
+    "Trouble",
     "Use",
     "Worker",
 ]

@@ -6,6 +6,8 @@
 - A part that does not answer keeps its thread until it does, and is left out that long. The other parts go
   on in a new thread.
 - What is left out, or fails, is a `Trouble`, never an old value.
+- The meters of a part that is left out are missing like its samples, so the node's power is too low for that
+  moment. A collector whose sum needs them all raises ReadFailed itself.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from powerbench_agent.core.host import Clock
-    from powerbench_agent.core.model import Sample
+    from powerbench_agent.core.model import Meter
 
     Read = Callable[[], Reading]
 
@@ -84,7 +86,8 @@ class Parts:
         """Return what the parts say that answer within `budget` seconds, and a trouble for each other part.
 
         `jobs`: part → how to read it, in a thread; what it raises other than ReadFailed, OSError and
-        ValueError is a bug, and raised here.
+        ValueError is a bug, and raised here. So is a `taken`: the parts are read one after the other, and
+        their counters are as of no common moment. Raises: TypeError for it.
         """
         self._part_with_stuck_thread()
         self._paces = {part: self._paces.get(part, _Pace()) for part in jobs}
@@ -104,15 +107,8 @@ class Parts:
             self._take_pace(part, is_slow=this.seconds[part] > _SLOW_SECONDS)
         if this.current not in found:
             self._take_pace(this.current, is_slow=True)
-        samples: list[Sample] = []
-        troubles: list[Trouble] = []
-        for part in jobs:
-            if part in found:
-                samples += found[part].samples
-                troubles += found[part].troubles
-            else:
-                troubles.append(self._left_out(part, this.current, budget))
-        return Reading(samples, troubles=troubles)
+        troubles = {part: self._left_out(part, this.current, budget) for part in jobs if part not in found}
+        return _merge([found.get(part) or Reading((), troubles=(troubles[part],)) for part in jobs])
 
     def _take_pace(self, part: str, *, is_slow: bool) -> None:
         self._turns += 1
@@ -139,6 +135,23 @@ class Parts:
         if part == current:
             return Trouble(part, f"no answer within {budget:g} s", _STUCK)
         return Trouble(part, f"its turn did not come within {budget:g} s", "see which other part is slow")
+
+
+def _merge(readings: Sequence[Reading]) -> Reading:
+    """Return the parts' readings as one. Raises: TypeError for a reading with a time of its own."""
+    if any(reading.taken is not None for reading in readings):
+        raise TypeError("a part's Reading has no `taken`: the parts have no moment in common")
+    powers: dict[Meter, float | None] = {}
+    for reading in readings:
+        powers.update(reading.powers)
+    return Reading(
+        [sample for reading in readings for sample in reading.samples],
+        [meter for reading in readings for meter in reading.meters],
+        uses=[use for reading in readings for use in reading.uses],
+        claims=[claim for reading in readings for claim in reading.claims],
+        troubles=[trouble for reading in readings for trouble in reading.troubles],
+        powers=powers,
+    )
 
 
 class Rota:

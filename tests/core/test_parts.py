@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from powerbench_agent.core.model import Metric, ReadFailed, Reading, Trouble
+from powerbench_agent.core.model import (
+    SHARE_LABELS,
+    Claim,
+    Meter,
+    Metric,
+    ReadFailed,
+    Reading,
+    Trouble,
+    Use,
+)
 from powerbench_agent.core.parts import Parts, Rota
 
 if TYPE_CHECKING:
@@ -17,6 +26,7 @@ if TYPE_CHECKING:
     from trees import FakeClock
 
 VALUE = Metric("test_value", "gauge", "A test's.", ("part",))
+SHARE = Metric("test_joules_total", "counter", "A test's.", SHARE_LABELS["container"])
 PATIENCE = 20.0  # seconds
 BUDGET = 10.0  # of the fake clock, and more real seconds than any good part takes
 
@@ -46,9 +56,42 @@ async def parts(clock: FakeClock) -> AsyncIterator[Parts]:
 async def test_all_parts_in_order(parts: Parts) -> None:
     """Every part's samples are there, in the order of the parts."""
     jobs = {name: lambda name=name: good(name) for name in ("b", "a", "c")}
-    assert await parts.read(jobs, BUDGET) == Reading(
-        [*good("b")[0], *good("a")[0], *good("c")[0]], troubles=[]
+    assert found(await parts.read(jobs, BUDGET)) == ["b", "a", "c"]
+
+
+def full(part: str) -> Reading:
+    """Return a reading in which everything is there that a part can say."""
+    meter = Meter("gpu", "test", part, 5.0)
+    return Reading(
+        [VALUE.sample(1, part)],
+        [meter, Meter("dram", "test", part, 2.0)],
+        uses=[Use("gpu", "test", part, "render", 42, 1.5)],
+        claims=[Claim("container", part, SHARE, 3.0)],
+        troubles=[Trouble(part, "one sensor is missing")],
+        powers={meter: None},
     )
+
+
+async def test_all_that_parts_say_is_kept(parts: Parts) -> None:
+    """Meters, uses, claims and powers come through like samples, in the order of the parts."""
+    jobs = {name: lambda name=name: full(name) for name in ("b", "a")}
+    jobs["bad"] = raising(ValueError("not a number"))
+    reading = await parts.read(jobs, BUDGET)
+    first, second = full("b"), full("a")
+    assert reading == Reading(
+        [*first.samples, *second.samples],
+        [*first.meters, *second.meters],
+        uses=[*first.uses, *second.uses],
+        claims=[*first.claims, *second.claims],
+        troubles=[*first.troubles, *second.troubles, Trouble("bad", "not a number")],
+        powers={**first.powers, **second.powers},
+    )
+
+
+async def test_a_part_has_no_time_of_its_own(parts: Parts) -> None:
+    """A `taken` of one part is not that of the others: refused, and not dropped in silence."""
+    with pytest.raises(TypeError, match="taken"):
+        await parts.read({"a": lambda: good("a")._replace(taken=7.0), "b": lambda: good("b")}, BUDGET)
 
 
 @pytest.mark.parametrize(

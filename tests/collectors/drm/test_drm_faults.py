@@ -209,7 +209,8 @@ async def test_a_bad_sensor_is_a_gap(machine: GpuMachine, which: Sensor, bad: st
                 rest = {(s.metric, s.labels) for s in reading.samples if s.metric is not metrics.ERRORS}
                 assert rest == others
                 assert set(meters(reading)) == ({SECOND} if which in METERED else {DGPU, SECOND})
-                assert len(logged) == failure
+                lines = [line for line in logged if line.get("gpu") == "card0"]  # other threads may log too
+                assert len(lines) == failure
             broken.mend()
             for _ in range(SETTLED):
                 reading = await machine.beat(collector)
@@ -218,8 +219,8 @@ async def test_a_bad_sensor_is_a_gap(machine: GpuMachine, which: Sensor, bad: st
             }
             assert value(reading, metrics.ENERGY, *card) >= latest
             latest = value(reading, metrics.ENERGY, *card)
-    assert all(line["remedy"] and line["reason"] == reason and which.file in line["file"] for line in logged)
-    assert {line["log_level"] for line in logged} == {"warning"}
+    assert all(line["remedy"] and line["reason"] == reason and which.file in line["file"] for line in lines)
+    assert {line["log_level"] for line in lines} == {"warning"}
     # Of power: the beats before, and those after each failure but the first, which has no reading before it.
     assert latest == {"power": 100 * (SETTLED + 2 * (SETTLED - 1)), "energy": 0}.get(which.sensor, latest)
 
@@ -241,7 +242,7 @@ async def test_the_only_energy_fails(machine: GpuMachine, which: Sensor, bad: st
             assert failed.value.remedy
             with pytest.raises(ReadFailed):
                 await collector.refresh()
-    assert len(logged) == 1
+    assert len([line for line in logged if line.get("gpu") == "card0"]) == 1
     broken.mend()
     reading = await machine.beat(collector)
     assert list(values(reading, metrics.ERRORS).values()) == [6]

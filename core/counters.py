@@ -27,11 +27,13 @@ _SLACK_SECONDS = 0.1  # between the time of a reading and the counter's own last
 _USUAL_FACTOR = 3.0  # up to this multiple of its recent highest power a part is believed at once,
 _USUAL_WATTS = 20.0  # and this much more
 _FORGET_SECONDS = 60.0  # in which the recent highest power falls to 1/e
-_HELD_SECONDS = 3.0  # a leap that has lasted this long was a burst of real energy
+_HELD_SECONDS = 3.0  # a leap that has lasted this long was a burst of real energy,
+_HELD_READINGS = 2  # if so many readings have gone on from there
 STILL_SECONDS = 5.0  # a counter that stands still for less may be one that moves in large steps
 _STEPS_SECONDS = 60.0  # after it stood still, a counter is taken for one that moves in large steps
 _MEAN_SECONDS = 10.0  # over which the power of such a counter is a mean
-_RETURN_SECONDS = 10.0  # a counter that left its line may come back to it within this time
+_RETURN_SECONDS = 10.0  # a counter that left its line may come back to it within this time,
+_RETURN_READINGS = 4  # or within so many of the intervals that it is read at
 
 
 class _Reading(NamedTuple):
@@ -61,6 +63,7 @@ class _Doubt(NamedTuple):
 
     first: _Reading
     last: _Reading
+    since: int  # readings after the first
     leap: _Step | None  # from the line to the first; None: it cannot be energy
     counted: bool  # among the resets
     confused: bool  # the readings before it were in doubt too, and fitted nowhere
@@ -79,7 +82,9 @@ class Counter:
         self.held = False  # the last reading is in doubt: `joules` are those of an earlier one
         self._shown_uj = 0  # whole µJ, so that months of readings add up without a rounding error
         self._line: list[_Reading] = []  # the last two that are believed, the newest last
-        self._left: _Reading | None = None  # the newest of the line before the last reset
+        self._left: _Reading | None = None  # the newest of the line before the last reset or leap
+        self._left_for = _RETURN_SECONDS  # it may come back to that one within this time
+        self._read_at: float | None = None
         self._doubt: _Doubt | None = None
 
     @property
@@ -93,6 +98,9 @@ class Counter:
         `asleep`: seconds that the machine has been suspended since boot, which `now` leaves out.
         """
         reading = _Reading(energy_uj, now, asleep)
+        if self._read_at is not None:
+            self._left_for = max(self._left_for, _RETURN_READINGS * (now - self._read_at))
+        self._read_at = now
         if not self._line:
             self._line = [reading._replace(gained_uj=self._shown_uj)]
         elif not self._go_on(reading) and not self._follow_doubt(reading):
@@ -105,7 +113,7 @@ class Counter:
     def forget(self) -> None:
         """Drop the last raw values: energy up to the next reading is not counted."""
         self._line = []
-        self._left = self._doubt = None
+        self._left = self._doubt = self._read_at = None
         self.breaks += 1
 
     # -- on the line -----------------------------------------------------------------------------
@@ -126,6 +134,8 @@ class Counter:
                 self._left = None
             elif self._doubt is not None and not self._is_between(before, self._doubt.first, reading):
                 self.resets += 1 if self._doubt.counted else 2
+            elif self._doubt is not None:
+                self._leave(before)
             self._believe(before, reading, step)
             return True
         return False
@@ -138,7 +148,7 @@ class Counter:
         if step is None or not step.fits(self.most_watts):
             yield self._line[0]
         if self._left is not None:
-            if reading.now - self._left.now <= _RETURN_SECONDS:
+            if reading.now - self._left.now <= self._left_for:
                 yield self._left
             else:
                 self._left = None
@@ -153,6 +163,11 @@ class Counter:
         gained_uj = before.gained_uj + step.gained_uj
         self._line = [before, reading._replace(gained_uj=gained_uj, usual_watts=usual)]
         self._doubt = None
+
+    def _leave(self, newest: _Reading) -> None:
+        """Remember what the counter may still come back to."""
+        self._left = newest
+        self._left_for = _RETURN_SECONDS
 
     def _is_between(self, before: _Reading, doubted: _Reading, reading: _Reading) -> bool:
         """Return whether a doubted reading lies on the way: a counter that moves in large steps."""
@@ -175,7 +190,7 @@ class Counter:
         confused = self._doubt is not None
         is_fall = leap is None and reading.raw_uj < newest.raw_uj
         self.resets += is_fall and not confused
-        self._doubt = _Doubt(reading, reading, leap, is_fall or confused, confused)
+        self._doubt = _Doubt(reading, reading, 0, leap, is_fall or confused, confused)
 
     def _follow_doubt(self, reading: _Reading) -> bool:
         """Take a reading that goes on from the doubted ones; it may show what their leap was."""
@@ -187,7 +202,9 @@ class Counter:
         if whole is None:
             return False
         newest = self._line[-1]
-        if doubt.leap is not None and _goes_on(doubt.leap, whole):
+        since = doubt.since + 1
+        if doubt.leap is not None and _goes_on(doubt.leap, whole, since):
+            self._leave(newest)
             step = _Step(
                 doubt.leap.gained_uj + whole.gained_uj,
                 doubt.leap.seconds + whole.seconds,
@@ -196,13 +213,13 @@ class Counter:
             self._believe(newest, reading, step)
             return True
         if doubt.leap is not None:
-            self._doubt = doubt._replace(last=reading)
+            self._doubt = doubt._replace(last=reading, since=since)
             return True
         if not on.fits(self._usual(newest)) and not doubt.confused:
             return False
         self.resets += not doubt.counted
         self.breaks += 1
-        self._left = newest
+        self._leave(newest)
         start = doubt.first._replace(gained_uj=newest.gained_uj, usual_watts=newest.usual_watts)
         self._believe(start, reading, whole)
         return True
@@ -227,11 +244,12 @@ class Counter:
         return _Step(gained_uj + self.range_uj, seconds, wrapped=True)
 
 
-def _goes_on(leap: _Step, since: _Step) -> bool:
+def _goes_on(leap: _Step, since: _Step, readings: int) -> bool:
     """Return whether a leap is energy: as much power since, or it has lasted."""
     watts = leap.gained_uj / (leap.seconds + _SLACK_SECONDS)
     watts_since = since.gained_uj / (since.seconds + _SLACK_SECONDS)
-    return watts_since >= watts / 2 or since.seconds >= _HELD_SECONDS
+    has_lasted = since.seconds >= _HELD_SECONDS and readings >= _HELD_READINGS
+    return watts_since >= watts / 2 or has_lasted
 
 
 class Rate:

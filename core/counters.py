@@ -42,6 +42,7 @@ class _Reading(NamedTuple):
     raw_uj: int
     now: float  # monotonic seconds
     asleep: float  # seconds that the machine had been suspended
+    stood: float = 0.0  # seconds that it had stood at this value, at most _MEAN_SECONDS
     gained_uj: int = 0
     usual_watts: float | None = None  # recent highest power; None: not known yet
 
@@ -53,6 +54,11 @@ class _Step(NamedTuple):
     seconds: float
     wrapped: bool
 
+    def plus(self, other: _Step) -> _Step:
+        """Return this step and the one after it as one, which may be longer than the counter's range."""
+        gained_uj, seconds = self.gained_uj + other.gained_uj, self.seconds + other.seconds
+        return _Step(gained_uj, seconds, self.wrapped or other.wrapped)
+
     def fits(self, watts: float) -> bool:
         """Return whether the energy is at most what this power gives."""
         return self.gained_uj <= watts * (self.seconds + _SLACK_SECONDS) * 1e6
@@ -63,7 +69,8 @@ class _Doubt(NamedTuple):
 
     first: _Reading
     last: _Reading
-    since: int  # readings after the first
+    on: _Step  # from the first to the last
+    readings: int  # after the first
     leap: _Step | None  # from the line to the first; None: it cannot be energy
     counted: bool  # among the resets
     confused: bool  # the readings before it were in doubt too, and fitted nowhere
@@ -126,7 +133,7 @@ class Counter:
             if step is None or not step.fits(self._usual(before)):
                 continue
             if before is not newest:
-                if self._is_between(before, newest, reading):
+                if self._is_between(before, newest, reading) or self._turns_over(before, reading):
                     continue
                 # What came after it was a glitch that had been believed.
                 self.resets += 1
@@ -157,7 +164,9 @@ class Counter:
         """Put a reading on the line: it has gained `step` since `before`."""
         self.wraps += step.wrapped
         usual = before.usual_watts
-        if step.gained_uj > 0:  # a counter that stands still tells nothing
+        if step.gained_uj == 0:  # a counter that stands still tells nothing, but may move in large steps
+            reading = reading._replace(stood=min(step.seconds, _MEAN_SECONDS))
+        else:
             watts = step.gained_uj / 1e6 / (step.seconds + _SLACK_SECONDS)
             usual = max(watts, (usual or 0.0) / (1 + step.seconds / _FORGET_SECONDS))
         gained_uj = before.gained_uj + step.gained_uj
@@ -177,6 +186,15 @@ class Counter:
             return False
         return there.gained_uj + on.gained_uj == whole.gained_uj
 
+    def _turns_over(self, before: _Reading, reading: _Reading) -> bool:
+        """Return whether the counter has only gone once round its range since it was at `before`."""
+        newest = self._line[-1]
+        on, whole = self._step(newest, reading), self._step(before, reading)
+        if self.range_uj is None or on is None or whole is None or not on.fits(self.most_watts):
+            return False
+        gained_uj = newest.gained_uj - before.gained_uj + on.gained_uj
+        return gained_uj != whole.gained_uj and (gained_uj - whole.gained_uj) % self.range_uj == 0
+
     # -- in doubt --------------------------------------------------------------------------------
 
     def _open_doubt(self, reading: _Reading) -> None:
@@ -190,7 +208,9 @@ class Counter:
         confused = self._doubt is not None
         is_fall = leap is None and reading.raw_uj < newest.raw_uj
         self.resets += is_fall and not confused
-        self._doubt = _Doubt(reading, reading, 0, leap, is_fall or confused, confused)
+        self._doubt = _Doubt(
+            reading, reading, _Step(0, 0.0, wrapped=False), 0, leap, is_fall or confused, confused
+        )
 
     def _follow_doubt(self, reading: _Reading) -> bool:
         """Take a reading that goes on from the doubted ones; it may show what their leap was."""
@@ -198,22 +218,15 @@ class Counter:
         on = None if doubt is None else self._step(doubt.last, reading)
         if doubt is None or on is None or not on.fits(self.most_watts):
             return False
-        whole = self._step(doubt.first, reading)
-        if whole is None:
-            return False
         newest = self._line[-1]
-        since = doubt.since + 1
-        if doubt.leap is not None and _goes_on(doubt.leap, whole, since):
+        whole = doubt.on.plus(on)
+        readings = doubt.readings + 1
+        if doubt.leap is not None and _goes_on(doubt.leap, whole, readings):
             self._leave(newest)
-            step = _Step(
-                doubt.leap.gained_uj + whole.gained_uj,
-                doubt.leap.seconds + whole.seconds,
-                doubt.leap.wrapped or whole.wrapped,
-            )
-            self._believe(newest, reading, step)
+            self._believe(newest, reading, doubt.leap.plus(whole))
             return True
         if doubt.leap is not None:
-            self._doubt = doubt._replace(last=reading, since=since)
+            self._doubt = doubt._replace(last=reading, on=whole, readings=readings)
             return True
         if not on.fits(self._usual(newest)) and not doubt.confused:
             return False
@@ -238,7 +251,7 @@ class Counter:
         seconds = max(0.0, after.now - before.now)
         slept = max(0.0, after.asleep - before.asleep)
         if gained_uj >= 0:
-            return _Step(gained_uj, seconds + slept, wrapped=False)
+            return _Step(gained_uj, seconds + slept + before.stood, wrapped=False)
         if self.range_uj is None or slept > _SLACK_SECONDS or gained_uj + self.range_uj < 0:
             return None
         return _Step(gained_uj + self.range_uj, seconds, wrapped=True)
@@ -293,7 +306,8 @@ class Rate:
         if self._rests or not self._has_moved or now - then >= STILL_SECONDS:
             self._rests = True
             self.watts = self._at_rest
-            self._steps = deque([(joules, now)])
+            # Where nothing rests, the next step is of the whole time since the last one.
+            self._steps = deque([(joules, then if self._at_rest is None and self._has_moved else now)])
 
     def restart(self) -> None:
         """Have no power until two beats in a row have given a mean."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from powerbench_agent.core.counters import Counter
+from powerbench_agent.core.counters import Counter, Rate
 
 RANGE_UJ = 65_532_610_987  # AMD's package, server DRAM
 IDLE = 6.2
@@ -72,6 +72,36 @@ def test_a_glitch_of_several_readings_adds_nothing(off: float, lasts: int) -> No
     for _ in range(4):
         fed.beat()
     assert fed.counter.joules == pytest.approx(fed.true, abs=IDLE)
+
+
+@pytest.mark.parametrize("off", [-690.0, -1500.0, -4990.0, 60_000.0])
+@pytest.mark.parametrize("lasts", [1, 2, 3])
+@pytest.mark.parametrize("every", [7, 20])
+def test_glitches_between_slow_readings_add_nothing(off: float, lasts: int, every: int) -> None:
+    """Read every 15 s, a counter that comes back after one, two or three readings loses and wins nothing."""
+    fed = Fed()
+    for number in range(1, 68):
+        fed.beat(seconds=15.0, off=off if number % every in range(4 - lasts, 4) and number > 5 else 0.0)
+    assert fed.is_true()
+
+
+@pytest.mark.parametrize("off", [690.0, 2000.0])
+@pytest.mark.parametrize("lasts", [2, 3])
+def test_a_leap_that_was_believed_is_taken_back(off: float, lasts: int) -> None:
+    """If readings beside the line go on until they are believed, the joules wait for the truth afterwards."""
+    fed = Fed()
+    for _ in range(5):
+        fed.beat(seconds=15.0)
+    for _ in range(3):
+        for _ in range(lasts):
+            fed.beat(seconds=15.0, off=off)
+        for _ in range(4):
+            fed.beat(seconds=15.0)
+            assert fed.counter.joules <= fed.true + off
+    for _ in range(20):
+        fed.beat(seconds=15.0)
+    assert fed.is_true()
+    assert not fed.counter.held
 
 
 @pytest.mark.parametrize("off", [690.0, -1500.0])
@@ -174,6 +204,25 @@ def test_a_counter_that_steps_once_a_second_loses_nothing() -> None:
     counter.advance(280_000_000 * 20, 20.5)
     assert counter.joules == 280 * 20
     assert counter.resets == 0
+
+
+@pytest.mark.parametrize("step", [1.0, 2.0, 5.0, 7.0])
+@pytest.mark.parametrize("interval", [0.5, 1.0])
+def test_large_steps_of_a_full_load_are_no_leaps(step: float, interval: float) -> None:
+    """A counter that a hypervisor writes every few seconds: a step is of the time that it stood before."""
+    counter, rate = Counter(RANGE_UJ), Rate(at_rest=None)
+    counter.most_watts = 3 * 400.0
+    watts = []
+    for number in range(120):
+        now = number * interval
+        counter.advance(round(400 * step * (now // step) * 1e6), now)
+        rate.follow(counter, now)
+        watts.append(rate.watts)
+    assert counter.joules == 400 * step * (now // step)
+    assert counter.resets == 0
+    known = [power for power in watts[40:] if power is not None]
+    assert len(known) >= 20
+    assert all(200 < power < 800 for power in known)
 
 
 def test_energy_of_a_suspend_is_held_to_the_time_asleep() -> None:

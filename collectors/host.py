@@ -134,13 +134,17 @@ class HostCollector:
                 kibibytes.setdefault(key, int(words[0]))
         samples = []
         missing = []
+        troubles = []
+        most = kibibytes.get(b"MemTotal", math.inf)
         for metric, name in ((MEMORY_TOTAL, "MemTotal"), (MEMORY_AVAILABLE, "MemAvailable")):
             number = kibibytes.get(name.encode())
             if number is None:
                 missing.append(name)
+            elif number > most:
+                what = "/proc/meminfo has more MemAvailable than MemTotal"
+                troubles.append(Trouble("memory", what, "the container's view of /proc is at fault"))
             else:
                 samples.append(metric.sample(number * 1024))
-        troubles = []
         if missing:
             what = f"/proc/meminfo has no {' and no '.join(missing)}"
             troubles.append(Trouble("memory", what, "use a kernel, or a container runtime, that shows it"))

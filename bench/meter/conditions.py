@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_OTHER_LOAD = 0.05  # of the machine's CPUs
 MAX_WARMER = 10.0  # °C above the run's first window
+_COLDEST, _HOTTEST = -100_000, 250_000  # m°C; beyond them the value is a driver's sentinel
 _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 
 
@@ -111,12 +112,8 @@ def describe(before: Conditions, after: Conditions, ours: float) -> Mapping[str,
 
 
 def _throttled(sysfs: Path) -> int | None:
-    counts = []
-    for file in sysfs.glob("devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count"):
-        try:
-            counts.append(int(file.read_text()))
-        except (OSError, ValueError):
-            continue
+    files = sysfs.glob("devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count")
+    counts = [count for file in files if (count := _number(file)) is not None and count >= 0]
     return sum(counts) if counts else None
 
 
@@ -124,16 +121,12 @@ def _celsius(sysfs: Path) -> float | None:
     """Return the hottest of the CPUs' own sensors."""
     found = []
     for hwmon in sysfs.glob("class/hwmon/hwmon*"):
-        try:
-            if (hwmon / "name").read_text().strip() not in _CPU_SENSORS:
-                continue
-        except OSError:
+        if _text(hwmon / "name") not in _CPU_SENSORS:
             continue
         for file in hwmon.glob("temp*_input"):
-            try:
-                found.append(int(file.read_text()) / 1000)
-            except (OSError, ValueError):
-                continue
+            millidegrees = _number(file)
+            if millidegrees is not None and _COLDEST < millidegrees < _HOTTEST:
+                found.append(millidegrees / 1000)
     return max(found, default=None)
 
 
@@ -142,11 +135,24 @@ def _on_battery(sysfs: Path) -> bool | None:
     online = []
     battery = False
     for supply in sysfs.glob("class/power_supply/*"):
-        try:
-            kind = (supply / "type").read_text().strip()
-            if kind == "Mains":
-                online.append((supply / "online").read_text().strip() == "1")
-            battery |= kind == "Battery"
-        except OSError:
-            continue
+        kind = _text(supply / "type")
+        battery |= kind == "Battery"
+        if kind == "Mains" and (is_online := _text(supply / "online")):
+            online.append(is_online == "1")
     return not any(online) if battery and online else None
+
+
+def _number(file: Path) -> int | None:
+    """Return a file's whole number; None if it has none, or cannot be read."""
+    try:
+        return int(_text(file))
+    except ValueError:
+        return None
+
+
+def _text(file: Path) -> str:
+    """Return a file's text without its line end; "" if it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

@@ -16,7 +16,7 @@ from powerbench_agent.core.model import Use
 from powerbench_agent.core.processes import container_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from powerbench_agent.core.host import Host
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 SCAN_SECONDS = 5.0
 MAX_AGE_SECONDS = 160.0  # a process is searched at least this often
 MAX_CLIENTS = 4096
-_MOST_ENGINES = 16  # of one kind that a client may use at once
+_MOST_ENGINES = 16  # of one kind, if the driver does not say how many there are, as amdgpu
+_MOST_CAPACITY = 1024  # that a driver is believed to have
 _SLACK_SECONDS = 1.0  # between the time of a reading and the driver's own last update
 _DRM_DEVICES = "/dev/dri/"
 
@@ -36,6 +37,7 @@ class Engines(NamedTuple):
     client: str
     nanoseconds: dict[str, int]  # by engine
     cycles: dict[str, tuple[int, int]]  # by engine: (the client's own, the engine's total)
+    capacity: dict[str, int]  # by engine: how many of its kind there are, if the driver says so
 
 
 class _Process(NamedTuple):
@@ -69,22 +71,29 @@ class _Client:
         Return whether some of it could not be true; that is left out.
         """
         garbled = False
-        most_ns = _MOST_ENGINES * (now - self.read_at + _SLACK_SECONDS) * 1e9
+        elapsed = now - self.read_at
         for engine, total_ns in found.nanoseconds.items():
+            most_ns = found.capacity.get(engine, _MOST_ENGINES) * (elapsed + _SLACK_SECONDS) * 1e9
             before_ns = self.last_ns.get(engine, 0 if self.known else total_ns)
-            gained_ns = max(0, total_ns - before_ns)
-            if gained_ns > most_ns:
-                garbled = True
-                gained_ns = 0
-            seconds[engine] = seconds.get(engine, 0.0) + gained_ns / 1e9
-            self.last_ns[engine] = max(before_ns, total_ns)  # a driver may step back and catch up later
+            gained_ns = total_ns - before_ns
+            is_far = abs(gained_ns) > most_ns  # it is not counted, and the next counts from here
+            garbled |= is_far
+            seconds.setdefault(engine, 0.0)
+            if not is_far:
+                seconds[engine] += max(0, gained_ns) / 1e9
+            # A driver may step back a little and catch up later.
+            self.last_ns[engine] = total_ns if is_far else max(before_ns, total_ns)
         for engine, (own, total) in found.cycles.items():
             own_before, total_before = self.last_cycles.get(engine, (own, total))
-            if own - own_before > _MOST_ENGINES * max(0, total - total_before):
-                garbled = True
-            elif total > total_before and own >= own_before:
-                share = min(1.0, (own - own_before) / (total - total_before))
-                seconds[engine] = seconds.get(engine, 0.0) + share * (now - self.read_at)
+            gained, of = own - own_before, total - total_before
+            # Twice, because the two are not read at one instant.
+            if abs(gained) > 2 * found.capacity.get(engine, 1) * max(0, of):
+                garbled |= of > 0 or gained > 0
+                self.last_cycles[engine] = (own, total)
+                continue
+            if of > 0 and gained >= 0:
+                share = min(found.capacity.get(engine, 1), gained / of)
+                seconds[engine] = seconds.get(engine, 0.0) + share * elapsed
             self.last_cycles[engine] = (max(own_before, own), max(total_before, total))
         self.read_at = now
         self.known = True
@@ -189,32 +198,29 @@ class Clients:
 
 def parse_fdinfo(text: str) -> Engines | None:
     """Return the content of a DRM file's fdinfo; None if the file does not belong to a PCI GPU."""
-    bus_id = client = ""
-    nanoseconds: dict[str, int] = {}
-    own: dict[str, int] = {}
-    total: dict[str, int] = {}
+    words: dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.partition(":")
-        if not key.startswith("drm-"):
-            continue
-        words = value.split()
-        first = words[0] if words else ""
-        if key == "drm-pdev":
-            bus_id = first
-        elif key == "drm-client-id":
-            client = first
-        elif not _is_count(first):
-            continue
-        elif key.startswith("drm-engine-") and not key.startswith("drm-engine-capacity-"):
-            nanoseconds[key.removeprefix("drm-engine-")] = int(first)
-        elif key.startswith("drm-cycles-"):
-            own[key.removeprefix("drm-cycles-")] = int(first)
-        elif key.startswith("drm-total-cycles-"):
-            total[key.removeprefix("drm-total-cycles-")] = int(first)
+        if key.startswith("drm-"):
+            words[key.removeprefix("drm-")] = (value.split() or [""])[0]
+    bus_id, client = words.get("pdev", ""), words.get("client-id", "")
     if not bus_id or not client:
         return None
-    cycles = {engine: (own[engine], total[engine]) for engine in own if engine in total}
-    return Engines(bus_id, client, nanoseconds, cycles)
+    capacity = _by_engine(words, "engine-capacity-")
+    own, total = _by_engine(words, "cycles-"), _by_engine(words, "total-cycles-")
+    return Engines(
+        bus_id,
+        client,
+        {kind: ns for kind, ns in _by_engine(words, "engine-").items() if not kind.startswith("capacity-")},
+        {kind: (own[kind], total[kind]) for kind in own if kind in total},
+        {kind: max(1, min(count, _MOST_CAPACITY)) for kind, count in capacity.items()},
+    )
+
+
+def _by_engine(words: Mapping[str, str], prefix: str) -> dict[str, int]:
+    """Return the figures of one sort by engine, without those that are not counts."""
+    found = {key.removeprefix(prefix): word for key, word in words.items() if key.startswith(prefix)}
+    return {engine: int(word) for engine, word in found.items() if _is_count(word)}
 
 
 def _is_count(word: str) -> bool:

@@ -262,6 +262,8 @@ MEMORY = {host.MEMORY_TOTAL, host.MEMORY_AVAILABLE}
         ("meminfo", "MemAvailable: 5 kB\nMemTotal: 5x kB\n", "memory", {host.MEMORY_TOTAL}),
         ("meminfo", "MemTotal: 5 kB\nMemAvailable: -1 kB\n", "memory", {host.MEMORY_AVAILABLE}),
         ("meminfo", f"MemTotal: 5 kB\nMemAvailable: {'9' * 400}\n", "memory", {host.MEMORY_AVAILABLE}),
+        ("meminfo", "MemTotal: 5 kB\nMemAvailable: 6 kB\n", "memory", {host.MEMORY_AVAILABLE}),
+        ("meminfo", f"MemTotal: 5 kB\nMemAvailable: {2**64 - 1} kB\n", "memory", {host.MEMORY_AVAILABLE}),
         ("meminfo", "MemTotal:\nMemAvailable:\n", "memory", MEMORY),
         ("meminfo", None, "memory", MEMORY),
     ],

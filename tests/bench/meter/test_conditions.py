@@ -97,3 +97,36 @@ def test_a_machine_that_says_nothing_is_no_failure(tmp_path: Path) -> None:
     found = read_conditions(Host(sysfs=tmp_path, procfs=tmp_path))
     assert found == Conditions(None, None, 0.0, None, None, None, None, None)
     assert warnings_of(found, found, found, 0.0) == []
+
+
+ODD = [b"", b"\xff\xfe", b"<unknown>", b"9" * 400, b"9" * 5000, b"-273150", b"1.5"]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=[repr(content[:9]) for content in ODD])
+def test_an_odd_file_costs_itself_alone(tmp_path: Path, odd: bytes) -> None:
+    """Whatever one file of each sort holds, reading goes on, and the good files beside it count."""
+    write(
+        tmp_path,
+        {
+            "devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "3",
+            "class/hwmon/hwmon0/name": "coretemp",
+            "class/hwmon/hwmon0/temp1_input": "51000",
+            "class/power_supply/AC/type": "Mains",
+            "class/power_supply/AC/online": "0",
+            "class/power_supply/BAT0/type": "Battery",
+        },
+    )
+    for name in (
+        "devices/system/cpu/cpu0/cpufreq/scaling_governor",
+        "devices/system/cpu/cpufreq/boost",
+        "class/hwmon/hwmon0/temp2_input",
+        "class/hwmon/hwmon1/name",
+        "class/power_supply/BAT1/type",
+        "stat",
+        "meminfo",
+        "cpuinfo",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(odd)
+    found = read_conditions(Host(tmp_path, tmp_path))
+    assert (found.busy, found.throttled, found.celsius, found.on_battery) == (None, 3, 51.0, True)

@@ -32,19 +32,21 @@ DRI = "/dev/dri/renderD128"
 def test_amdgpu() -> None:
     """Amdgpu gives engine time in nanoseconds; memory and pasid are not engines."""
     found = parse_fdinfo(engines_fdinfo(DGPU, 35, gfx=1.5, enc=0.25))
-    assert found == Engines(DGPU, "35", {"gfx": 1_500_000_000, "enc": 250_000_000}, {})
+    assert found == Engines(DGPU, "35", {"gfx": 1_500_000_000, "enc": 250_000_000}, {}, {})
 
 
 def test_i915_capacity_is_no_engine() -> None:
     """The capacity of an engine class is not an engine."""
     found = parse_fdinfo(engines_fdinfo(DGPU, 4, "i915", render=2.0, video=9.0))
-    assert found == Engines(DGPU, "4", {"render": 2_000_000_000, "video": 9_000_000_000}, {})
+    used = {"render": 2_000_000_000, "video": 9_000_000_000}
+    assert found == Engines(DGPU, "4", used, {}, {"render": 2, "video": 2})
 
 
 def test_xe_cycles() -> None:
     """Xe gives pairs per engine: the client's cycles and the engine's total cycles."""
     found = parse_fdinfo(cycles_fdinfo(DGPU, 4, rcs=(28257900, 7655183225), vcs=(0, 7655183225)))
-    assert found == Engines(DGPU, "4", {}, {"rcs": (28257900, 7655183225), "vcs": (0, 7655183225)})
+    cycles = {"rcs": (28257900, 7655183225), "vcs": (0, 7655183225)}
+    assert found == Engines(DGPU, "4", {}, cycles, {"rcs": 1, "vcs": 1})
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_no_client_of_a_pci_gpu(text: str) -> None:
 def test_garbage_is_left_out(line: str) -> None:
     """Lines that cannot be used are left out, and the others count."""
     found = parse_fdinfo(f"{line}\n{engines_fdinfo(DGPU, 1, enc=1.0)}")
-    assert found == Engines(DGPU, "1", {"enc": 1_000_000_000}, {})
+    assert found == Engines(DGPU, "1", {"enc": 1_000_000_000}, {}, {})
 
 
 LINES = st.lists(
@@ -153,8 +155,51 @@ def test_cycles_are_a_share_of_the_time(watched: Watched) -> None:
     watched.processes.open(42, 7, cycles_fdinfo(DGPU, 1, vcs=(1000, 12_000)))
     assert watched.read(2.0) == {(42, "vcs"): 0.5}
     assert watched.read(3.0) == {(42, "vcs"): 0.5}  # the engine's clock has stood still
-    watched.processes.open(42, 7, cycles_fdinfo(DGPU, 1, vcs=(9000, 13_000)))
-    assert watched.read(4.0) == {(42, "vcs"): 1.5}  # never more than all of the time
+    watched.processes.open(42, 7, cycles_fdinfo(DGPU, 1, vcs=(2100, 13_000)))
+    assert watched.read(4.0) == {(42, "vcs"): 1.5}  # read at two instants: not more than all of the time
+    assert not watched.clients.garbled
+
+
+def leaping(watched: Watched, texts: list[str]) -> tuple[list[float], list[bool]]:
+    """Return the seconds of one engine and whether the reading was garbled, a second after the other."""
+    seconds, garbled = [], []
+    for now, text in enumerate(texts):
+        watched.processes.open(42, 7, text)
+        found = watched.read(float(now))
+        seconds.append(found.get((42, "vcs"), 0.0))
+        garbled.append(watched.clients.garbled)
+    return seconds, garbled
+
+
+@pytest.mark.parametrize("driver", ["amdgpu", "i915"])
+def test_engine_time_that_leaps_and_comes_back(watched: Watched, driver: str) -> None:
+    """More than the engines can have run is left out, and so is the way back; then it counts again."""
+    figures = (1.0, 1.5, 50_583.0, 2.5, 3.0, 4.0)
+    texts = [engines_fdinfo(DGPU, 1, driver, vcs=used) for used in figures]
+    assert leaping(watched, texts) == (
+        [0.0, 0.5, 0.5, 0.5, 1.0, 2.0],
+        [False, False, True, True, False, False],
+    )
+
+
+def test_the_number_of_engines_bounds_their_time(watched: Watched) -> None:
+    """Two engines run at most two seconds in a second; a driver that does not say may have many."""
+    texts = [engines_fdinfo(DGPU, 1, "i915", vcs=used) for used in (0.0, 2.0, 7.0)]
+    assert leaping(watched, texts) == ([0.0, 2.0, 2.0], [False, False, True])
+    watched.processes.open(43, 7, engines_fdinfo(DGPU, 2, vcs=0.0))
+    watched.read(9.0)
+    watched.processes.open(43, 7, engines_fdinfo(DGPU, 2, vcs=8.0))
+    assert watched.read(10.0)[43, "vcs"] == 8.0
+
+
+def test_cycles_that_leap_and_come_back(watched: Watched) -> None:
+    """More cycles than the engine had are left out, and nothing else is."""
+    cycles = ((0, 0), (500, 1000), (9_000_500, 2000), (1500, 3000), (2000, 4000), (2000, 4000))
+    texts = [cycles_fdinfo(DGPU, 1, vcs=pair) for pair in cycles]
+    assert leaping(watched, texts) == (
+        [0.0, 0.5, 0.5, 0.5, 1.0, 1.0],
+        [False, False, True, True, False, False],
+    )
 
 
 def test_an_engine_used_for_the_first_time(watched: Watched) -> None:

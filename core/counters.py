@@ -26,6 +26,7 @@ PLAUSIBLE_WATTS = 6000.0  # of one metered part: twice the largest module sold i
 _SLACK_SECONDS = 0.1  # between the time of a reading and the counter's own last update
 _USUAL_FACTOR = 3.0  # up to this multiple of its recent highest power a part is believed at once,
 _USUAL_WATTS = 20.0  # and this much more
+_FIRST_SHARE = 0.5  # up to this share of what is plausible, the first power is believed at once
 _FORGET_SECONDS = 60.0  # in which the recent highest power falls to 1/e
 _HELD_SECONDS = 3.0  # a leap that has lasted this long was a burst of real energy,
 _HELD_READINGS = 2  # if so many readings have gone on from there
@@ -242,7 +243,7 @@ class Counter:
     def _usual(self, before: _Reading) -> float:
         """Return the power that is believed at once after a reading."""
         if before.usual_watts is None:
-            return self.most_watts
+            return _FIRST_SHARE * self.most_watts
         return min(self.most_watts, _USUAL_FACTOR * before.usual_watts + _USUAL_WATTS)
 
     def _step(self, before: _Reading, after: _Reading) -> _Step | None:

@@ -91,7 +91,7 @@ def _first_alike(zones: Sequence[Zone]) -> dict[str, Zone]:
     order = {zone.identity.path: number for number, zone in enumerate(zones)}
     groups: list[list[Zone]] = []
     for zone in sorted(zones, key=lambda zone: zone.raw_uj):
-        if groups and _is_alike(groups[-1][0], zone):
+        if groups and _is_alike(groups[-1][-1], zone):  # the next lower: many are read far apart
             groups[-1].append(zone)
         else:
             groups.append([zone])

@@ -161,6 +161,31 @@ async def test_packages_of_one_register_are_metered_once(machine: Machine, zones
     assert value(node.rapl, rapl.ZONES) == 2 * zones
 
 
+@pytest.mark.parametrize("apart", [0.05, 0.5, -2.0])
+async def test_mirrors_that_are_read_one_after_the_other(machine: Machine, apart: float) -> None:
+    """The register runs on while sixteen virtual CPUs are asked for it: each is a little further."""
+    paths = [f"intel-rapl:{number:x}" for number in range(16)]
+    offs = {path: apart * number for number, path in enumerate(paths)}
+    for number, path in enumerate(paths):
+        machine.powercap.zone(path, f"package-{number}", (7000 + offs[path]) * 1e6)
+    await machine.beat()
+    for second in range(1, 5):
+        node = await machine.beat({path: 7000 + 120 * second + offs[path] for path in paths})
+    assert node.joules == {("cpu", "rapl"): 480}
+
+
+async def test_a_leap_of_the_first_reading_is_not_believed(machine: Machine) -> None:
+    """Another socket's register at the second reading: no power before a third has decided."""
+    machine.powercap.zone("intel-rapl:0", "package-0", 7000e6)
+    await machine.beat()
+    shown = []
+    for second, raw in enumerate((9000, 7000, 7000, 9000, 7000, 7000, 7000), 1):
+        node = await machine.beat({"intel-rapl:0": raw + 60 * second})
+        shown.append(node.cpu_watts)
+    assert {watts for watts in shown if watts is not None} == {60}
+    assert node.joules == {("cpu", "rapl"): 420}
+
+
 async def test_two_sockets_of_one_load_are_not_mirrors(machine: Machine) -> None:
     """Registers of their own differ in value, however alike their loads: both count."""
     for number, raw in enumerate((7000.0, 7090.0)):

@@ -23,7 +23,6 @@ class _Likeness:
     """Whether a zone repeats another."""
 
     def __init__(self) -> None:
-        self.first = ""  # the path of the zone that it is like
         self.alike = 0
         self.unlike = 0
         self.raw_uj: int | None = None  # when it was compared last
@@ -38,17 +37,16 @@ class _Likeness:
         """Whether it is metered as the other zone."""
         return self.alike >= _DECIDING
 
-    def compare(self, first: Zone, zone: Zone) -> None:
-        """Take the first zone that has the same value now, which is itself if there is none."""
+    def compare(self, zone: Zone, alike: Sequence[Zone]) -> None:
+        """Take the zones that have the same value now, itself among them, in their order."""
         has_moved = zone.raw_uj != self.raw_uj  # those that stand still are alike by chance
         self.raw_uj = zone.raw_uj
-        if first is zone or self.first not in ("", first.identity.path):
+        first = alike[0]
+        if len(alike) == 1 or (first is zone and zone.identity.die):
             self.unlike += 1
             if not self.is_mirror:
                 self.alike = 0
-                self.first = ""
-        elif has_moved:
-            self.first = first.identity.path
+        elif first is not zone and has_moved:  # of another zone than before, if virtual CPUs wander
             self.alike += 1
             self.unlike = 0
 
@@ -66,10 +64,10 @@ class Mirrors:
         undecided = [zone for zone in zones if not self._likenesses[zone.identity.path].is_own]
         if not undecided:
             return
-        first_of = _first_alike(zones)
+        alike = _alike(zones)
         for zone in undecided:
             path = zone.identity.path
-            self._likenesses[path].compare(first_of[path], zone)
+            self._likenesses[path].compare(zone, alike[path])
 
     def find(self, zones: Iterable[Zone]) -> set[str]:
         """Return the paths of zones that repeat another, or, dies of one socket, may turn out to."""
@@ -86,8 +84,8 @@ class Mirrors:
         return mirrors
 
 
-def _first_alike(zones: Sequence[Zone]) -> dict[str, Zone]:
-    """Return, by path, the first zone in their order that shows the same value, which may be itself."""
+def _alike(zones: Sequence[Zone]) -> dict[str, list[Zone]]:
+    """Return, by path, the zones that show the same value, itself among them, in their order."""
     order = {zone.identity.path: number for number, zone in enumerate(zones)}
     groups: list[list[Zone]] = []
     for zone in sorted(zones, key=lambda zone: zone.raw_uj):
@@ -95,11 +93,11 @@ def _first_alike(zones: Sequence[Zone]) -> dict[str, Zone]:
             groups[-1].append(zone)
         else:
             groups.append([zone])
-    first_of: dict[str, Zone] = {}
+    found: dict[str, list[Zone]] = {}
     for group in groups:
-        first = min(group, key=lambda zone: order[zone.identity.path])
-        first_of.update((zone.identity.path, first) for zone in group)
-    return first_of
+        group.sort(key=lambda zone: order[zone.identity.path])
+        found.update((zone.identity.path, group) for zone in group)
+    return found
 
 
 def _is_alike(one: Zone, other: Zone) -> bool:

@@ -174,6 +174,22 @@ async def test_mirrors_that_are_read_one_after_the_other(machine: Machine, apart
     assert node.joules == {("cpu", "rapl"): 480}
 
 
+async def test_virtual_cpus_that_wander_are_metered_once(machine: Machine) -> None:
+    """Each of sixteen packages shows now one socket's register and now the other's: never more than both."""
+    paths = [f"intel-rapl:{number:x}" for number in range(16)]
+    for number, path in enumerate(paths):
+        machine.powercap.zone(path, f"package-{number}", 7000e6, limits={"long_term": 150.0})
+    await machine.beat()
+    for second in range(1, 31):
+        raw = {
+            path: (9000 if (second * 7 + number * 5) % 11 < 5 else 7000) + 60 * second
+            for number, path in enumerate(paths)
+        }
+        node = await machine.beat(raw)
+        assert node.cpu_watts is None or node.cpu_watts == pytest.approx(60)
+    assert node.joules["cpu", "rapl"] <= 2 * 60 * 30
+
+
 async def test_a_leap_of_the_first_reading_is_not_believed(machine: Machine) -> None:
     """Another socket's register at the second reading: no power before a third has decided."""
     machine.powercap.zone("intel-rapl:0", "package-0", 7000e6)

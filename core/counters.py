@@ -9,7 +9,10 @@ Rules, each because some exporter breaks it:
   until the next reading decides: energy, if the counter goes on from there; a glitch, if it is back on its
   line; else a reset. Energy is then counted in full, a glitch adds nothing, and over a reset the energy is
   unknown, so 0 is added.
-- An unchanged raw counter adds 0: it neither wrapped nor was it reset.
+- What was believed is taken back if the counter returns to its line within some readings: the joules then
+  stand still until the truth has caught up with them.
+- An unchanged raw counter adds 0: it neither wrapped nor was it reset. Its next step may be the energy of the
+  whole time that it stood, since some are written every few seconds.
 
 Source: https://docs.kernel.org/power/powercap/powercap.html (energy_uj, max_energy_range_uj).
 """

@@ -48,11 +48,12 @@ def draw(machine: Machine, joules: float, watts: float, gpu: int = 0) -> None:
 # -- how much can be true -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("watts", [2500, 3000])
 @pytest.mark.parametrize("idle", [False, True])
-def test_a_module_of_2500_watts_is_counted(start: Start, *, idle: bool) -> None:
-    """A part of 2,500 W is counted in full and shown, also when it was idle before."""
+def test_a_large_module_is_counted(start: Start, watts: int, *, idle: bool) -> None:
+    """A part of 2,500 W or more is counted in full and shown, also when it was idle before."""
     machine, probe = start()
-    draw(machine, 0, 2500)
+    draw(machine, 0, watts)
     probe.beat()
     begin = 0.0
     if idle:
@@ -61,12 +62,12 @@ def test_a_module_of_2500_watts_is_counted(start: Start, *, idle: bool) -> None:
             probe.beat()
         begin = 900.0
     for second in range(1, 16):
-        draw(machine, begin + 2500 * second, 2500)
+        draw(machine, begin + watts * second, watts)
         reading = probe.beat()
         probe.refresh(0.0)
-    assert reading.value(ENERGY) == begin + 37_500
-    assert reading.meters == {UUIDS[0]: begin + 37_500}
-    assert reading.value(POWER) == 2500
+    assert reading.value(ENERGY) == begin + 15 * watts
+    assert reading.meters == {UUIDS[0]: begin + 15 * watts}
+    assert reading.value(POWER) == watts
     assert not reading.troubles
 
 
@@ -114,6 +115,7 @@ def test_use_beyond_100_percent_is_a_gap(start: Start, line: str) -> None:
 
 GARBAGE = {
     "sm": "{stamp} 37100 0 0",
+    "just too much": "{stamp} 101 0 0",
     "encoder": "{stamp} 10 50583 0",
     "decoder": "{stamp} 10 0 101",
     "the future": "9223372036854775807 90 0 0",
@@ -183,6 +185,17 @@ def test_two_gpus_of_one_uuid_are_two(start: Start) -> None:
     assert len(reading.of(ENERGY)) == 2
     assert set(reading.of(LOST).values()) == {0}
     assert [entry["event"] for entry in logged] == ["two GPUs have one UUID"]
+
+
+def test_two_gpus_without_a_uuid_are_two(start: Start) -> None:
+    """Virtual GPUs may have none: their PCI addresses are their names, and nothing is wrong."""
+    machine, probe = start(2, uuid__0="", uuid__1="")
+    logged = list(probe.beat().log)
+    truth.tell(machine, 10, 2)
+    reading = probe.beat()
+    assert reading.meters == {f"0000:{bus}:00.0": 13.7 for bus in BUSES[:2]}
+    assert len(reading.of(ENERGY)) == 2
+    assert [*logged, *reading.log] == []
 
 
 # -- processes of others ------------------------------------------------------------------------------

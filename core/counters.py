@@ -136,6 +136,8 @@ class Counter:
             step = self._step(before, reading)
             if step is None or not step.fits(self._usual(before)):
                 continue
+            if before is self._left and step.wrapped:
+                continue  # after so long nearly any reading could be a wrap
             if before is not newest:
                 if self._is_between(before, newest, reading) or self._turns_over(before, reading):
                     continue

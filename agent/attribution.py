@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from powerbench_agent.core.cpu_time import has_restarted
 from powerbench_agent.core.model import (
     ANYONE,
     PART_LABELS,
@@ -100,12 +101,14 @@ class _CpuSeconds:
 
     def at(self, seconds: float, taken: float, now: float) -> float:
         """Return the CPU seconds at `now`, given that they were `seconds` at `taken`."""
-        if seconds < self._seconds:
+        if has_restarted(self._seconds, seconds):
             self._before_restart += self._seconds
             self._rate = 0.0
-        elif self._taken is not None and taken > self._taken:
-            self._span = taken - self._taken
-            self._rate = (seconds - self._seconds) / self._span
+        else:
+            seconds = max(seconds, self._seconds)
+            if self._taken is not None and taken > self._taken:
+                self._span = taken - self._taken
+                self._rate = (seconds - self._seconds) / self._span
         self._seconds = seconds
         self._taken = taken
         age = max(0.0, now - taken)

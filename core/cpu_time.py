@@ -9,6 +9,9 @@ Rules, each because some kernel or container breaks it:
   goes on from its new figure. The other modes of that interval count.
 - If that mode is idle, the CPUs' capacity is still known: it is the time that passed.
 
+The count of one container or process has the same two ways to fall: a little, which is noise, or far, since
+it was started again (`has_restarted`).
+
 Time is that of a monotonic clock. It stands still while the machine is suspended, and so do the CPUs.
 
 Source: https://docs.kernel.org/filesystems/proc.html (1.7, "iowait is not reliable").
@@ -26,7 +29,16 @@ if TYPE_CHECKING:
     from powerbench_agent.core.host import Host
     from powerbench_agent.core.procfs import MachineStat
 
+_NOISE_SECONDS = 0.1  # that the count of one container or process may fall by
 _LEEWAY_SECONDS = 1.0  # of each CPU: what the kernel's corrections and late accounting amount to
+
+
+def has_restarted(before: float, now: float) -> bool:
+    """Return whether CPU seconds of a container or process are those of a new one, counted from 0.
+
+    A smaller fall is noise of a sum over CPUs or threads: the count stands still until it has caught up.
+    """
+    return now < before - _NOISE_SECONDS
 
 
 class CpuCounters:

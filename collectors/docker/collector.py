@@ -32,6 +32,7 @@ from powerbench_agent.collectors.docker.engine import LIVE, STATES, Container, E
 from powerbench_agent.collectors.docker.engine_processes import EngineProcesses
 from powerbench_agent.collectors.docker.network import Traffic, is_machines, read_traffic
 from powerbench_agent.collectors.docker.one_shot import cpu_seconds, parse_one_shot
+from powerbench_agent.core.cpu_time import has_restarted
 from powerbench_agent.core.model import (
     SHARE_HELP,
     SHARE_LABELS,
@@ -211,37 +212,42 @@ class _Watched:
     shot: Mapping[str, Any] | None = None  # the engine's own figures, if there is no cgroup
     slow: list[Sample] = field(default_factory=list)
     slow_name: str = ""  # the container's name in `slow`
+    used: float = 0.0  # CPU seconds of its cgroup, which fall only if it was started again
     _cpu_seconds: float = 0.0  # used since it was first seen
-    _before: float | None = None  # the cgroup's CPU seconds when last read
-    _last: tuple[float, float] | None = None  # monotonic second and CPU seconds of the last beat
+    _is_known: bool = False  # whether `used` is
+    _last: tuple[float, float] | None = None  # monotonic second and `_cpu_seconds` of the last beat
     _last_shot: Mapping[str, Any] | None = None  # the engine's figures at the last beat
 
     def __post_init__(self) -> None:
-        if self.container.started_here:
-            self._before = 0.0
+        self._is_known = self.container.started_here
 
     def beat(self, used: float, now: float) -> None:
         """Take the CPU seconds that it has used; the engine's own figures come less often than beats."""
         is_new = self.cgroup is not None or self.shot is not self._last_shot
         if is_new or self._last is None:
             self._last_shot = self.shot
-            self._advance(used)
+            restarted = self._advance(used)
             self.percent = None
             if self._last is not None:
                 then, used_then = self._last
-                if now > then and used >= used_then:
-                    self.percent = (used - used_then) / (now - then) * 100
-            self._last = (now, used)
+                if now > then and not restarted:
+                    self.percent = (self._cpu_seconds - used_then) / (now - then) * 100
+            self._last = (now, self._cpu_seconds)
         since = min(now - self._last[0], SLICES)
         ahead = since * (self.percent or 0.0) / 100
         self.claimed = max(self.claimed, self._cpu_seconds + ahead)
 
-    def _advance(self, used: float) -> None:
-        if self._before is not None:
-            # Less than before means a new cgroup: the container was started again.
-            restarted = used < self._before
-            self._cpu_seconds += used if restarted else used - self._before
-        self._before = used
+    def _advance(self, used: float) -> bool:
+        """Return whether there is a new cgroup: the container was started again."""
+        restarted = self._is_known and has_restarted(self.used, used)
+        if restarted:
+            self._cpu_seconds += used
+        elif self._is_known:
+            used = max(used, self.used)
+            self._cpu_seconds += used - self.used
+        self.used = used
+        self._is_known = True
+        return restarted
 
     def lose(self) -> None:
         """Take that its CPU time cannot be read: if it comes back, its claim begins at 0."""
@@ -272,6 +278,9 @@ class Docker:
         self._met = 0  # containers so far
         self._machine_bytes: int | None = None
         self._lost_at: float | None = None
+        self._lists = 0  # of the engine, so far
+        self._running = self._layout.running() if self._here else set()  # ids, before its next list
+        self._others: set[str] = set()  # ids that ran and were not in its list: another engine's
         self._troubles: list[Trouble] = []  # of this beat
 
     async def read(self) -> Reading:
@@ -288,6 +297,8 @@ class Docker:
             self._lost_at = None
         else:
             self._go_on(now)
+        if self._here and engine.lists != self._lists:
+            self._tell_others_apart()
         self._meet()
         self._slice = (self._slice + 1) % SLICES
         samples: list[Sample] = []
@@ -297,7 +308,7 @@ class Docker:
                 watched.lose()
             else:
                 watched.beat(used, now)
-                samples.extend(_cpu_samples(watched, used))
+                samples.extend(_cpu_samples(watched))
                 if self._here:  # another machine's containers have no part in this machine's joules
                     claims.append(_claim(watched))
             samples.extend(self._slow_samples(watched))
@@ -347,7 +358,13 @@ class Docker:
         """Return the ids of containers that run for certain: those whose cgroup is there."""
         watched = self._watched.items()
         known = {key for key, container in watched if container.cgroup and container.cgroup.exists()}
-        return known | self._layout.running()
+        return known | (self._layout.running() - self._others)
+
+    def _tell_others_apart(self) -> None:
+        """See which containers are another engine's, not to take them for this one's while it is away."""
+        self._lists = self._engine.lists
+        self._others = self._running - self._engine.containers.keys()
+        self._running = self._layout.running()
 
     def _meet(self) -> None:
         """Begin to watch containers that have started, and drop those that have ended."""
@@ -545,10 +562,10 @@ def _check_permission(path: str) -> None:
     raise Absent(why)
 
 
-def _cpu_samples(watched: _Watched, used: float) -> Iterator[Sample]:
+def _cpu_samples(watched: _Watched) -> Iterator[Sample]:
     if watched.percent is not None:
         yield CPU.sample(watched.percent, watched.container.name)
-    yield CPU_SECONDS.sample(used, watched.container.name)
+    yield CPU_SECONDS.sample(watched.used, watched.container.name)
 
 
 def _claim(watched: _Watched) -> Claim:

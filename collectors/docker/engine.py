@@ -81,6 +81,7 @@ class Engine:
     timeout: float = 5.0  # seconds that one answer may take
     containers: dict[str, Container] = field(default_factory=dict)
     connected: asyncio.Event = field(default_factory=asyncio.Event)
+    lists: int = 0  # that were had
     ignored: int = 0  # containers beyond the limit
     error: str = ""
     denied: bool = False
@@ -230,6 +231,7 @@ class Engine:
             elif not first:
                 container.started_here = container.state in LIVE
             self._keep(container)
+        self.lists += 1
 
     def assume(self, running: Collection[str]) -> None:
         """Take, without the engine's word, that these containers run and no others do."""

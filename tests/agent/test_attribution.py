@@ -386,6 +386,16 @@ def test_a_count_that_restarts_goes_on() -> None:
     assert shown(found)["web"] == pytest.approx(20)
 
 
+@pytest.mark.parametrize("fall", [1e-6, 0.01, 0.09])
+def test_a_count_that_falls_a_little_has_not_restarted(fall: float) -> None:
+    """The noise of a sum over CPUs bills nothing: not the whole count once more, and no second twice."""
+    machine = begun("apart", "", container("web", 50.0))
+    machine.beat([container("web", 50.4)])
+    machine.beat([container("web", 50.4 - fall)])
+    found = machine.beat([container("web", 50.6)])
+    assert shown(found)["web"] == pytest.approx(15)
+
+
 # -- GPUs --------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from real.conftest import series, wait_for
 from real.dockerd import BURN, Agent, Dockerd, agent_of, assert_adds_up, joules, labelled
+
+from powerbench_agent.agent.attribution import MAX_HELD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,7 +115,9 @@ def test_a_containers_life_and_figures(dockerd: Dockerd, agent: Agent) -> None:
     assert_adds_up(agent.page())
     dockerd.remove(busy)
     within(SOON, lambda: not agent.series(SECONDS), "the container leaves")
-    assert "lively" not in agent.page()
+    page = agent.page()
+    assert all(line.startswith(ENERGY) for line in page.splitlines() if "lively" in line)
+    assert min(joules(page, ENERGY, name) for name in ("busy", "lively")) > 0  # names keep their joules
     assert agent.series("docker_engine_memory_bytes")[""] > 10 * MEBIBYTE
     assert agent.series("docker_engine_cpu_percent")[""] >= 0
     assert 0 < agent.series("docker_engine_memory_percent")[""] < 100
@@ -200,33 +205,50 @@ def test_a_stream_within_a_container_is_a_view_of_it(dockerd: Dockerd, agent: Ag
         assert ours == pytest.approx(whole, rel=0.2)  # a process's CPU time has a grain of 10 ms
 
 
-def test_an_engine_that_crashes_is_down_and_comes_back(dockerd: Dockerd, agent: Agent) -> None:
-    """Killed, the engine is down with a message and without samples; started again it is back within 10 s."""
-    dockerd.run("before", "sleep 1000")
-    up = "powerbench_collector_up"
-    wait_for(lambda: "before" in agent.series(SECONDS), "the container shows")
+def test_an_engine_that_crashes_costs_no_container_and_comes_back(dockerd: Dockerd, agent: Agent) -> None:
+    """Killed, its containers go on by their cgroups, which is said; started again it is back within 10 s."""
+    dockerd.run("before", BURN, NanoCpus=cores(0.1))
+    faults = "powerbench_collector_faults_total"
+    in_trouble = '{collector="docker",part="engine"}'
+    wait_for(lambda: "before" in agent.series(CPU), "the container shows")
     dockerd.kill()
-    within(SOON + 1, lambda: agent.series(up)["docker"] == 0, "the collector is down")
-    page = agent.page()
-    assert not [line for line in page.splitlines() if line.startswith("docker_") and "energy" not in line]
+    within(SOON + 1, lambda: in_trouble in agent.series(faults), "the engine is in trouble")
+    begun = agent.page()
+    ends = time.monotonic() + 3
+    while time.monotonic() < ends:
+        page = agent.page()
+        assert labelled(page, "powerbench_collector_up")["docker"] == 1
+        assert "docker_containers{" not in page  # what only the engine can tell
+        assert_adds_up(page)
+        time.sleep(0.5)
+    assert labelled(page, SECONDS)["before"] > labelled(begun, SECONDS)["before"]
+    assert joules(page, ENERGY, "before") > joules(begun, ENERGY, "before")
     dockerd.start()
     dockerd.run("after", BURN, NanoCpus=cores(0.1))
-    within(10, lambda: agent.series(up)["docker"] == 1, "the collector is up again")
+    within(10, lambda: "docker_containers{" in agent.page(), "the engine is asked again")
     within(SOON, lambda: "after" in agent.series(SECONDS), "what was started meanwhile shows")
     assert_adds_up(agent.page())
-    said = [entry for entry in agent.log() if entry.get("collector") == "docker"]
-    events = [entry["event"] for entry in said]
-    assert (events[0], events[-1]) == ("collector up", "collector is up again")
-    assert events.count("collector up") == 1
-    down = said[1:-1]
-    assert down
-    assert all(entry["event"] == "collector down" and dockerd.url in entry["error"] for entry in down)
+    troubled = [entry for entry in agent.log() if entry.get("part") == "engine"]
+    assert len(troubled) == 1
+    assert dockerd.url in troubled[0]["error"]
+    assert [entry["event"] for entry in agent.log() if entry.get("collector") == "docker"] == [
+        "collector up",
+        "part of a collector in trouble",
+    ]
+
+
+def brief_figures(page: str) -> list[str]:
+    """Return what a page says of brief containers beside the joules that their names keep."""
+    return [line for line in page.splitlines() if '"brief' in line and not line.startswith(ENERGY)]
 
 
 def test_a_crowd_that_comes_and_goes(
     dockerd: Dockerd, agent: Agent, record_property: Callable[[str, object], None]
 ) -> None:
-    """Containers by the hundred leave no series, no memory, no word in the log; the sum holds throughout."""
+    """Containers by the hundred leave no memory, no word in the log, and no more than joules for a while.
+
+    The sum holds throughout.
+    """
     dockerd.run("steady", BURN, NanoCpus=cores(0.1))
     wait_for(lambda: "steady" in agent.series(CPU), "the steady one shows")
     numbers = count()
@@ -253,8 +275,11 @@ def test_a_crowd_that_comes_and_goes(
         made = sum(worker.result() for worker in workers)
     rate = made / (time.monotonic() - begun)
     wait_for(lambda: len(dockerd.call("GET", "/containers/json?all=1")) == 1, "the engine is rid of them")
-    within(3, lambda: "brief" not in agent.page(), "nothing of them is left")
-    assert_adds_up(agent.page())
+    within(3, lambda: not brief_figures(agent.page()), "no figures of them are left")
+    page = agent.page()
+    held = {name for key in series(page, ENERGY) for name in re.findall(r'container="(brief\d+)"', key)}
+    assert len(held) <= MAX_HELD
+    assert_adds_up(page)
     grown = agent.resident() - resident
     figures = f"{rate:.1f} containers a second, {len(seen) - 1} seen, {grown / 1e6:.2f} MB more"
     record_property("churn", figures)

@@ -294,6 +294,25 @@ async def test_a_restart_within_a_beat_never_decreases_the_claim(driven: Driven)
     assert claimed == [10, 10.5, 10.75, 11]
 
 
+@pytest.mark.parametrize("unified", [True, False])
+@pytest.mark.parametrize("fall", [1e-6, 0.01, 0.09])
+async def test_a_count_that_falls_a_little_stands_still(
+    tmp_path: Path, fall: float, *, unified: bool
+) -> None:
+    """A fall that is noise is no new cgroup: no series falls, nothing is claimed twice, and none is a gap."""
+    async for driven in drive(Machine(tmp_path, unified=unified)):
+        driven.machine.add(SYSTEMD.format(identity(1)))
+        driven.start(1, cpu_seconds=100)
+        await driven.beat()
+        shown = []
+        for used in (101, 101 - fall, 101.5):
+            driven.use(1, used)
+            reading = await driven.beat()
+            figures = (value(reading, metric, "c1") for metric in (docker.CPU_SECONDS, docker.CPU))
+            shown.append((*figures, reading.claims[0].cpu_seconds))
+        assert shown == [(101, 100, 1), (101, 0, 1), (101.5, 50, 1.5)]
+
+
 def shared(node: Node, reading: Reading, beat: float, busy: float) -> dict[str, float]:
     """Return the joules of every container after a beat of 100 J on two CPUs."""
     meters = Reading([], [Meter("cpu", "rapl", "0", beat * 100.0)], taken=beat)

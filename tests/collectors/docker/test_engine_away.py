@@ -181,6 +181,19 @@ async def test_known_containers_go_on_without_the_engine(driven: Driven, what: s
     assert names(reading) == {"new", "db"}
 
 
+async def test_another_engines_containers_are_not_taken_for_this_ones(driven: Driven) -> None:
+    """What had a cgroup and was not in the engine's list while that could be had, is not shown later."""
+    driven.machine.add(SYSTEMD.format(identity(2)), 1.0, pid=10_002)
+    driven.machine.add(f"machine.slice/libpod-{identity(3)}.scope", 1.0, pid=10_003)
+    driven.collector = docker.Docker(docker.Options(), driven.machine.host, f"unix://{driven.engine.path}")
+    await driven.until(lambda reading: names(reading) == {"web"})
+    await driven.engine.stop()
+    driven.machine.add(SYSTEMD.format(identity(4)), 1.0, pid=10_004)
+    reading = await driven.until_part("engine")
+    assert names(reading) == {"web", identity(4)[:12]}
+    await driven.engine.start()
+
+
 async def test_an_engine_that_hangs_from_the_beginning(driven: Driven) -> None:
     """Before it has ever answered, containers have their short ids as names; never a moment too early."""
     driven.engine.moods["list"] = HANG

@@ -37,9 +37,9 @@ def integer(host: Host, path: Path) -> int:
     return int(content)
 
 
-def is_count(word: bytes) -> bool:
+def is_count(word: bytes | str) -> bool:
     """Return whether this is a count as the kernel writes it, in 64 bits, so that a float can hold it."""
-    return word.isdigit() and len(word) <= _MOST_DIGITS
+    return word.isascii() and word.isdigit() and len(word) <= _MOST_DIGITS
 
 
 def asleep(host: Host, device: Path) -> bool:

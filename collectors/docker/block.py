@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _REMEMBER_SECONDS = 60.0  # what lies on what rarely changes
 _DEVICE = re.compile(r"[0-9]+:[0-9]+")
 _MAX_DEVICES = 100  # below one device
+_BYTES = {"rbytes": "read", "wbytes": "written", "Read": "read", "Write": "written"}
+_WRAPPED = 2**63  # a count from here on has fallen below 0
 
 
 class Moved(NamedTuple):
@@ -37,37 +39,45 @@ class Moved(NamedTuple):
 _NOTHING = Moved(0, 0)
 
 
-def parse_io_v2(text: str) -> dict[str, Moved]:
-    """Return the bytes by device ("8:0"), from the text of io.stat."""
+def parse_io_v2(text: str, before: Mapping[str, Moved] | None = None) -> dict[str, Moved]:
+    """Return the bytes by device ("8:0"), from the text of io.stat.
+
+    `before`: the last such answer. A figure that is not a count costs itself: it stays what it was.
+    """
     moved: dict[str, Moved] = {}
-    device = ""
-    for word in text.split():
-        key, equals, value = word.partition("=")
-        if not equals and _DEVICE.fullmatch(word):
-            device = word  # some kernels end no line after a device without figures: the last one counts
-        elif device and value.isdigit():
-            so_far = moved.get(device, _NOTHING)
-            if key == "rbytes":
-                moved[device] = so_far._replace(read=int(value))
-            elif key == "wbytes":
-                moved[device] = so_far._replace(written=int(value))
+    for line in text.splitlines():
+        device = ""
+        for word in line.split():
+            key, equals, value = word.partition("=")
+            if not equals:
+                # Some kernels end no line after a device without figures: the last one counts.
+                device = word if _DEVICE.fullmatch(word) else ""
+            elif device and key in _BYTES:
+                _take(moved, before, device, key, value)
     return moved
 
 
-def parse_io_v1(text: str) -> dict[str, Moved]:
-    """Return the bytes by device ("8:0"), from the text of blkio.throttle.io_service_bytes."""
+def parse_io_v1(text: str, before: Mapping[str, Moved] | None = None) -> dict[str, Moved]:
+    """Return the bytes by device ("8:0"), from the text of blkio.throttle.io_service_bytes.
+
+    `before`: as for version 2.
+    """
     moved: dict[str, Moved] = {}
     for line in text.splitlines():
         words = line.split()
-        if len(words) != 3 or not words[2].isdigit():
-            continue
-        device, operation, value = words
-        so_far = moved.get(device, _NOTHING)
-        if operation == "Read":
-            moved[device] = so_far._replace(read=int(value))
-        elif operation == "Write":
-            moved[device] = so_far._replace(written=int(value))
+        if len(words) == 3 and _DEVICE.fullmatch(words[0]) and words[1] in _BYTES:
+            _take(moved, before, *words)
     return moved
+
+
+def _take(
+    moved: dict[str, Moved], before: Mapping[str, Moved] | None, device: str, key: str, value: str
+) -> None:
+    """Take one figure of a device."""
+    if device not in moved:
+        moved[device] = (before or {}).get(device, _NOTHING)
+    if sysfs.is_count(value) and int(value) < _WRAPPED:
+        moved[device] = moved[device]._replace(**{_BYTES[key]: int(value)})
 
 
 def count_once(moved: Mapping[str, Moved], below: Callable[[str], frozenset[str]]) -> Moved:
@@ -143,7 +153,7 @@ class Layers:
         try:
             names = os.listdir(directory / "slaves")  # noqa: PTH208 - as elsewhere in this package
         except OSError:
-            return
+            names = []
         for name in names:
             if whole := self._whole(directory / "slaves" / name):
                 yield whole

@@ -17,7 +17,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from powerbench_agent.collectors.docker.block import Layers, count_once, parse_io_v1, parse_io_v2
+from powerbench_agent.collectors.docker.block import Layers, Moved, count_once, parse_io_v1, parse_io_v2
 from powerbench_agent.core.processes import namespace_pids
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _LAYOUTS = (
 _WAY_UP = re.compile(r"^(/|\.\./)*")
 _MAX_BELOW = 200  # cgroups within a container that are searched for a process
 _MAX_PROCESSES = 1000  # likewise, processes that are compared
-_UNLIMITED = 2**60  # version 1 writes a number near 2^63 if there is no limit
+UNLIMITED = 2**60  # version 1 writes a number near 2^63 if there is no limit
 
 
 class Memory(NamedTuple):
@@ -59,7 +59,18 @@ class Cgroup:
     """One container's cgroup: one directory on version 2, one for each controller on version 1."""
 
     # There may be thousands.
-    __slots__ = ("_cpu_file", "_host", "_inhabitant", "_io", "_layers", "_memory", "_pids", "_unified")
+    __slots__ = (
+        "_cpu_file",
+        "_host",
+        "_inhabitant",
+        "_io",
+        "_layers",
+        "_memory",
+        "_moved",
+        "_name",
+        "_pids",
+        "_unified",
+    )
 
     def __init__(self, host: Host, directories: Sequence[Path], layers: Layers, *, unified: bool) -> None:
         """`directories`: of the controllers cpu, memory, pids and blkio; all the same if `unified`.
@@ -70,8 +81,12 @@ class Cgroup:
         self._host = host
         self._layers = layers
         self._unified = unified
+        self._moved: dict[str, Moved] = {}  # by block device
         self._cpu_file = cpu / ("cpu.stat" if unified else "cpuacct.usage")
-        self._inhabitant: int | None = None  # one of its processes, if all of them are in cgroups below it
+        # Podman's own child says nothing; "container" is a part of other paths too.
+        named = cpu.parent if cpu.name == "container" else cpu
+        self._name = named.name.encode()
+        self._inhabitant: int | None = None  # the first of its processes
 
     def cpu_seconds(self) -> float:
         """Return the CPU time used since the cgroup was created. Raises: OSError, ValueError."""
@@ -91,15 +106,15 @@ class Cgroup:
     def first_process(self) -> int | None:
         """Return the id of one of the container's processes, in the reader's pid namespace.
 
-        With systemd or an engine within, all processes are in cgroups below the container's own, and some
-        of them are in containers within: the first one in the outermost pid namespace is the container's own.
+        With systemd or an engine within, all processes may be in cgroups below the container's own. Some
+        are in containers within: the first one in the outermost pid namespace is the container's own.
         """
-        own = self._cpu_file.parent
-        for pid in self._processes_in(own):
-            return pid
         if self._inhabitant is None or not self._is_here(self._inhabitant):
-            found = itertools.islice(self._processes_below(own), _MAX_PROCESSES)
-            self._inhabitant = min(found, key=self._nesting, default=None)
+            own = self._cpu_file.parent
+            candidates = list(itertools.islice(self._processes_in(own), _MAX_PROCESSES))
+            if not candidates:
+                candidates = list(itertools.islice(self._processes_below(own), _MAX_PROCESSES))
+            self._inhabitant = min(candidates, key=self._nesting, default=None)
         return self._inhabitant
 
     def exists(self) -> bool:
@@ -131,12 +146,12 @@ class Cgroup:
         return (len(numbers), numbers[-1]) if numbers else (_MAX_BELOW, 0)
 
     def _is_here(self, pid: int) -> bool:
-        """Return whether a process is still below this cgroup; its id may be another's by now."""
+        """Return whether a process is still in or below this cgroup; its id may be another's by now."""
         try:
             path = self._host.read(self._host.procfs / str(pid) / "cgroup")
         except OSError:
             return False
-        return self._cpu_file.parent.name.encode() in path
+        return self._name in path
 
     def _count(self, file: Path) -> int | None:
         try:
@@ -154,7 +169,7 @@ class Cgroup:
         if used is None:
             return None
         limit = self._count(self._memory / limit_file)  # None for "max", which is not a number
-        if limit is not None and limit >= _UNLIMITED:
+        if limit is not None and limit >= UNLIMITED:
             limit = None
         return Memory(max(0, used - self._inactive(inactive_key)), limit)
 
@@ -175,8 +190,9 @@ class Cgroup:
             text = self._host.read(self._io / name).decode("ascii", "replace")
         except OSError:
             return None, None
-        moved = parse_io_v2(text) if self._unified else parse_io_v1(text)
-        return count_once(moved, self._layers.below)
+        parse = parse_io_v2 if self._unified else parse_io_v1
+        self._moved = parse(text, self._moved)
+        return count_once(self._moved, self._layers.below)
 
 
 def _children(directory: Path) -> list[Path]:

@@ -435,6 +435,8 @@ class Docker:
         else:
             self._ask(self._look_from_outside(watched))
             figures, traffic = parse_one_shot(watched.shot or {})
+            if self._engine.on_host_network(container):
+                traffic = None
         if figures.memory is not None:
             yield from self._memory_samples(name, figures.memory)
         for metric, value in (
@@ -475,7 +477,7 @@ class Docker:
             return None
         try:
             traffic = read_traffic(self._host, pid)
-        except (OSError, ValueError):
+        except OSError:
             watched.pid = None  # it may have been started again
             return None
         on_machines = is_machines(self._host, pid)

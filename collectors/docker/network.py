@@ -11,6 +11,8 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from powerbench_agent.core import sysfs
+
 if TYPE_CHECKING:
     from powerbench_agent.core.host import Host
 
@@ -32,19 +34,22 @@ class Traffic(NamedTuple):
 
 
 def read_traffic(host: Host, pid: int) -> Traffic:
-    """Return the traffic of a process's network namespace. Raises: OSError, ValueError."""
+    """Return the traffic of a process's network namespace. Raises: OSError."""
     text = host.read(host.procfs / str(pid) / "net/dev").decode("utf-8", "replace")
     return border_traffic(parse_net_dev(text))
 
 
 def parse_net_dev(text: str) -> dict[str, Traffic]:
-    """Return the traffic by interface in the text of /proc/PID/net/dev. Raises: ValueError."""
+    """Return the traffic by interface in the text of /proc/PID/net/dev; an odd line costs its interface."""
     traffic_of = {}
-    for line in text.splitlines()[2:]:
+    for line in text.split("\n")[2:]:
         name, _, rest = line.partition(":")
         words = rest.split()
-        if len(words) >= 9:
-            traffic_of[name.strip()] = Traffic(int(words[0]), int(words[8]))
+        if len(words) < 9:
+            continue
+        received, transmitted = words[0], words[8]
+        if sysfs.is_count(received) and sysfs.is_count(transmitted):
+            traffic_of[name.strip()] = Traffic(int(received), int(transmitted))
     return traffic_of
 
 

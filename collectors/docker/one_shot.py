@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from powerbench_agent.collectors.docker.cgroup import Figures, Memory
+from powerbench_agent.collectors.docker.cgroup import UNLIMITED, Figures, Memory
 from powerbench_agent.collectors.docker.network import Traffic
 
 if TYPE_CHECKING:
@@ -28,9 +28,10 @@ def parse_one_shot(shot: Mapping[str, Any]) -> tuple[Figures, Traffic | None]:
     usage = _table(_table(shot, "cpu_stats"), "cpu_usage")
     is_blind = "total_usage" in usage and cpu_seconds(shot) is None
     traffic = _traffic(shot)
-    if is_blind:
-        return Figures(None, None, None, None), traffic if traffic and any(traffic) else None
     read, written = _block_bytes(shot)
+    if is_blind:  # memory and processes that are 0 are unknown in any case
+        read, written = read or None, written or None
+        traffic = traffic if traffic and any(traffic) else None
     pids = _number(_table(shot, "pids_stats"), "current") or None
     return Figures(_memory(shot), pids, read, written), traffic
 
@@ -42,7 +43,10 @@ def _memory(shot: Mapping[str, Any]) -> Memory | None:
         return None
     stats = _table(memory, "stats")  # of cgroup version 1, or 2
     inactive = _number(stats, "total_inactive_file") or _number(stats, "inactive_file") or 0
-    return Memory(max(0, usage - inactive), _number(memory, "limit"))
+    limit = _number(memory, "limit")
+    if limit is not None and limit >= UNLIMITED:
+        limit = None
+    return Memory(max(0, usage - inactive), limit)
 
 
 def _block_bytes(shot: Mapping[str, Any]) -> tuple[int | None, int | None]:

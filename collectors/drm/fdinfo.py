@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.core.model import Use
 from powerbench_agent.core.processes import container_of
+from powerbench_agent.core.sysfs import is_count
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -220,8 +221,4 @@ def parse_fdinfo(text: str) -> Engines | None:
 def _by_engine(words: Mapping[str, str], prefix: str) -> dict[str, int]:
     """Return the figures of one sort by engine, without those that are not counts."""
     found = {key.removeprefix(prefix): word for key, word in words.items() if key.startswith(prefix)}
-    return {engine: int(word) for engine, word in found.items() if _is_count(word)}
-
-
-def _is_count(word: str) -> bool:
-    return word.isascii() and word.isdigit() and len(word) <= 20  # 64 bits
+    return {engine: int(word) for engine, word in found.items() if is_count(word)}

@@ -59,9 +59,12 @@ def test_no_integer(tmp_path: Path, content: bytes) -> None:
         (b"", False),
         (b"1.5", False),
         (b"x", False),
+        ("12", True),
+        ("\N{SUPERSCRIPT TWO}", False),
+        ("\N{ARABIC-INDIC DIGIT TWO}", False),
     ],
 )
-def test_counts(word: bytes, *, is_count: bool) -> None:
+def test_counts(word: bytes | str, *, is_count: bool) -> None:
     """A count has digits only, and not more than the kernel's 64 bits."""
     assert sysfs.is_count(word) is is_count
 

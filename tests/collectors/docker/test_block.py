@@ -114,6 +114,8 @@ def test_a_loop_devices_file_lies_on_a_disk(disks: Disks) -> None:
     mounts = "22 1 253:0 / / rw - ext4 /dev/dm-0 rw\n30 22 8:2 / /srv rw - ext4 /dev/sda2 rw\n"
     (disks.machine.procfs / "1/mountinfo").write_text(mounts)
     assert Layers(disks.machine.host).below(LOOP) == {"8:0"}
+    (loop / "../slaves").rmdir()
+    assert Layers(disks.machine.host).below(LOOP) == {"8:0"}
 
 
 @pytest.mark.parametrize(
@@ -158,6 +160,43 @@ def test_bytes_of_each_device() -> None:
 def test_a_device_without_figures_on_anothers_line() -> None:
     """Kernels that end no line after such a device: the figures are the last one's."""
     assert parse_io_v2("7:0 7:1 8:0 rbytes=1 wbytes=2\n") == {"8:0": (1, 2)}
+
+
+ODD = ["x", "", "-5", "max", "1.5", "9" * 5000, str(2**64 - 5), "\N{SUPERSCRIPT TWO}"]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_figure_that_is_odd_costs_itself(odd: str) -> None:
+    """It stays what it was, and its device's other figure and the other devices go on."""
+    before = {"8:0": Moved(10, 20), "8:16": Moved(1, 2)}
+    after = {"8:0": Moved(10, 25), "8:16": Moved(3, 4)}
+    v2 = f"8:0 rbytes={odd} wbytes=25 rios=1\n8:16 rbytes=3 wbytes=4\n"
+    v1 = f"8:0 Read {odd}\n8:0 Write 25\n8:16 Read 3\n8:16 Write 4\n"
+    assert parse_io_v2(v2, before) == parse_io_v1(v1, before) == after
+    assert parse_io_v2(v2) == parse_io_v1(v1) == {**after, "8:0": Moved(0, 25)}
+
+
+@pytest.mark.parametrize("odd", ["(unknown)", "8:", "sda", "8:0:0"])
+def test_a_device_without_a_number_is_none(odd: str) -> None:
+    """Its figures are not taken for those of the device before it."""
+    moved = {"8:0": (1, 2)}
+    assert parse_io_v2(f"8:0 rbytes=1 wbytes=2\n{odd} rbytes=7 wbytes=8\n") == moved
+    assert parse_io_v2("8:0 rbytes=1 wbytes=2\nrbytes=7 wbytes=8\n") == moved
+    assert parse_io_v1(f"8:0 Read 1\n8:0 Write 2\n{odd} Read 7\n") == moved
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_figure_that_is_odd_for_once_lets_no_sum_fall(tmp_path: Path, version: int) -> None:
+    """A container's bytes do not fall and jump, which a query would take for a restart."""
+    machine = Machine(tmp_path, unified=version == 2)
+    machine.add(SYSTEMD.format(KEY))
+    name = "io.stat" if version == 2 else "blkio.throttle.io_service_bytes"
+    file = machine.directory(SYSTEMD.format(KEY), "io") / name
+    cgroup = Layout(machine.host).find(KEY)
+    assert cgroup is not None
+    assert cgroup.figures()[2:] == (1003, 24)
+    file.write_text(file.read_text().replace("1000", "x"))
+    assert cgroup.figures()[2:] == (1003, 24)
 
 
 @given(st.binary())

@@ -151,6 +151,27 @@ def test_a_container_whose_processes_lie_below(machine: Machine) -> None:
     assert cgroup.first_process() == 903
 
 
+def test_of_several_processes_the_first_in_the_outermost_namespace_counts(machine: Machine) -> None:
+    """Containers within that have no cgroups of their own are beside the container's first process."""
+    machine.add(SYSTEMD.format(KEY))
+    below(machine, "", 300, 902, 901)
+    for pid, numbers in ((300, [40, 1]), (902, [7]), (901, [1])):
+        namespaced(machine, pid, *numbers)
+    assert found(machine).first_process() == 901
+
+
+def test_a_process_of_another_cgroup_is_not_taken_for_its_own(tmp_path: Path) -> None:
+    """Podman's child is called "container", as part of containerd.service is; pids are used again."""
+    machine = Machine(tmp_path)
+    machine.add(f"{PODMAN.format(KEY)}/container", pid=901)
+    (machine.procfs / "901/cgroup").write_text(f"0::/{PODMAN.format(KEY)}/container\n")
+    cgroup = found(machine)
+    assert cgroup.first_process() == 901
+    (machine.procfs / "901/cgroup").write_text("0::/system.slice/containerd.service\n")
+    (machine.directory(f"{PODMAN.format(KEY)}/container", "cpu") / "cgroup.procs").write_text("902\n")
+    assert cgroup.first_process() == 902
+
+
 def test_processes_that_cannot_be_seen_are_none(machine: Machine) -> None:
     """From another pid namespace the kernel lists 0 for each: that is no process."""
     machine.add(SYSTEMD.format(KEY))

@@ -365,6 +365,20 @@ async def test_without_a_cgroup_the_engines_figures_stand_in(driven: Driven) -> 
     assert claimed == sorted(claimed)
 
 
+async def test_without_a_cgroup_the_engines_own_network_is_no_containers(driven: Driven) -> None:
+    """What an engine answers for a container on its own network, or joined to one there, is not shown."""
+    for number in (1, 2, 3):
+        container = driven.start(number)
+        container.host_network = number == 1
+        container.joined = identity(1) if number == 2 else ""
+        shutil.rmtree(driven.machine.cgroups / SYSTEMD.format(identity(number)))
+    await driven.beat()
+    for watched in driven.collector._watched.values():
+        watched.shot = {"networks": {"eth0": {"rx_bytes": 5, "tx_bytes": 6}}}
+    readings = [await driven.beat() for _ in range(docker.SLICES)]
+    assert values(readings[-1], docker.RX) == {("c3",): 5}
+
+
 async def test_an_engine_that_answers_zeros_leaves_a_gap_and_a_word(driven: Driven) -> None:
     """A rootless engine without cgroups: no CPU time, no claim, no memory, and what to do about it."""
     driven.start(1)

@@ -68,6 +68,27 @@ def test_net_dev() -> None:
     assert parse_net_dev(text) == {"lo": (900, 900), "eth0": (1, 2), "eth0.5": (10, 20)}
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "  tun0: x 1 0 0 0 0 0 0 900 1 0 0 0 0 0 0",
+        "  tun0: -1 1 0 0 0 0 0 0 900 1 0 0 0 0 0 0",
+        "  tun0: 1 1 0 0 0 0 0 0 \N{SUPERSCRIPT TWO} 1 0 0 0 0 0 0",
+        f"  tun0: {'9' * 5000} 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0",
+        "  tun0: ",
+        "tun0 1 2 3 4 5 6 7 8 9 10",
+        ":",
+        "",
+        "  a\N{NEXT LINE}b: 7 1",
+    ],
+)
+def test_an_odd_line_of_net_dev_costs_its_interface(odd: str) -> None:
+    """Whatever one line says, the others are read."""
+    text = f"a\nb\n{odd}\n  eth0: 1 1 0 0 0 0 0 0 2 1 0 0 0 0 0 0\n"
+    assert parse_net_dev(text)["eth0"] == (1, 2)
+    assert border_traffic(parse_net_dev(text)) == (1, 2)
+
+
 # -- whose network -----------------------------------------------------------------------------------
 
 

@@ -90,6 +90,25 @@ def test_an_engine_without_cgroups_still_sees_the_network() -> None:
     assert parse_one_shot(shot) == (NOTHING, (5, 0))
 
 
+def test_an_engine_that_sees_a_part_of_a_cgroup_shows_it() -> None:
+    """A user may have been given some controllers: what is not 0 is known, what is 0 is a gap."""
+    written = [{"op": "Read", "value": 0}, {"op": "Write", "value": 9}]
+    shot = {
+        **BLIND["podman"],
+        "memory_stats": {"usage": 10, "limit": 50},
+        "blkio_stats": {"io_service_bytes_recursive": written},
+    }
+    assert cpu_seconds(shot) is None
+    assert parse_one_shot(shot) == (Figures(Memory(10, 50), None, None, 9), None)
+
+
+@pytest.mark.parametrize("limit", [2**63 - 4096, 2**63 - 1, 2**63 - 65536, 2**64 - 1])
+def test_no_limit_in_the_kernels_words_is_none(limit: int) -> None:
+    """What the kernel writes for no limit is not a number of bytes."""
+    figures, _ = parse_one_shot({"memory_stats": {"usage": 10, "limit": limit}})
+    assert figures.memory == Memory(10, None)
+
+
 def test_a_container_that_has_moved_nothing_shows_zeros() -> None:
     """Where the engine sees the cgroup, bytes that are 0 are 0."""
     entries = [{"op": "Read", "value": 0}, {"op": "Write", "value": 0}]

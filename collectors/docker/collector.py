@@ -346,13 +346,21 @@ class Docker:
         error = engine.error or "it has not answered yet"
         why = f"no answer from the container engine at {engine.url}: {error}"
         remedy = "" if engine.too_old else "see systemctl status docker"
-        if not any(container.state in LIVE for container in engine.containers.values()):
+        has_live = any(container.state in LIVE for container in engine.containers.values())
+        knows_own = has_live and engine.lists > 0  # else they may be another engine's
+        if lost_for_long and self._found and not knows_own and (other := self._other_socket()):
             self._watched.clear()
-            other = choose_socket(_SOCKETS) if lost_for_long and self._found else None
-            if other not in (None, str(self._socket)):
-                raise Absent(f"{why}; another engine listens at {other}")
+            _given_up[os.path.realpath(str(self._socket))] = now
+            raise Absent(f"{why}; another engine listens at {other}")
+        if not has_live:
+            self._watched.clear()
             raise ReadFailed(why, remedy)
         self._troubles.append(Trouble("engine", f"{why}; going on with the cgroups of containers", remedy))
+
+    def _other_socket(self) -> str | None:
+        """Return another engine's socket that somebody listens at; None if there is none."""
+        own = os.path.realpath(str(self._socket))  # /var/run may be /run
+        return choose_socket(path for path in _SOCKETS if os.path.realpath(path) != own)
 
     def _with_cgroup(self) -> set[str]:
         """Return the ids of containers that run for certain: those whose cgroup is there."""
@@ -513,6 +521,7 @@ class Docker:
                 yield ENGINE_MEMORY_PERCENT.sample(resident / machine * 100)
 
 
+_given_up: dict[str, float] = {}  # sockets at which no engine answered: monotonic second, by path
 _warned: set[str] = set()  # sockets that may not be used; each is logged once
 
 
@@ -522,6 +531,8 @@ async def open_collector(options: Options, host: Host) -> Docker:
         found = [path for path in _SOCKETS if _is_socket(path)]
         if not found:
             raise Absent(f"no container engine: none of {', '.join(_SOCKETS)} is there")
+        # systemd may listen for an engine that does not start: those given up last are tried last.
+        found.sort(key=lambda path: _given_up.get(os.path.realpath(path), 0.0))
         path = choose_socket(found) or found[0]
         _check_permission(path)
         return Docker(options, host, f"{_UNIX}{path}")

@@ -334,6 +334,33 @@ def test_a_socket_that_nobody_listens_at_is_passed_over(tmp_path: Path) -> None:
         assert docker.choose_socket([live, stale]) == live
 
 
+async def test_a_silent_engine_gives_way_to_another(
+    driven: Driven, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Systemd listens for a Docker that does not start: Podman, beside it, is asked after half a minute.
+
+    Podman's containers have cgroups, and are not taken for Docker's for longer than that.
+    """
+    silent, alias = str(tmp_path / "docker.sock"), str(tmp_path / "alias.sock")
+    monkeypatch.setattr(docker, "_SOCKETS", (alias, silent, str(driven.engine.path)))
+    monkeypatch.setattr(docker, "_given_up", {})
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(silent)
+        listening.listen()
+        (tmp_path / "alias.sock").symlink_to(silent)
+        first = await docker.open_collector(docker.Options(), driven.machine.host)
+        assert first._engine.url == f"unix://{alias}"
+        first._engine.timeout = 0.1
+        driven.collector, configured = first, driven.collector
+        with pytest.raises(Absent, match=r"another engine listens at .*engine\.sock"):
+            await driven.until(lambda _: False)
+        driven.collector = configured
+        await first.aclose()
+        second = await docker.open_collector(docker.Options(), driven.machine.host)
+        assert names(await second.read()) == {"web"}
+        await second.aclose()
+
+
 async def test_an_engine_that_was_configured_is_not_exchanged(driven: Driven) -> None:
     """With `url` set, a dead engine is down however long it takes: no other is looked for."""
     shutil.rmtree(driven.machine.cgroups / SYSTEMD.format(identity(1)))

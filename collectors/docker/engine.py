@@ -66,7 +66,7 @@ class Container:
     project: str = ""  # of compose
     service: str = ""
     host_network: bool = False  # the engine's own; true also while it is not known
-    joined: str = ""  # id of the container whose network it joins
+    joined: str = ""  # id or name of the container whose network it joins
     started_here: bool = False  # its start was seen, so all of its CPU time is counted
     asked: bool = True  # false while what it was learned from did not tell all of the above
 
@@ -313,11 +313,19 @@ class Engine:
         A rootless engine's own network is not the machine's.
         """
         for _ in range(_MAX_JOINED):
-            other = self.containers.get(container.joined)
+            other = self._find(container.joined)
             if container.host_network or other is None:
                 break
             container = other
         return container.host_network
+
+    def _find(self, called: str) -> Container | None:
+        """Return the container of an id, of the beginning of one, or of a name, as engines take them."""
+        if not called or called in self.containers:
+            return self.containers.get(called)
+        named = [other for other in self.containers.values() if other.name == called]
+        begun = [other for other in self.containers.values() if other.id.startswith(called)]
+        return next(iter((*named, *begun)), None)
 
     async def inspect(self, container: Container) -> int | None:
         """Ask for what lists and events do not say; return its first process, None if it does not run."""

@@ -293,6 +293,15 @@ def test_a_name_is_taken_over_within_a_beat() -> None:
     assert shown(found) == approx(node=200, idle=150, web=15, unattributed=35)
 
 
+def test_two_containers_of_one_name_share_its_counter() -> None:
+    """While both are there, as in two engines, the name's joules are both's; when one ends, they stay."""
+    machine = begun()
+    found = machine.beat([container("web", 0.4), container("web", 0.2, OTHER_ID)])
+    assert shown(found) == approx(node=100, idle=75, web=15, unattributed=10)
+    found = machine.beat([container("web", 0.4, OTHER_ID)])
+    assert shown(found) == approx(node=200, idle=150, web=20, unattributed=30)
+
+
 def test_recreating_by_renaming_goes_on() -> None:
     """Compose renames the old container, and a new one takes its name: neither name's counter falls."""
     machine = begun()

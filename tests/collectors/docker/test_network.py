@@ -158,6 +158,19 @@ def test_joining_leads_to_the_engines_own_network() -> None:
     assert on_host == [identity(1), identity(2), identity(3)]
 
 
+@pytest.mark.parametrize("called", [identity(1), identity(1)[:63], "web"])
+def test_joining_by_id_or_name(called: str) -> None:
+    """Lists and descriptions give what the user gave: an id, the beginning of one, or a name."""
+    engine = Engine("unix:///nowhere", 100, 200)
+    engine.containers = {
+        identity(1): Container(identity(1), "web", "", "", host_network=True),
+        identity(2): Container(identity(2), "side", "", "", joined=called),
+        "f" * 64: Container("f" * 64, "lost", "", "", joined="gone"),
+    }
+    assert engine.on_host_network(engine.containers[identity(2)])
+    assert not engine.on_host_network(engine.containers["f" * 64])
+
+
 async def test_a_container_with_all_its_processes_below(driven: Driven) -> None:
     """With systemd or an engine within, the traffic is that of a process in a cgroup below."""
     driven.start(1)

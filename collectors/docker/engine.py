@@ -285,7 +285,7 @@ class Engine:
             return
         container = self.containers.get(identity)
         if action == "rename" and container is not None:
-            name = str(labels.get("name", container.name))
+            name = _word(labels, "name", container.name)
             container.name = shorten(name, self.max_name_length, identity)
             return
         state = _STATES.get(action)
@@ -294,11 +294,11 @@ class Engine:
         if container is None:
             container = Container(
                 id=identity,
-                name=str(labels.get("name", identity[:12])),
-                image=str(labels.get("image", "")),
+                name=_word(labels, "name", identity[:12]),
+                image=_word(labels, "image"),
                 state=state,
-                project=str(labels.get(_PROJECT_LABEL, "")),
-                service=str(labels.get(_SERVICE_LABEL, "")),
+                project=_word(labels, _PROJECT_LABEL),
+                service=_word(labels, _SERVICE_LABEL),
                 host_network=True,
                 asked=False,
             )
@@ -343,9 +343,9 @@ class Engine:
             config = content.get("Config") or {}
             labels = config.get("Labels") or {}
             container.name = str(name).removeprefix("/")
-            container.image = str(config.get("Image", ""))
-            container.project = str(labels.get(_PROJECT_LABEL, ""))
-            container.service = str(labels.get(_SERVICE_LABEL, ""))
+            container.image = _word(config, "Image")
+            container.project = _word(labels, _PROJECT_LABEL)
+            container.service = _word(labels, _SERVICE_LABEL)
             self._shorten(container)
         container.asked = True
         pid = (content.get("State") or {}).get("Pid")
@@ -445,6 +445,8 @@ def parse_api(text: str) -> tuple[int, ...]:
 def parse_listed(entry: Mapping[str, Any]) -> Container:
     """Return the container of an entry of /containers/json. Raises: various, if it has another shape."""
     names = entry.get("Names") or []
+    if isinstance(names, str):
+        names = [names]
     labels = entry.get("Labels") or {}
     # A container that others link to is also listed under their names; its own name has one slash.
     own = [name for name in names if name.count("/") <= 1]
@@ -455,18 +457,24 @@ def parse_listed(entry: Mapping[str, Any]) -> Container:
     container = Container(
         id=identity,
         name=name.removeprefix("/"),
-        image=str(entry.get("Image", "")),
-        state=str(entry.get("State", "")).lower(),
-        project=str(labels.get(_PROJECT_LABEL, "")),
-        service=str(labels.get(_SERVICE_LABEL, "")),
+        image=_word(entry, "Image"),
+        state=_word(entry, "State").lower(),
+        project=_word(labels, _PROJECT_LABEL),
+        service=_word(labels, _SERVICE_LABEL),
     )
     _set_network(container, entry.get("HostConfig") or {})
     return container
 
 
+def _word(content: Mapping[str, Any], key: str, otherwise: str = "") -> str:
+    """Return a text out of an answer; engines write null for some that there are not."""
+    found = content.get(key)
+    return found if isinstance(found, str) and found else otherwise
+
+
 def _set_network(container: Container, config: Mapping[str, Any]) -> None:
     """Take whose network a container is on, out of its HostConfig."""
-    mode = str(config.get("NetworkMode", ""))
+    mode = _word(config, "NetworkMode")
     container.host_network = mode == "host"
     kind, _, other = mode.partition(":")
     container.joined = other if kind == "container" else ""

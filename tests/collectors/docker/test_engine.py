@@ -173,6 +173,13 @@ def test_garbage_is_passed_over(garbage: dict[str, Any]) -> None:
     assert known.containers == {}
 
 
+def test_an_event_whose_words_are_null() -> None:
+    """What an engine does not know is empty, and no word "None"."""
+    known = engine()
+    known.take({"Actor": {"ID": KEY, "Attributes": {"name": None, "image": None}}, "Action": "start"})
+    assert (known.containers[KEY].name, known.containers[KEY].image) == (KEY[:12], "")
+
+
 def test_an_event_of_the_old_form() -> None:
     """Without Actor, the id and status of API 1.21 serve; the name is then the id's beginning."""
     known = engine()
@@ -259,6 +266,15 @@ def test_a_real_engines_list() -> None:
         ({"Id": KEY, "Names": [], "State": "Running"}, Container(KEY, KEY[:12], "", "running")),
         ({"Id": KEY, "Names": ["/web/db", "/db"]}, Container(KEY, "db", "", "")),
         ({"Id": KEY, "Names": ["/web/db"]}, Container(KEY, "web/db", "", "")),
+        ({"Id": KEY, "Names": "/one"}, Container(KEY, "one", "", "")),
+        (
+            {"Id": KEY, "Image": None, "State": None, "HostConfig": {"NetworkMode": None}},
+            Container(KEY, KEY[:12], "", ""),
+        ),
+        (
+            {"Id": KEY, "State": {"Running": True}, "Labels": {"com.docker.compose.project": None}},
+            Container(KEY, KEY[:12], "", ""),
+        ),
         ({"Id": KEY, "Names": ["plain"], "Labels": {"a": "b"}}, Container(KEY, "plain", "", "")),
         (
             {"Id": KEY, "Names": ["/h"], "HostConfig": {"NetworkMode": "host"}},

@@ -1,7 +1,7 @@
 """Bytes that a container has read from and written to block devices, each byte once.
 
 The kernel counts a byte at each device that it passes: at LVM or LUKS, at the RAID below, at the disks below
-that. Reads /sys/dev/block/MAJ:MIN/{slaves,loop} and /proc/1/mountinfo to see what lies on what. Privileges:
+that. Reads /sys/dev/block/MAJ:MIN/{slaves,loop}, /sys/class/block and /proc/1/mountinfo to see what lies on what. Privileges:
 none.
 
 Source: https://docs.kernel.org/admin-guide/cgroup-v2.html (io.stat),
@@ -176,12 +176,18 @@ class Layers:
             mounts = sysfs.text(self._host, self._host.procfs / "1/mountinfo")
         except OSError:
             return ""
-        return self._whole(self._devices / device_of(file, mounts))
+        device, source = mount_of(file, mounts)
+        if device.startswith("0:"):  # a file system without a number of its own device, as btrfs
+            return self._whole(self._host.sysfs / "class/block" / source.rpartition("/")[2])
+        return self._whole(self._devices / device)
 
 
-def device_of(file: str, mountinfo: str) -> str:
-    """Return the number of the device that a file is on. Source: proc_pid_mountinfo(5)."""
-    longest, device = "", "0:0"
+def mount_of(file: str, mountinfo: str) -> tuple[str, str]:
+    """Return the number of the device that a file is on, and what is mounted there.
+
+    Source: proc_pid_mountinfo(5).
+    """
+    longest, found = "", ("0:0", "")
     for line in mountinfo.splitlines():
         fields = line.split()
         if len(fields) < 5:
@@ -189,5 +195,7 @@ def device_of(file: str, mountinfo: str) -> str:
         point = fields[4]
         holds = file.startswith(point.rstrip("/") + "/")
         if holds and len(point) >= len(longest):  # what is mounted later lies on top
-            longest, device = point, fields[2]
-    return device
+            _, _, ending = line.partition(" - ")
+            source = ending.split()[1:2] or [""]
+            longest, found = point, (fields[2], source[0])
+    return found

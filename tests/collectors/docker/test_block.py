@@ -13,7 +13,7 @@ from powerbench_agent.collectors.docker.block import (
     Layers,
     Moved,
     count_once,
-    device_of,
+    mount_of,
     parse_io_v1,
     parse_io_v2,
 )
@@ -118,6 +118,23 @@ def test_a_loop_devices_file_lies_on_a_disk(disks: Disks) -> None:
     assert Layers(disks.machine.host).below(LOOP) == {"8:0"}
 
 
+@pytest.mark.parametrize(("source", "below"), [("/dev/sda2", {"8:0"}), ("overlay", set()), ("", set())])
+def test_a_loop_devices_file_on_a_file_system_without_a_number(
+    disks: Disks, source: str, below: set[str]
+) -> None:
+    """A btrfs gives its mounts numbers that are no device's: what is mounted says which it is."""
+    disks.add("loop0", number=LOOP)
+    sysfs = disks.machine.host.sysfs
+    (sysfs / "block/loop0/loop").mkdir()
+    (sysfs / "block/loop0/loop/backing_file").write_text("/srv/one.img\n")
+    (sysfs / "class/block").mkdir(parents=True)
+    (sysfs / "class/block/sda2").symlink_to(sysfs / "block/sda/sda2")
+    (disks.machine.procfs / "1").mkdir(exist_ok=True)
+    mounts = f"22 1 0:35 / / rw - btrfs {source} rw\n"
+    (disks.machine.procfs / "1/mountinfo").write_text(mounts)
+    assert Layers(disks.machine.host).below(LOOP) == below
+
+
 @pytest.mark.parametrize(
     ("file", "device"),
     [("/a/b/c", "8:3"), ("/a/bc", "8:2"), ("/x", "8:9"), ("/ab", "8:9"), ("relative", "0:0"), ("", "0:0")],
@@ -125,7 +142,7 @@ def test_a_loop_devices_file_lies_on_a_disk(disks: Disks) -> None:
 def test_a_files_device_is_that_of_the_innermost_mount(file: str, device: str) -> None:
     """A mount holds what lies below it, not what begins with its name; the later of two on a point counts."""
     mounts = "1 0 8:1 / / rw\n2 1 8:2 / /a rw\n3 2 8:3 / /a/b rw\nbroken\n4 1 8:9 / / rw\n"
-    assert device_of(file, mounts) == device
+    assert mount_of(file, mounts) == (device, "")
 
 
 def test_what_lies_on_what_is_remembered_for_a_while(disks: Disks) -> None:

@@ -25,7 +25,7 @@ HERTZ = os.sysconf("SC_CLK_TCK")
 MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 BUSY_MODES = ("user", "nice", "system", "irq", "softirq")
 _REQUIRED_MODES = 7  # every kernel since 2.6 has these; "steal" came later
-_WRAPPED = 2**63  # the kernel counts without a sign: from here on a count has fallen below 0
+WRAPPED = 2**63  # the kernel counts without a sign: from here on a count has fallen below 0
 _CONTAINER_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _ENGINE_MOUNTS = ("/etc/hostname", "/etc/resolv.conf", "/etc/hosts")
 
@@ -82,7 +82,7 @@ def _parse_sum(line: bytes) -> dict[str, int]:
     figures = {mode: int(field) for mode, field in zip(MODES, fields, strict=False) if is_count(field)}
     if label != b"cpu" or len(figures) < _REQUIRED_MODES:
         return {}
-    return {mode: ticks for mode, ticks in figures.items() if ticks < _WRAPPED}
+    return {mode: ticks for mode, ticks in figures.items() if ticks < WRAPPED}
 
 
 def _total(ticks: Mapping[str, int]) -> int:

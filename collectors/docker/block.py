@@ -1,8 +1,8 @@
 """Bytes that a container has read from and written to block devices, each byte once.
 
 The kernel counts a byte at each device that it passes: at LVM or LUKS, at the RAID below, at the disks below
-that. Reads /sys/dev/block/MAJ:MIN/{slaves,loop}, /sys/class/block and /proc/1/mountinfo to see what lies on what. Privileges:
-none.
+that. Reads /sys/dev/block/MAJ:MIN/{slaves,loop}, /sys/class/block and /proc/1/mountinfo to see what lies on
+what. Privileges: none.
 
 Source: https://docs.kernel.org/admin-guide/cgroup-v2.html (io.stat),
 https://docs.kernel.org/admin-guide/cgroup-v1/blkio-controller.html, proc(5)
@@ -15,6 +15,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.core import sysfs
+from powerbench_agent.core.procfs import WRAPPED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,7 +27,6 @@ _REMEMBER_SECONDS = 60.0  # what lies on what rarely changes
 _DEVICE = re.compile(r"[0-9]+:[0-9]+")
 _MAX_DEVICES = 100  # below one device
 _BYTES = {"rbytes": "read", "wbytes": "written", "Read": "read", "Write": "written"}
-_WRAPPED = 2**63  # a count from here on has fallen below 0
 
 
 class Moved(NamedTuple):
@@ -76,7 +76,7 @@ def _take(
     """Take one figure of a device."""
     if device not in moved:
         moved[device] = (before or {}).get(device, _NOTHING)
-    if sysfs.is_count(value) and int(value) < _WRAPPED:
+    if sysfs.is_count(value) and int(value) < WRAPPED:
         moved[device] = moved[device]._replace(**{_BYTES[key]: int(value)})
 
 

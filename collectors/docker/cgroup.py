@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.collectors.docker.block import Layers, Moved, count_once, parse_io_v1, parse_io_v2
 from powerbench_agent.core.processes import namespace_pids
+from powerbench_agent.core.procfs import WRAPPED
+from powerbench_agent.core.sysfs import is_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -91,12 +93,15 @@ class Cgroup:
     def cpu_seconds(self) -> float:
         """Return the CPU time used since the cgroup was created. Raises: OSError, ValueError."""
         content = self._host.read(self._cpu_file)
+        used, in_a_second = content.strip(), 1e9
         if self._unified:
-            key, value = content.split(None, 2)[:2]
+            key, _, rest = content.partition(b" ")
             if key != b"usage_usec":
                 raise ValueError(f"{self._cpu_file} does not begin with usage_usec")
-            return int(value) / 1e6
-        return int(content) / 1e9
+            used, in_a_second = rest.partition(b"\n")[0], 1e6
+        if not is_count(used) or int(used) >= WRAPPED:
+            raise ValueError(f"{self._cpu_file} holds {used[:40]!r}, which is not a CPU time")
+        return int(used) / in_a_second
 
     def figures(self) -> Figures:
         """Return the other figures; None for those that cannot be read."""
@@ -124,10 +129,10 @@ class Cgroup:
     def _processes_in(self, directory: Path) -> Iterator[int]:
         """Yield the processes of one cgroup that the reader can see: others' ids are 0."""
         try:
-            pids = [int(word) for word in self._host.read(directory / "cgroup.procs").split()]
-        except (OSError, ValueError):
+            words = self._host.read(directory / "cgroup.procs").split()
+        except OSError:
             return
-        yield from (pid for pid in pids if pid)
+        yield from (int(word) for word in words if is_count(word) and int(word) > 0)
 
     def _processes_below(self, top: Path) -> Iterator[int]:
         """Yield the processes of the cgroups below one, those of the upper levels first."""
@@ -155,9 +160,10 @@ class Cgroup:
 
     def _count(self, file: Path) -> int | None:
         try:
-            return int(self._host.read(file))
-        except (OSError, ValueError):
+            content = self._host.read(file).strip()
+        except OSError:
             return None
+        return int(content) if is_count(content) else None
 
     def _memory_bytes(self) -> Memory | None:
         if self._unified:
@@ -179,10 +185,8 @@ class Cgroup:
         except OSError:
             return 0
         _, found, rest = stat.partition(f"\n{key} ".encode())
-        try:
-            return int(rest.partition(b"\n")[0]) if found else 0
-        except ValueError:
-            return 0
+        figure = rest.partition(b"\n")[0]
+        return int(figure) if found and is_count(figure) else 0
 
     def _io_bytes(self) -> tuple[int | None, int | None]:
         name = "io.stat" if self._unified else "blkio.throttle.io_service_bytes"

@@ -201,6 +201,15 @@ def test_limits(machine: Machine, limit: int | None, shown: int | None) -> None:
     assert memory == Memory(4000, shown)
 
 
+@pytest.mark.parametrize("word", ["max", "-1", "", "x", "1_000", str(2**63 - 4096), str(2**64 - 1)])
+def test_a_limit_that_is_no_number_of_bytes_is_none(machine: Machine, word: str) -> None:
+    """However no limit is written, garbage included, the container has none of its own."""
+    machine.add(SYSTEMD.format(KEY))
+    name = "memory.max" if machine.unified else "memory.limit_in_bytes"
+    (machine.directory(SYSTEMD.format(KEY), "memory") / name).write_text(f"{word}\n")
+    assert found(machine).figures().memory == Memory(4000, None)
+
+
 def test_memory_is_never_negative(machine: Machine) -> None:
     """Two files are two moments: a page cache larger than the whole leaves 0."""
     machine.add(SYSTEMD.format(KEY))
@@ -229,6 +238,16 @@ def test_a_missing_controller_is_unknown_and_not_zero(
     assert found(machine).figures() == left
 
 
+@pytest.mark.parametrize("figure", ["x", "-5", "1_0", "1.5", "9" * 30, str(2**64 - 5), ""])
+def test_what_is_not_a_cpu_time_is_an_error(machine: Machine, figure: str) -> None:
+    """A count that has fallen below 0, in either way to write that, is not one; nor are other words."""
+    machine.add(SYSTEMD.format(KEY))
+    key = "usage_usec " if machine.unified else ""
+    machine.cpu_file(SYSTEMD.format(KEY)).write_text(f"{key}{figure}\nuser_usec 1\n")
+    with pytest.raises(ValueError, match="not a CPU time"):
+        found(machine).cpu_seconds()
+
+
 @pytest.mark.parametrize(
     "content", ["", "\n", "max\n", "-\n", "usage_usec\n", "nr_periods 5\n", "usage_usec x\n", "\0"]
 )
@@ -242,7 +261,7 @@ def test_garbage_for_cpu_time_is_an_error_that_callers_know(machine: Machine, co
 
 
 @pytest.mark.parametrize(
-    "content", ["", "\n", "x", "8:0\n", "8:0 rbytes= wbytes=x\n", "inactive_file\n", "\xff\xfe"]
+    "content", ["", "\n", "x", "-5\n", "8:0\n", "8:0 rbytes= wbytes=x\n", "inactive_file\n", "\xff\xfe"]
 )
 def test_garbage_elsewhere_is_unknown(machine: Machine, content: str) -> None:
     """Every other file may be empty or garbage: no exception, and no memory or count out of it."""

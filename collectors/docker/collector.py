@@ -414,8 +414,10 @@ class Docker:
         if watched.cgroup is not None:
             try:
                 return watched.cgroup.cpu_seconds()
-            except (OSError, ValueError, IndexError):
-                return None  # it has ended, and its event is on the way
+            except (OSError, ValueError) as error:
+                if watched.cgroup.exists():  # else it has ended, and its event is on the way
+                    self._troubles.append(Trouble("cgroup", f"a container's CPU time: {error}"))
+                return None
         if not watched.shot:
             return None
         used = cpu_seconds(watched.shot)

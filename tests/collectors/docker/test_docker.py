@@ -203,7 +203,10 @@ async def test_what_has_gone_leaves(driven: Driven) -> None:
 
 @pytest.mark.parametrize("content", [None, "", "garbage"])
 async def test_a_cgroup_that_vanishes_before_its_event(driven: Driven, content: str | None) -> None:
-    """A container whose cgroup cannot be read has no CPU sample and no claim; nothing raises, others stay."""
+    """A container whose cgroup cannot be read has no CPU sample and no claim; nothing raises, others stay.
+
+    If the cgroup is there all the same, that is said.
+    """
     driven.start(1)
     driven.start(2)
     await driven.beat()
@@ -216,6 +219,8 @@ async def test_a_cgroup_that_vanishes_before_its_event(driven: Driven, content: 
         reading = await driven.beat()
         assert set(values(reading, docker.CPU)) == {("c2",)}
         assert [claim.name for claim in reading.claims] == ["c2"]
+        said = [trouble.part for trouble in reading.troubles]
+        assert said == ([] if content is None else ["cgroup"])
 
 
 async def test_the_cap(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from places import CAPTURES
 from powerbench_agent.core.logged import MAX_LINE, MAX_LOGGED, unwrap
 from powerbench_agent.core.progress import ProgressParser, Report
 
+NEWLINE = b"\n"
 STAMP = b"2026-11-30T02:40:33.312000000Z "
 PREFIXES = {
     "level": b"[info] ",
@@ -25,6 +26,13 @@ PREFIXES = {
     "syslog": b"<14>1 2026-11-30T02:40:33Z worker1 ffmpeg 4242 - - ",
     "colours": b"\x1b[0;32m[info] \x1b[0m",
     "supervisor": b"cam1:out:",
+    "journald short-iso": b"2026-11-30T02:40:33+0000 worker1 ffmpeg[4242]: ",
+    "daemontools": b"@400000006560a1b2312345678 ",
+    "stern": b"pod-1 ffmpeg \xe2\x94\x82 ",
+    "a pair before": b"stream=cam1 ",
+    "colours of 256": b"\x1b[38;5;226mcam1 | \x1b[0m",
+    "erased line": b"\x1b[1;33m\x1b[K",
+    "character set": b"\x1b(B\x1b[m",
 }
 NAMES = [
     "progress_5.1_rtmp.txt",
@@ -75,10 +83,59 @@ def structured(line: str) -> str:
     return json.dumps({"level": "info", "msg": line})
 
 
-@pytest.mark.parametrize("log", [docker, journald, structured], ids=lambda log: log.__name__)
+def gelf(line: str) -> str:
+    return json.dumps({"version": "1.1", "host": "worker1", "short_message": line, "level": 6})
+
+
+def nested(line: str) -> str:
+    return json.dumps({"message": "from ffmpeg", "log": {"level": "info", "event": {"original": line}}})
+
+
+def loki(line: str) -> str:
+    return json.dumps({"stream": {"job": "ffmpeg"}, "values": [["1796000433312000000", line]]})
+
+
+def twice(line: str) -> str:
+    return json.dumps({"@timestamp": 1, "event": {"original": line}, "message": line})
+
+
+def behind_a_prefix(line: str) -> str:
+    return f"{STAMP.decode()}stderr F {{ " + json.dumps({"msg": line})[1:]
+
+
+def in_a_list(line: str) -> str:
+    return json.dumps([{"log": line}])
+
+
+def logfmt(line: str) -> str:
+    text = line.replace("\r", r"\r").replace('"', r"\"")
+    return f'time="2026-11-30T02:40:33Z" level=info msg="{text}" stream=cam1'
+
+
+def python_bytes(line: str) -> str:
+    return f"INFO:ffmpeg:{line.encode() + NEWLINE!r}"
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        docker,
+        journald,
+        structured,
+        gelf,
+        nested,
+        loki,
+        twice,
+        behind_a_prefix,
+        in_a_list,
+        logfmt,
+        python_bytes,
+    ],
+    ids=lambda log: log.__name__,
+)
 @pytest.mark.parametrize("name", NAMES)
-def test_json_a_line(log: object, name: str) -> None:
-    """Real progress in a log of JSON objects gives the same reports."""
+def test_a_text_in_each_line(log: object, name: str) -> None:
+    """Real progress as a text in JSON objects, or in quotes, gives the same reports."""
     assert callable(log)
     content, reports = captured(name)
     logged = "".join(log(line) + "\n" for line in content.decode().split("\n"))
@@ -95,7 +152,16 @@ def test_json_keeps_the_end(name: str) -> None:
     assert [report.ended for report in found] == [False] * (len(found) - 1) + [True]
 
 
-@pytest.mark.parametrize("quoted", [b'level=info msg="frame=26"\n', b'INFO "frame= 26"\n', b"'frame=26'\n"])
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        b'level=info msg="frame=26"\n',
+        b'INFO "frame= 26"\n',
+        b"'frame=26'\n",
+        b"[frame=26]\n",
+        b'  "frame=26",\n',
+    ],
+)
 def test_quotes_are_taken_off(quoted: bytes) -> None:
     """The quotes of a structured log are not part of the value."""
     assert unwrap(quoted) == [b"frame=26\n"]
@@ -112,6 +178,9 @@ def test_quotes_are_taken_off(quoted: bytes) -> None:
         b'{"log": 5}\n',
         b'{"MESSAGE": [1, "x"]}\n',
         b'{"MESSAGE": [256]}\n',
+        b'{"MESSAGE": [[[[[[[[[["frame=5"]]]]]]]]]]}\n',
+        b'{"log": ' + json.dumps(["x"] * 2000 + ["frame=5"]).encode() + b"}\n",
+        b'{"url": "rtmp://x/live?a&frame=5&b"}\n',
         b"{" + b"[" * 30_000 + b"\n",
         b'{"a":' + b"[" * 30_000 + b"\n",
     ],
@@ -130,6 +199,15 @@ def test_other_lines_are_no_progress(line: bytes) -> None:
         b"frame=1 time= " + b"a" * (MAX_LOGGED - 20),
         b"x size=" + b"9" * 4000,
         b"{" * MAX_LOGGED,
+        b'{"' * (MAX_LOGGED // 2),
+        b"{ " * (MAX_LOGGED // 2),
+        b'{"a":[' * 9000,
+        b'{"log": [' + b"1," * 30_000 + b"1]}",
+        b'{"log": "' + b"frame=1' " * 7000 + b'"}',
+        b"\x1b[" * (MAX_LOGGED // 2),
+        b'frame=1" ' * 7000,
+        b"frame=1)" * 8000,
+        b"\\r" * (MAX_LOGGED // 2),
     ],
 )
 def test_hostile_lines_take_no_time(line: bytes) -> None:

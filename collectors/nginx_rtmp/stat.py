@@ -17,8 +17,9 @@ What the module's source says about the page:
 7. nginx-http-flv-module writes the same page under another root, with its version under another name. It
    gives the frame rate as 30.000, and so do other forks.
 
-A figure that is not a number costs that figure alone: it is not known, and `Page.odd` has what was said. Only
-`uptime` must be one, since it is what a stat page is recognised by.
+A figure that is not a number costs that figure alone: it is not known, and `Page.odd` has what was said. A
+client may send bytes that XML forbids as its version; they cost themselves alone. A page is recognised by its
+root and a figure or an application in it; under another root, by the version of nginx and `uptime`.
 
 Source: https://github.com/arut/nginx-rtmp-module, ngx_rtmp_stat_module.c and ngx_rtmp_live_module.c;
 https://github.com/winshining/nginx-http-flv-module, ngx_rtmp_stat_module.c
@@ -27,6 +28,7 @@ https://github.com/winshining/nginx-http-flv-module, ngx_rtmp_stat_module.c
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -46,6 +48,8 @@ MAX_APPLICATIONS = 1000
 _MAX_CODEC_WORD = 40
 _MAX_DECIMALS = 3
 _NUMBER = re.compile(r"(-?[0-9]{1,20})(?:\.([0-9]{1,20}))?")
+
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # in XML 1.0
 
 _ROOTS = ("rtmp", "http-flv")
 _SERVER = "/rtmp"  # both roots, for what follows
@@ -148,6 +152,27 @@ def parse_stat(body: bytes, limits: Limits, known: Collection[StreamKey] = ()) -
 
     `known`: the streams of the last page, which keep their place before new ones.
     """
+    try:
+        return _parse(body, limits, known)
+    except ParseError as error:
+        cleaned = _clean(body)
+        if cleaned != body:
+            with suppress(ParseError):
+                return _parse(cleaned, limits, known)
+        if body.lstrip().startswith(b"{"):
+            raise BadPage("is JSON", "set rtmp_stat_format xml in that location of nginx") from None
+        # Without line and column, which change from one reading to the next: the message is logged once.
+        reason = str(error).partition(": line")[0]
+        raise BadPage(f"is not complete XML: {reason}") from None
+
+
+def _clean(body: bytes) -> bytes:
+    """Return a page without the characters that XML forbids, and nothing before its declaration."""
+    return _FORBIDDEN.sub("\ufffd", body.decode("utf-8", "replace")).lstrip().encode()
+
+
+def _parse(body: bytes, limits: Limits, known: Collection[StreamKey]) -> Page:
+    """Return what a page says. Raises: BadPage; ParseError if it is not XML."""
     target = _Target(limits, known)
     parser = DefusedXMLParser(target=target, forbid_dtd=True)
     try:
@@ -155,12 +180,9 @@ def parse_stat(body: bytes, limits: Limits, known: Collection[StreamKey] = ()) -
         parser.close()
     except DefusedXmlException:
         raise BadPage("is HTML, or has a document type, so it is not a stat page") from None
-    except ParseError as error:
-        if body.lstrip().startswith(b"{"):
-            raise BadPage("is JSON", "set rtmp_stat_format xml in that location of nginx") from None
-        # Without line and column, which change from one reading to the next: the message is logged once.
-        reason = str(error).partition(": line")[0]
-        raise BadPage(f"is not complete XML: {reason}") from None
+    except ParseError:
+        target.check_root()
+        raise
     except (LookupError, ValueError):
         raise BadPage("is in an unknown encoding") from None
     return target.page()
@@ -173,6 +195,7 @@ class _Target:
         self._limits = limits
         self._known = known
         self._room = limits.max_streams - len(known)  # for newcomers
+        self._root = ""
         self._paths = [""]
         self._text: list[str] | None = None  # of the element, if it is one that is kept
         self._length = 0
@@ -187,9 +210,10 @@ class _Target:
         self._odd: dict[str, str] = {}
 
     def start(self, tag: str, _attributes: Mapping[str, str]) -> None:
+        tag = _local(tag)
         is_root = len(self._paths) == 1
-        if is_root and tag not in _ROOTS:
-            raise BadPage(f"is <{tag[:40]}>, not <rtmp>, so it is not a stat page")
+        if is_root:
+            self._root = tag
         path = _SERVER if is_root else f"{self._paths[-1]}/{tag}"
         if len(self._paths) > MAX_DEPTH:
             raise BadPage(f"is nested more than {MAX_DEPTH} deep, so it is not a stat page")
@@ -215,7 +239,7 @@ class _Target:
     def end(self, tag: str) -> None:
         path = self._paths.pop()
         if self._text is not None:
-            self._keep(self._paths[-1], tag, "".join(self._text))
+            self._keep(self._paths[-1], _local(tag), "".join(self._text))
             self._text = None
         elif path == _CLIENT:
             self._end_client()
@@ -272,19 +296,22 @@ class _Target:
         else:
             self._ignored += 1
 
+    def check_root(self) -> None:
+        """Check that this can be a stat page, by what it has said so far. Raises: BadPage."""
+        is_likely = self._root in _ROOTS or {"nginx_version", "uptime"} <= self._server.keys()
+        if self._root and not is_likely:
+            raise BadPage(f"is <{self._root[:40]}>, not <rtmp>, so it is not a stat page")
+
     def page(self) -> Page:
-        if "uptime" not in self._server:
+        self.check_root()
+        if not self._server and not self._counts:
             raise BadPage("has no <uptime>, so it is not a stat page")
-        uptime = self._whole(self._server, "uptime")
-        if "uptime" in self._odd:
-            said = self._odd["uptime"]
-            raise BadPage(f"says {said!r} for uptime, which is not a number, so it is not a stat page")
         version = self._server.get("nginx_rtmp_version") or self._server.get("nginx_http_flv_version", "")
         return Page(
             version=shorten(self._server.get("nginx_version", ""), _MAX_CODEC_WORD),
             rtmp_version=shorten(version, _MAX_CODEC_WORD),
             pid=self._whole(self._server, "pid"),
-            uptime=uptime,
+            uptime=self._whole(self._server, "uptime"),
             accepted=self._whole(self._server, "naccepted"),
             bytes_in=self._whole(self._server, "bytes_in"),
             bytes_out=self._whole(self._server, "bytes_out"),
@@ -332,9 +359,14 @@ class _Target:
         """Return a field's digits; None if it is missing, empty, or not a number, which is noted."""
         text = texts.get(name, "").strip()
         found = _NUMBER.fullmatch(text)
-        if found is None and (text or name == "uptime"):
+        if found is None and text:
             self._odd.setdefault(name, text[:40])
         return found
+
+
+def _local(tag: str) -> str:
+    """Return an element's name without its namespace."""
+    return tag.rpartition("}")[2]
 
 
 def _sum(one: int | None, other: int | None) -> int | None:

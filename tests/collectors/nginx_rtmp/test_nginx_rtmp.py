@@ -280,7 +280,7 @@ PAGES = {
     "status": (200, b"Active connections: 1 \n", "is not complete XML", "rtmp_stat"),
     "truncated": (200, LIVE[:1000], "is not complete XML", "rtmp_stat"),
     "empty": (200, b"", "is not complete XML", "rtmp_stat"),
-    "encoding": (200, LIVE.replace(b"cam1", b"\xff"), "is not complete XML", "rtmp_stat"),
+    "encoding": (200, LIVE.replace(b"utf-8", b"klingon"), "is in an unknown encoding", "rtmp_stat"),
     "bomb": (200, BOMB, "has a document type", "rtmp_stat"),
     "compressed": (200, gzip.compress(LIVE), "is not complete XML", "rtmp_stat"),
     "JSON": (200, b'{"http-flv":{}}', "is JSON", "rtmp_stat_format xml"),

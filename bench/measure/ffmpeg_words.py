@@ -13,13 +13,21 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# ffmpeg, ffmpeg7, ffmpeg-7.0, ffmpeg_n7.1-12, ffmpeg_g, ffmpeg-linux64-v4.2.2; not ffmpeg-normalize.
+# ffmpeg, ffmpeg7, ffmpeg-7.0, ffmpeg_n7.1-12, ffmpeg_g, ffmpeg-linux64-v4.2.2, ffmpeg-git-amd64-static,
+# ffmpeg.real; not ffmpeg-normalize.
 _RELEASE = r"\d+(?:\.\d+)*(?:[-+~][\w.+~-]*)?"
-_NAME = rf"ffmpeg(?:_g|[-_.]?[nv]?{_RELEASE}|-linux[\w-]*-v{_RELEASE})?"
+_BUILD = (
+    r"[-_.](?:git|master|release|static|shared|full|essentials|gpl|lgpl|nonfree|real|orig|bin|exe|wrapped"
+    r"|linux|linux64|linuxarm64|amd64|arm64|armhf|aarch64|x86_64|i686|cuda|nvenc|nvidia|qsv|vaapi|amf)"
+)
+_NAME = rf"ffmpeg(?:_g|-linux[\w-]*-v{_RELEASE}|(?:{_BUILD})*(?:[-_.]?[nv]?{_RELEASE}|{_BUILD}))?"
 _PROGRAM = re.compile(_NAME)
 # Also an image, which has the program's name and a tag: jrottenberg/ffmpeg:7.1-alpine -i ...
 _WITH_AN_OPTION = re.compile(rf"(?<![\w.-]){_NAME}(?::[\w.-]+)?[\"']?\s+[\"']?-\w")
+# Whatever else has the word in its name and takes an input as ffmpeg does: jellyfin-ffmpeg -y -i ...
+_WITH_AN_INPUT = re.compile(r"(?<![^\W_])ffmpeg(?![^\W_])[\w.-]*[\"']?(?:\s[^;|&\n]*)?\s-i\s")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:")
 _NOWHERE = ("-", "/dev/null", "pipe:", "pipe:1")
 
 
@@ -37,7 +45,9 @@ _WRAPPERS: Mapping[str, _Wrapper] = {
     "ionice": _Wrapper("cn", ("--class", "--classdata")),
     "nice": _Wrapper("n", ("--adjustment",)),
     "nohup": _Wrapper(),
-    "numactl": _Wrapper("CNPimp", ("--physcpubind", "--cpunodebind", "--interleave", "--membind")),
+    "numactl": _Wrapper(
+        "CNPimp", ("--physcpubind", "--cpunodebind", "--interleave", "--membind", "--preferred")
+    ),
     "setsid": _Wrapper(),
     "stdbuf": _Wrapper("eio", ("--error", "--input", "--output")),
     "taskset": _Wrapper(operands=1),
@@ -68,11 +78,20 @@ class FfmpegWords(NamedTuple):
         return "-y" not in self.options and "-n" not in self.options
 
     @property
+    def never_overwrites(self) -> bool:
+        """Whether it ends if the file that it would write is there."""
+        return "-n" in self.options and "-y" not in self.options
+
+    @property
     def output(self) -> str:
-        """The file that it writes, the last one if there are several; "" if it writes none."""
+        """The file that it writes, the last one if there are several; "" if it writes none.
+
+        It does not look whether those of a pattern, like out%03d.jpg, are there.
+        """
         last = self.options[-1].removeprefix("file:")
         is_input = self.options[-2:-1] == ("-i",)
-        return "" if is_input or last in _NOWHERE or last.startswith("-") else last
+        is_no_file = last in _NOWHERE or last.startswith("-") or _URL.match(last) or "%" in last
+        return "" if is_input or is_no_file else last
 
     def with_options(self, *added: str) -> tuple[str, ...]:
         """Return the command with more options for the ffmpeg."""
@@ -118,7 +137,8 @@ def _after_options(command: Sequence[str], at: int, wrapper: _Wrapper) -> int:
 
 def mentions_ffmpeg(command: Sequence[str]) -> bool:
     """Return whether an ffmpeg with options stands anywhere in the command: in a script, behind sudo."""
-    return _WITH_AN_OPTION.search(" ".join(command)) is not None
+    words = " ".join(command)
+    return _WITH_AN_OPTION.search(words) is not None or _WITH_AN_INPUT.search(words) is not None
 
 
 def answers_ffmpeg(command: Sequence[str]) -> bool:

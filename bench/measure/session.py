@@ -124,6 +124,9 @@ def make_plan(flags: argparse.Namespace) -> MeasurePlan:
 def _check_output(words: list[str], repeat: int) -> None:
     """Check that ffmpeg has nothing to ask: the answer would be waited for, and measured. Raises: BadFlag."""
     ffmpeg = find_ffmpeg_words(words)
+    if ffmpeg is not None and ffmpeg.never_overwrites and ffmpeg.output and repeat > 1:
+        what = f"with -n ffmpeg would not overwrite {ffmpeg.output} in the second run"
+        raise BadFlag(f"measure: {what}: replace -n with -y, or leave out --repeat")
     if ffmpeg is None or not ffmpeg.may_ask or not (repeat > 1 or _is_terminal(sys.stdin)):
         return
     if ffmpeg.output and Path(ffmpeg.output).is_file():

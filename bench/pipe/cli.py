@@ -50,6 +50,7 @@ def add_parser(verbs: Verbs) -> None:
         "in bash, if standard output is in use, or to read stderr:\n"
         "  ffmpeg -nostats -stats_period 1 -progress pipe:3 -i ... 3> >(powerbench pipe --stream cam1)\n"
         "  ffmpeg -i ... 2> >(powerbench pipe --stream cam1 --tee >&2)\n"
+        "(-stats_period: from FFmpeg 4.4 on; leave it out before)\n"
         "The encoder's process is found by the pipe that it writes into. If another\n"
         "program is in between, give it with --pid; $$ is right in a script that ends\n"
         "in exec:\n"

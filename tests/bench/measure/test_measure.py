@@ -547,6 +547,15 @@ def test_a_file_that_is_there_is_asked_about_before_anything(
     assert b"would ask" not in answered.stderr
 
 
+def test_repeats_that_may_not_overwrite_are_refused(flags: list[str], encoder: Path) -> None:
+    """The second run could only fail; one run, or another output, goes on as it is."""
+    refused = encode(flags, encoder, "ffmpeg", "-n", "-i", "x", "out.mp4", repeat=2)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert b"with -n ffmpeg would not overwrite out.mp4 in the second run" in refused.stderr
+    assert not (encoder.parent / "out.mp4").exists()
+    assert encode(flags, encoder, "ffmpeg", "-n", "-i", "x", "out.mp4").returncode == 0
+
+
 def test_one_run_may_be_answered_through_its_input(flags: list[str], encoder: Path) -> None:
     """`yes | powerbench measure -- ffmpeg ...` works as it did."""
     (encoder.parent / "out.mp4").write_text("old")

@@ -2,7 +2,8 @@
 
 A port may be open to everyone, and connections use file descriptors, which reading sysfs needs too. So there
 is a limit over all ports, of which one peer gets no more than three quarters. A connection counts from before
-its TLS handshake, and is closed if it does not finish that, sends nothing, or does not read its answer.
+its TLS handshake, and is closed if it does not finish that, does not finish the head of a request, or does
+not read its answer.
 
 Source of the limit: getrlimit(2).
 """
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("http")
 
 MAX_CONNECTIONS = 8192
-SILENT_SECONDS = 10.0  # from connecting to the first byte
+HEAD_SECONDS = 10.0  # from connecting, or from the first byte of a later request, to the end of its head
 HANDSHAKE_SECONDS = 10.0  # from connecting to the end of a TLS handshake
 SEND_SECONDS = 10.0  # for a client to take what has been written to it, at most 64 KiB at a time
 _KERNEL_BUFFER = 1 << 18  # bytes, each way; the kernel's own maximum is several MB for each connection
@@ -169,7 +170,9 @@ class Guarded(asyncio.Protocol):
         self._place = place
         self._note = note
         self._transport: asyncio.Transport | None = None
-        self._silence: asyncio.TimerHandle | None = None
+        self._heard = False  # whether anything has come
+        self._busy = False  # a request is under way: what comes is its body, or waits for its answer
+        self._head: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -177,19 +180,29 @@ class Guarded(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         # So that writing pauses whenever anything is left over, and the deadline covers all of it.
         self._transport.set_write_buffer_limits(high=1, low=0)
-        loop = asyncio.get_running_loop()
-        self._silence = loop.call_later(SILENT_SECONDS, self._transport.abort)
+        self._await_head()
         self._inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         """Pass the bytes on; note what the first ones are if they are not HTTP."""
-        if self._silence is not None:
-            self._silence.cancel()
-            self._silence = None
+        if not self._heard:
+            self._heard = True
             foreign = foreign_protocol(data)
             if foreign:
                 self._note(foreign, self._peer)
+        # Empty lines between requests are no request: RFC 9112, 2.2.
+        if not self._busy and self._head is None and data.strip(b"\r\n"):
+            self._await_head()
         self._inner.data_received(data)
+
+    def begin_request(self) -> None:
+        """Note that the head of a request is complete."""
+        self._busy = True
+        self._stop_waiting()
+
+    def end_request(self) -> None:
+        """Note that a request has been handled, and all of its body has come."""
+        self._busy = False
 
     def eof_received(self) -> bool | None:
         """Pass the end of the client's half on."""
@@ -197,9 +210,9 @@ class Guarded(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place back."""
-        for timer in (self._silence, self._sending):
-            if timer is not None:
-                timer.cancel()
+        self._stop_waiting()
+        if self._sending is not None:
+            self._sending.cancel()
         self._place.release()
         self._inner.connection_lost(exc)
 
@@ -215,9 +228,25 @@ class Guarded(asyncio.Protocol):
             self._sending = None
         self._inner.resume_writing()
 
+    def _await_head(self) -> None:
+        self._head = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._give_up_head)
+
+    def _stop_waiting(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+    def _give_up_head(self) -> None:
+        if self._heard:  # to connect and say nothing is what a probe of the port does
+            self._note("slow_request", self._peer)
+        self._abort()
+
     def _give_up(self) -> None:
-        assert self._transport is not None  # noqa: S101 - writing pauses only on an open connection
         self._note("not_read", self._peer)
+        self._abort()
+
+    def _abort(self) -> None:
+        assert self._transport is not None  # noqa: S101 - the deadlines start with the connection
         self._transport.abort()
 
 

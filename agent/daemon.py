@@ -24,7 +24,7 @@ from powerbench_agent.agent import __version__, access, listen, roster
 from powerbench_agent.agent.config import without_effect
 from powerbench_agent.agent.connections import Connections, Listener, raise_descriptor_limit
 from powerbench_agent.agent.exposition import AGENT_METRICS, PROCESS_METRICS
-from powerbench_agent.agent.http import Handlers
+from powerbench_agent.agent.http import Handlers, tolerant
 from powerbench_agent.agent.listen import Site
 from powerbench_agent.agent.names import Names
 from powerbench_agent.agent.node import NODE_METRICS
@@ -129,6 +129,8 @@ class Agent:
                     auto_decompress=False,  # FFmpeg sends nothing compressed; a decompression bomb would be
                 )
                 await runner.setup()
+                assert runner.server is not None  # noqa: S101 - setup() has set it
+                runner.server.request_factory = tolerant(runner.server.request_factory)
                 self._ports[address] = _Port(runner, [])
             port = self._ports[address]
             assert port.runner.server is not None  # noqa: S101 - setup() has set it

@@ -8,6 +8,7 @@ channel for everyone who can reach the port (PLATYPUS, https://platypusattack.co
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import html
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,13 +19,16 @@ from aiohttp import ClientError, WSCloseCode, http_exceptions, web
 
 from powerbench_agent.agent import __version__, exposition
 from powerbench_agent.agent.bucket import Bucket
+from powerbench_agent.agent.connections import Guarded
 from powerbench_agent.agent.rejections import SEND_PROGRESS_TO, Rejections
 from powerbench_agent.agent.sending import Sending
 from powerbench_agent.core.model import IngestRejected, Ingests, Reading, Sender
 from powerbench_agent.core.options import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+
+    from aiohttp import http
 
     from powerbench_agent.agent.access import Access
     from powerbench_agent.agent.listen import Site
@@ -96,7 +100,13 @@ class Handlers:
     async def _guard(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        await request.writer.drain()  # a client that does not read its answers gets no more of them
+        with _under_way(request):
+            await request.writer.drain()  # a client that does not read its answers gets no more of them
+            return await self._admit(request, handler)
+
+    async def _admit(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
         if request.method in _WITH_BODY and request.match_info.http_exception is not None:
             handler = self._misdirected
         authorization = request.headers.get("Authorization", "")
@@ -310,6 +320,37 @@ class Handlers:
             if isinstance(collector, Ingests):
                 return collector
         return None
+
+
+@contextlib.contextmanager
+def _under_way(request: web.Request) -> Iterator[None]:
+    """Tell the connection when the request begins, and when it is handled and its body has come."""
+    transport = request.transport
+    guarded = transport.get_protocol() if transport else None
+    if not isinstance(guarded, Guarded):
+        yield
+        return
+    guarded.begin_request()
+    try:
+        yield
+    finally:
+        request.content.on_eof(guarded.end_request)
+
+
+def tolerant(make_request: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    """Return a server's `request_factory` that takes any target; without it, no answer would be sent.
+
+    aiohttp decodes the host in a target such as `http://xn--/metrics` only when it makes the request.
+    """
+
+    def make(message: http.RawRequestMessage, *rest: Any) -> web.BaseRequest:
+        try:
+            return make_request(message, *rest)
+        except ValueError:
+            nowhere = message.url.relative().with_path("*")  # no route has it: the answer is 404
+            return make_request(message._replace(url=nowhere), *rest)
+
+    return make
 
 
 def parse_watch(message: object) -> tuple[int, float]:

@@ -40,6 +40,10 @@ _EVENTS = {
         "too many open connections, a new one was closed",
         "find who opens them with ss -tnp; raise LimitNOFILE if they are wanted",
     ),
+    "slow_request": (
+        "a client did not finish the head of its request and was disconnected",
+        "check the client and the network to it",
+    ),
     "not_read": (
         "a client did not read its answer and was disconnected",
         "check the client and the network to it",

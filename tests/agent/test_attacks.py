@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 HERE = "127.0.0.1"
 BLOCK = b"frame=%d\ntotal_size=%d\nprogress=continue\n"
 SECOND = 1.0
+ODD_TARGETS = (  # no page is there, or they are no targets at all
+    b"//metrics", b"/%00", b"/metrics%00", b"/%", b"/%zz", b"*", b"metrics", b"?", b"//[::1", b"a:b",
+    b"http://", b"http://[::1", b"http://xn--/metrics", b"http://a.xn--zz-/", b"https://a:99999/metrics",
+    "/metrics/é".encode(), "/\u202e".encode(), b"/" + b"a" * 16384, b"/metrics?" + b"a" * 16384,
+    b"/metrics?collect[]=", b"/metrics?collect[]=%ff", b"/metrics?" + b"collect[]=x&" * 500,
+)  # fmt: skip
 
 
 def resident(agent: AgentProcess) -> int:
@@ -157,6 +163,51 @@ async def test_watchers_and_pipeliners_that_never_read(
     await agent.logged("a client did not read its answer and was disconnected")
     assert resident(agent) - before < 50e6
     await scraper.goes_on()
+
+
+async def test_targets_that_are_no_targets(world: World) -> None:
+    """Each is answered, with the client's error and not the server's; nothing of them is in the log."""
+    agent = await world.start("--listen", world.listen)
+    await agent.logged("listening")
+    for target in ODD_TARGETS:
+        reader, writer = await asyncio.open_connection(*world.listen.split(":"))
+        writer.write(b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        async with asyncio.timeout(SECOND):
+            answer = await reader.read()
+        writer.close()
+        assert answer.split()[1].startswith(b"4"), target[:80]
+    await world.scraper().goes_on()
+    agent.signal(signal.SIGTERM)
+    code, _, said = await agent.ended()
+    assert code == 0
+    assert "Traceback" not in said
+
+
+async def test_requests_that_never_end(world: World) -> None:
+    """Heads that are not finished are cut, on new connections and on kept ones; a body may take its time."""
+    agent = await world.start("--listen", world.listen)
+    await agent.logged("listening")
+    scraper = world.scraper()
+    await scraper.goes_on()
+    host, _, port = world.listen.rpartition(":")
+    encoder_reads, encoder = await asyncio.open_connection(host, int(port))
+    encoder.write(b"POST /ingest/slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: 39\r\n\r\nframe=1\n")
+    kept_reads, kept = await asyncio.open_connection(host, int(port))
+    kept.write(b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await kept_reads.readuntil(b"}")
+    kept.write(b"GET /rea")
+    await world.connect(50, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n")
+    await agent.logged("a client did not finish the head of its request and was disconnected")
+    await scraper.goes_on()
+    async with asyncio.timeout(5 * SECOND):
+        assert await kept_reads.read() == b""
+        while 'rejected_total{reason="slow_request"} 51.0' not in await scraper.scrape():
+            pass
+    encoder.write(b"total_size=1\nprogress=continue\n")
+    async with asyncio.timeout(SECOND):
+        assert (await encoder_reads.readline()).startswith(b"HTTP/1.1 204")
+    for writer in (encoder, kept):
+        writer.close()
 
 
 async def test_handshakes_that_never_end(

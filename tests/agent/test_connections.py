@@ -12,8 +12,8 @@ import pytest
 
 from powerbench_agent.agent.connections import (
     HANDSHAKE_SECONDS,
+    HEAD_SECONDS,
     SEND_SECONDS,
-    SILENT_SECONDS,
     Connections,
     Guarded,
     Listener,
@@ -140,13 +140,59 @@ def test_one_peer_cannot_have_all_places(flood: list[str], other: str) -> None:
 
 @pytest.mark.looptime
 async def test_a_connection_that_says_nothing_is_cut() -> None:
-    """Ten seconds without a byte end it; one that has spoken may stay."""
-    connections = Connections()
-    silent, talking = Connected(connections), Connected(connections)
-    talking.outer.data_received(b"G")
-    await at(SILENT_SECONDS + 1)
+    """Ten seconds without a request end it, without a word: that is how a port is probed."""
+    silent = Connected(Connections())
+    await at(HEAD_SECONDS + 1)
     assert silent.transport.aborted
-    assert not talking.transport.aborted
+    assert silent.noted == []
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("drop", [b"GET /metrics HTTP/1.1\r\nX: ", b"G", b"\r\n", b"X-A: b\r\n"])
+async def test_a_request_that_comes_slowly_is_cut(drop: bytes) -> None:
+    """Its head has to be there ten seconds after the connection, however many bytes come meanwhile."""
+    slow = Connected(Connections())
+    for second in range(int(HEAD_SECONDS)):
+        await at(second)
+        slow.outer.data_received(drop)
+        assert not slow.transport.aborted
+    await at(HEAD_SECONDS + 1)
+    assert slow.transport.aborted
+    assert ("slow_request", HERE) in slow.noted
+
+
+@pytest.mark.looptime
+async def test_a_later_request_that_comes_slowly_is_cut() -> None:
+    """The ten seconds of a request on a connection that stays open start with its first byte."""
+    kept = Connected(Connections())
+    kept.outer.data_received(b"GET / HTTP/1.1\r\n\r\n")
+    kept.outer.begin_request()
+    kept.outer.end_request()
+    await at(50)
+    kept.outer.data_received(b"G")
+    await at(50 + HEAD_SECONDS - 1)
+    kept.outer.data_received(b"E")
+    assert not kept.transport.aborted
+    await at(50 + HEAD_SECONDS + 1)
+    assert kept.transport.aborted
+    assert kept.noted == [("slow_request", HERE)]
+
+
+@pytest.mark.looptime
+async def test_a_request_under_way_and_a_kept_connection_may_take_their_time() -> None:
+    """An encoder's body lasts for days, a scraper is silent between two scrapes, some send an empty line."""
+    encoder, scraper = Connected(Connections()), Connected(Connections())
+    for client in (encoder, scraper):
+        client.outer.data_received(b"POST /ingest HTTP/1.1\r\n\r\n")
+        client.outer.begin_request()
+    scraper.outer.end_request()
+    scraper.outer.data_received(b"\r\n")
+    for minute in range(1, 60):
+        await at(60 * minute)
+        encoder.outer.data_received(b"frame=1\n")
+    for client in (encoder, scraper):
+        assert not client.transport.aborted
+        assert client.noted == []
 
 
 @pytest.mark.looptime
@@ -157,6 +203,7 @@ async def test_a_client_that_does_not_read_its_answer_is_cut() -> None:
     assert deaf.transport.limits == (0, 1), "writing pauses for anything that is left over"
     for client in (deaf, slow):
         client.outer.data_received(b"GET /metrics")
+        client.outer.begin_request()
         client.outer.pause_writing()
     for seconds in (9, 18, 27):
         await at(seconds)

@@ -52,16 +52,19 @@ _KEEPALIVE_SECONDS = 75.0  # more than any scrape interval in use
 _SHUTDOWN_SECONDS = 0.5  # for requests under way; an ingest connection never ends by itself
 
 
-class _Malformed(logging.Filter):
-    """Drops aiohttp's tracebacks of malformed requests: they contain the query, and anyone can cause them."""
+class _ClientsFault(logging.Filter):
+    """Drops aiohttp's tracebacks of malformed requests, and of clients that hang up before the answer.
+
+    They contain the query, and anyone can cause them.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, HttpProcessingError)
+        return not isinstance(error, (HttpProcessingError, ConnectionError))
 
 
 _SERVER_LOG = logging.getLogger("powerbench.http")
-_SERVER_LOG.addFilter(_Malformed())
+_SERVER_LOG.addFilter(_ClientsFault())
 
 
 class _Port(NamedTuple):

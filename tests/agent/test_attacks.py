@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 HERE = "127.0.0.1"
 BLOCK = b"frame=%d\ntotal_size=%d\nprogress=continue\n"
 SECOND = 1.0
+WEB_SOCKET = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 ODD_TARGETS = (  # no page is there, or they are no targets at all
     b"//metrics", b"/%00", b"/metrics%00", b"/%", b"/%zz", b"*", b"metrics", b"?", b"//[::1", b"a:b",
     b"http://", b"http://[::1", b"http://xn--/metrics", b"http://a.xn--zz-/", b"https://a:99999/metrics",
@@ -176,6 +177,33 @@ async def test_targets_that_are_no_targets(world: World) -> None:
             answer = await reader.read()
         writer.close()
         assert answer.split()[1].startswith(b"4"), target[:80]
+    await world.scraper().goes_on()
+    agent.signal(signal.SIGTERM)
+    code, _, said = await agent.ended()
+    assert code == 0
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"GET /api/v1/watch HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" + WEB_SOCKET,
+        b"POST /ingest HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 9\r\n",
+        b"GET /metrics HTTP/1.1\r\n",
+    ],
+    ids=["watch", "ingest", "metrics"],
+)
+async def test_clients_that_hang_up(world: World, headers: bytes) -> None:
+    """A request whose sender does not wait for the answer leaves no traceback in the log."""
+    agent = await world.start("--listen", world.listen)
+    await agent.logged("listening")
+    host, _, port = world.listen.rpartition(":")
+    for _ in range(30):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(headers + b"Host: localhost\r\n\r\n")
+        writer.write_eof()
+        await reader.read()
+        writer.close()
     await world.scraper().goes_on()
     agent.signal(signal.SIGTERM)
     code, _, said = await agent.ended()

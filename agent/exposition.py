@@ -1,4 +1,4 @@
-"""Snapshots to pages. Pure.
+"""Snapshots to pages. Does no I/O, apart from logging what is left off.
 
 Each collector's fragment is rendered once for each reading and kept; a page is fragments joined. Fragments
 that share a family are rendered together, so that no page has a family or a series twice.
@@ -11,6 +11,7 @@ import platform
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
+import structlog
 from prometheus_client import process_collector
 
 from powerbench_agent.agent import __version__
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 
     from powerbench_agent.core.model import Kind, Snapshot
 
+
+log = structlog.get_logger("page")
+
+_DROPPED_REMEDY = (
+    "find what else has this series, or the name with another type: two *.prom files, or two plug-ins"
+)
 
 BUILD_INFO = Metric(
     "powerbench_build_info", "gauge", "Version of the agent and of its Python.", ("version", "python")
@@ -113,6 +120,7 @@ class _Fragment:
 
 
 MAX_PAGES = 16  # kept, of one snapshot
+_MAX_LOGGED = 100  # names of dropped series; a *.prom file may have new ones each time
 _PageKey = tuple[frozenset[str], Format, bool]  # the collectors, the format, whether it is compressed
 
 
@@ -131,6 +139,7 @@ class Pages:
         self._pages: dict[_PageKey, bytes] = {}  # of one snapshot
         self._snapshot: Snapshot | None = None
         self._dropped = 0
+        self._logged: set[str] = set()  # names of which a series was dropped
         self._merged: Snapshot | None = None
 
     def page(
@@ -173,7 +182,8 @@ class Pages:
             parts = [render(families, form)]
             if self._merged is not snapshot:
                 self._merged = snapshot
-                self._dropped += dropped - sum(fragment.dropped for fragment in fragments)
+                counted = sum(fragment.dropped.total() for fragment in fragments)
+                self._note_dropped(dropped, dropped.total() - counted)
                 own, _ = group([*self._own_samples(snapshot, names), *process])
         return b"".join([*parts, render(own, form), form.end])
 
@@ -181,8 +191,16 @@ class Pages:
         kept = self._fragments.get(name)
         if kept is None or kept.reading is not reading:
             kept = self._fragments[name] = _Fragment(reading)
-            self._dropped += kept.dropped
+            self._note_dropped(kept.dropped, kept.dropped.total())
         return kept
+
+    def _note_dropped(self, names: Iterable[str], count: int) -> None:
+        """Count dropped series, and log each of their names once."""
+        self._dropped += count
+        for name in names:
+            if name not in self._logged and len(self._logged) < _MAX_LOGGED:
+                self._logged.add(name)
+                log.warning("series left off the page", metric=name, remedy=_DROPPED_REMEDY)
 
     def _own_samples(self, snapshot: Snapshot, names: Collection[str]) -> Iterator[Sample]:
         yield BUILD_INFO.sample(1, __version__, platform.python_version())

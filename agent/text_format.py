@@ -9,6 +9,7 @@ https://prometheus.io/docs/specs/om/open_metrics_spec/.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client.utils import floatToGoString
@@ -57,8 +58,10 @@ class _Series(NamedTuple):
     labels: list[tuple[str, int]]  # `name="` and the index of the value, in the order of the names
 
 
-def group(samples: Iterable[Sample], reserved: Collection[str] = ()) -> tuple[list[MetricFamily], int]:
-    """Return the samples as families, and how many of them had to be dropped.
+def group(
+    samples: Iterable[Sample], reserved: Collection[str] = ()
+) -> tuple[list[MetricFamily], Counter[str]]:
+    """Return the samples as families, and how many of which name had to be dropped.
 
     Dropped are samples of a series that is there already, of a family that was first seen with another type,
     and of a name that is reserved or belongs to another family. A family keeps the help of its first sample.
@@ -66,17 +69,17 @@ def group(samples: Iterable[Sample], reserved: Collection[str] = ()) -> tuple[li
     families: dict[str, MetricFamily] = {}
     series: dict[Metric, _Series | None] = {}  # None: the metric is dropped
     taken = set(reserved)
-    dropped = 0
+    dropped: Counter[str] = Counter()
     for metric, values, value in samples:
         if metric not in series:
             series[metric] = _join(metric, families, taken)
         known = series[metric]
         if known is None:
-            dropped += 1
+            dropped[metric.name] += 1
             continue
         labels = _label_text(known.labels, values)
         if labels in known.family.series:
-            dropped += 1
+            dropped[metric.name] += 1
             continue
         known.family.series.add(labels)
         known.family.lines.append(f"{known.name}{labels} {_number(value)}\n")

@@ -17,6 +17,7 @@ from places import GOLDEN
 from prometheus_client import core
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from structlog.testing import capture_logs
 from trees import add_up
 
 from powerbench_agent.agent import __version__
@@ -237,6 +238,31 @@ def test_what_the_agent_says_of_itself_cannot_be_said_by_a_file(form: Format, me
     assert len(series) == len(set(series))
 
 
+def test_what_is_dropped_is_named_once_in_the_log() -> None:
+    """The alert on dropped series sends its reader to the log; a page a second is no line a second."""
+    pages = Pages(process=list)
+    other = Metric("places", "unknown", "Elsewhere.")
+    with capture_logs() as logs:
+        for value in (1, 2):
+            x = state(OLD.sample(value), OLD.sample(value), PLACES.sample(1, "1", "2"))
+            pages.page(snapshot(x=x, y=state(other.sample(value))), {"x", "y"}, TEXT)
+    said = [(line["event"], line["metric"]) for line in logs]
+    assert said == [("series left off the page", OLD.name), ("series left off the page", "places")]
+    assert "*.prom" in logs[0]["remedy"]
+
+
+def test_the_names_in_the_log_are_bounded() -> None:
+    """A file may have new names each time; the count goes on."""
+    pages = Pages(process=list)
+    many = [Metric(f"name_{number}", "gauge", "One of many.") for number in range(150)]
+    with capture_logs() as logs:
+        text = pages.page(
+            snapshot(x=state(*(metric.sample(1) for metric in many for _ in "12"))), {"x"}, TEXT
+        ).decode()
+    assert len(logs) == 100
+    assert lines_of(text, SERIES_DROPPED.name) == [f"{SERIES_DROPPED.name} 150.0"]
+
+
 def test_drops_are_counted_once_a_snapshot() -> None:
     """However many pages, formats and encodings show it, a snapshot's dropped series count once."""
     pages = Pages(process=list)
@@ -275,7 +301,7 @@ def test_no_page_ever_holds_a_series_twice(samples: list[tuple[Metric, str, floa
     types = lines_of(text, "# TYPE")
     assert len(series) == len(set(series))
     assert len(types) == len(set(types))
-    assert len(series) + dropped == len(samples)
+    assert len(series) + dropped.total() == len(samples)
 
 
 # -- what is on a page -------------------------------------------------------------------------------

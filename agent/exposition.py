@@ -60,6 +60,12 @@ COLLECTOR_FAULTS = Metric(
     "Readings in which a part of the source failed or its value was refused, while the rest went on.",
     ("collector", "part"),
 )
+LIMIT_HITS = Metric(
+    "powerbench_limit_hits_total",
+    "counter",
+    "Readings in which a limit left something out, as COLLECTOR.OPTION, and connections beyond their limit.",
+    ("limit",),
+)
 SERIES_DROPPED = Metric(
     "powerbench_series_dropped_total",
     "counter",
@@ -81,6 +87,7 @@ AGENT_METRICS = (
     COLLECTOR_SUCCESS,
     COLLECTOR_FAILURES,
     COLLECTOR_FAULTS,
+    LIMIT_HITS,
     SERIES_DROPPED,
     REQUESTS_FORBIDDEN,
     HTTP_REJECTED,
@@ -208,6 +215,7 @@ class Pages:
         yield REQUESTS_FORBIDDEN.sample(self._rejections.get("forbidden", 0))
         for reason, count in self._rejections.items():
             yield HTTP_REJECTED.sample(count, reason)
+        yield LIMIT_HITS.sample(self._rejections.get("connection_limit", 0), "connections")
         for name, state in snapshot.states.items():
             if name not in names:
                 continue
@@ -216,6 +224,8 @@ class Pages:
             yield COLLECTOR_FAILURES.sample(state.failures, name)
             for part, count in state.faults.items():
                 yield COLLECTOR_FAULTS.sample(count, name, part)
+            for option, count in state.limit_hits.items():
+                yield LIMIT_HITS.sample(count, f"{name}.{option}")
             if state.last_success is not None:
                 yield COLLECTOR_SUCCESS.sample(state.last_success, name)
 

@@ -295,6 +295,7 @@ class Scheduler:
             failures=slot.failures,
             last_success=slot.last_success,
             faults=dict(slot.troubles.faults),
+            limit_hits=dict(slot.troubles.limit_hits),
         )
 
     def _fail(self, slot: _Slot, started: float, failed: ReadFailed) -> None:
@@ -319,6 +320,7 @@ class Scheduler:
             last_success=slot.last_success,
             error=error,
             faults=dict(slot.troubles.faults),
+            limit_hits=dict(slot.troubles.limit_hits),
         )
 
     def _bug(self, slot: _Slot, started: float, bug: BaseException) -> None:

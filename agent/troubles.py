@@ -23,6 +23,7 @@ class Troubles:
 
     def __init__(self, collector: str) -> None:
         self.faults: dict[str, int] = {}  # readings with a fault since the agent started, by part
+        self.limit_hits: dict[str, int] = {}  # readings in which a limit left something out, by option
         self._collector = collector
         self._seen: dict[str, float] = {}  # monotonic second of the last fault, of parts not yet recovered
 
@@ -30,9 +31,10 @@ class Troubles:
         """Count the troubles of a reading, and log parts that have failed or recovered at `now`."""
         for trouble in troubles:
             part = trouble.part
-            if part not in self.faults and len(self.faults) >= MAX_PARTS:
-                part = OTHERS
-            self.faults[part] = self.faults.get(part, 0) + 1
+            if trouble.limit:
+                _count(self.limit_hits, trouble.limit)
+            else:
+                part = _count(self.faults, part)
             if part not in self._seen:
                 advice = {"remedy": trouble.remedy} if trouble.remedy else {}
                 log.warning(
@@ -49,3 +51,11 @@ class Troubles:
             if now - seen > RECOVERED_SECONDS:
                 del self._seen[part]
                 log.info("part of a collector is well again", collector=self._collector, part=part)
+
+
+def _count(counts: dict[str, int], key: str) -> str:
+    """Count one more of a key; return the key that it is counted under."""
+    if key not in counts and len(counts) >= MAX_PARTS:
+        key = OTHERS
+    counts[key] = counts.get(key, 0) + 1
+    return key

@@ -22,7 +22,7 @@ from prometheus_client import parser
 
 from powerbench_agent.core.labels import shorten
 from powerbench_agent.core.metric_names import metric_complaint, sample_complaint
-from powerbench_agent.core.model import Absent, Metric, Reading, Sample
+from powerbench_agent.core.model import Absent, Metric, Reading, Sample, Trouble
 from powerbench_agent.core.options import CollectorOptions, Seconds
 from powerbench_agent.core.worker import Worker
 
@@ -70,11 +70,12 @@ class Options(CollectorOptions, frozen=True, kw_only=True):
 
 
 class UnusableFile(Exception):  # noqa: N818 - a verdict on a file
-    """A file that is left out; `reason` is the label under which it is counted."""
+    """A file that is left out; `reason` is the label under which it is counted, `limit` what it exceeds."""
 
-    def __init__(self, reason: str, what: str) -> None:
+    def __init__(self, reason: str, what: str, limit: str = "") -> None:
         super().__init__(what)
         self.reason = reason
+        self.limit = limit
 
 
 class Textfile:
@@ -97,18 +98,22 @@ class Textfile:
     def _read(self) -> Reading:
         names = list_files(self._options.directory)
         samples: list[Sample] = []
+        hit: dict[str, None] = {}  # options whose limit has left a file out, in their order
         for number, name in enumerate(names):
             try:
                 if number >= self._options.max_files:
-                    raise UnusableFile("too_many", f"more than {self._options.max_files} files")
+                    what = f"more than {self._options.max_files} files"
+                    raise UnusableFile("too_many", what, "max_files")
                 samples.extend(self._read_file(name, self._options.max_series - len(samples)))
             except UnusableFile as unusable:
                 self._skip(name, unusable)
+                if unusable.limit:
+                    hit[unusable.limit] = None
             else:
                 self._logged.pop(name, None)
         self._logged = {name: why for name, why in self._logged.items() if name in names}
         samples.extend(SKIPPED.sample(count, reason) for reason, count in self._skipped.items())
-        return Reading(samples)
+        return Reading(samples, troubles=[_cut(option) for option in hit])
 
     def _read_file(self, name: str, room: int) -> list[Sample]:
         """Return a file's samples, at most `room` of them, and its time. Raises: UnusableFile."""
@@ -116,7 +121,7 @@ class Textfile:
         mtime, text = read_bounded(path, self._options.max_file_bytes)
         if count_series(text) > room:
             what = f"has more series than the {self._options.max_series} that all files may have together"
-            raise UnusableFile("too_many", f"{what}; raise [collectors.textfile] max_series")
+            raise UnusableFile("too_many", f"{what}; raise [collectors.textfile] max_series", "max_series")
         label = shorten(name, _MAX_NAME)
         return [MTIME.sample(mtime, label), *parse(text, label)]
 
@@ -155,7 +160,7 @@ def read_bounded(path: str, limit: int) -> tuple[float, str]:
             what = "is a symbolic link; put the file itself there"
         raise UnusableFile("unreadable", what) from None
     if len(content) > limit:
-        raise UnusableFile("too_large", f"is larger than {limit} bytes")
+        raise UnusableFile("too_large", f"is larger than {limit} bytes", "max_file_bytes")
     try:
         return mtime, content.decode()
     except UnicodeDecodeError:
@@ -205,6 +210,13 @@ def parse(text: str, file: str) -> Iterator[Sample]:
             shown = metric.sample(sample.value, *(sample.labels[label] for label in labels))
             _refuse(metric, sample_complaint(shown))
             yield shown
+
+
+def _cut(option: str) -> Trouble:
+    """Return what is said of a limit that has left files out; each file has a line of its own."""
+    return Trouble(
+        f"files beyond {option}", "files are left out", f"raise [collectors.textfile] {option}", limit=option
+    )
 
 
 def _refuse(metric: Metric, complaint: str) -> None:

@@ -135,12 +135,14 @@ class CpuTime(NamedTuple):
 class Trouble(NamedTuple):
     """A part of a source that could not be read, or whose value was refused, while the rest went on.
 
-    The scheduler logs a part once while it lasts, and counts every reading with a fault.
+    Or one that a limit of ours has cut. The scheduler logs a part once while it lasts, and counts every
+    reading with a fault, or with a hit of the limit.
     """
 
     part: str  # what is missing, "frequency" or "gpu 0 power": one of a few, and never text from outside
     error: str  # what happened
     remedy: str = ""  # what a person can do about it; empty if nothing can be done
+    limit: str = ""  # the option whose limit has left something out; empty for a fault
 
 
 class Reading(NamedTuple):
@@ -237,6 +239,7 @@ class State:
     last_success: float | None  # Unix seconds
     error: str = ""
     faults: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))  # so far, by part
+    limit_hits: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))  # so far, by option
 
     @property
     def up(self) -> bool:

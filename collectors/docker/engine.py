@@ -119,6 +119,10 @@ class Engine:
         """Return what has gone wrong with single questions since the last call."""
         troubles = [Trouble(part, error) for part, error in self._faults.items()]
         self._faults.clear()
+        if self._left_out:
+            what = f"{len(self._left_out)} containers beyond max_containers are not shown"
+            remedy = "raise [collectors.docker] max_containers"
+            troubles.append(Trouble("containers", what, remedy, limit="max_containers"))
         return troubles
 
     def _fail(self, error: BaseException) -> None:

@@ -21,7 +21,7 @@ from powerbench_agent.collectors.ffmpeg.streams import (
     StreamTable,
 )
 from powerbench_agent.core.labels import shorten
-from powerbench_agent.core.model import IngestRejected, Metric, Reading, Sample
+from powerbench_agent.core.model import IngestRejected, Metric, Reading, Sample, Trouble
 from powerbench_agent.core.options import CollectorOptions, Seconds
 from powerbench_agent.core.progress import ProgressParser, Report
 
@@ -92,6 +92,9 @@ METRICS = (
     REJECTED,
 )
 SHARES = (ENERGY,)  # what the node calls the shares of our claims
+_TOO_MANY = Trouble(
+    "streams", "a stream was refused", "raise [collectors.ffmpeg] max_streams", limit="max_streams"
+)
 
 
 class Options(CollectorOptions, frozen=True, kw_only=True):
@@ -158,6 +161,7 @@ class FFmpeg:
         self._clock = host.clock
         self._encoders = Encoders(host, options.interval)
         self._streams = StreamTable(options.limits())
+        self._full = False  # a stream was refused since the last reading
 
     def configure(self, options: Options) -> None:
         """Take a reload's limits; the streams stay."""
@@ -170,6 +174,7 @@ class FFmpeg:
         name = shorten(stream.rstrip("/") or stream, self._options.max_name_length)
         if not self._streams.has_room(name, self._clock.monotonic()):
             self.count_rejected("stream_limit")
+            self._full = True
             what = f"{self._options.max_streams} streams are known already"
             raise IngestRejected("stream_limit", f"{what}; raise [collectors.ffmpeg] max_streams")
         return ProgressFeed(
@@ -195,7 +200,9 @@ class FFmpeg:
             if sender is not None:
                 self._encoders.meet(name, sender)
             samples.extend(_samples(name, stream, now, self._options.window))
-        return Reading(samples, taken=now, claims=await self._encoders.claims())
+        troubles = (_TOO_MANY,) if self._full else ()
+        self._full = False
+        return Reading(samples, taken=now, claims=await self._encoders.claims(), troubles=troubles)
 
     async def aclose(self) -> None:
         """Stop the threads that look for and at processes."""

@@ -22,8 +22,6 @@ import ssl
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-import structlog
-
 from powerbench_agent.core.model import Absent, Metric, ReadFailed, Reading, Sample, Trouble
 from powerbench_agent.core.options import CollectorOptions, Seconds
 from powerbench_agent.core.worker import Worker
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
     from powerbench_agent.collectors.nginx_rtmp.stat import Page, RtmpStream, StreamKey
     from powerbench_agent.core.host import Host
 
-log = structlog.get_logger("nginx_rtmp")
 
 _STREAM = ("application", "stream")
 INFO = Metric(
@@ -189,7 +186,6 @@ class NginxRtmp:
         self._one_worker = _OneWorker()
         self._shown: frozenset[StreamKey] = frozenset()
         self._drops: dict[StreamKey, _Drops] = {}
-        self._full = False
 
     async def read(self) -> Reading:
         """Return what the page says now. Raises: ReadFailed."""
@@ -255,11 +251,13 @@ class NginxRtmp:
             raise ReadFailed(f"the page of {self._where} {verdict}", verdict.remedy or _WRONG_PAGE) from None
         self._one_worker.check(page, self._clock.monotonic())
         self._shown = frozenset(page.streams)
-        self._say_full(page.ignored)
         troubles = [
             Trouble(f"field {name}", f"the page says {said!r}, which is not a number", _ODD)
             for name, said in page.odd.items()
         ]
+        if page.ignored:
+            what = f"{page.ignored} streams are not shown"
+            troubles.append(Trouble("streams", what, f"raise {_KEY} max_streams", limit="max_streams"))
         return Reading(list(self._samples(page)), troubles=troubles)
 
     def _samples(self, page: Page) -> Iterator[Sample]:
@@ -282,12 +280,6 @@ class NginxRtmp:
                 drops = before.get(key, _Drops(0, {})).advanced(stream.dropped)
                 self._drops[key] = drops
                 yield DROPPED.sample(drops.total, *key)
-
-    def _say_full(self, ignored: int) -> None:
-        if ignored and not self._full:
-            remedy = f"raise {_KEY} max_streams"
-            log.warning("not all streams are shown", shown=self._options.max_streams, remedy=remedy)
-        self._full = bool(ignored)
 
 
 def _describe(key: StreamKey, stream: RtmpStream) -> Iterator[Sample]:

@@ -24,7 +24,7 @@ import structlog
 from powerbench_agent.collectors.results import metrics
 from powerbench_agent.collectors.results.window_query import WindowQuery
 from powerbench_agent.core.bounded_file import UnfitFile, read_bounded_file
-from powerbench_agent.core.model import Absent, Metric, ReadFailed, Reading, Sample
+from powerbench_agent.core.model import Absent, Metric, ReadFailed, Reading, Sample, Trouble
 from powerbench_agent.core.options import CollectorOptions, Seconds
 from powerbench_agent.core.results import (
     BadResults,
@@ -53,6 +53,12 @@ SKIPPED = Metric(
 )
 BEGAN = Metric("results_run_timestamp_seconds", "gauge", "When the run's first window began.", ("run_id",))
 METRICS = (*metrics.METRICS, SCENARIOS, BEGAN, SKIPPED)
+_CUT = Trouble(
+    "scenarios",
+    "there are more scenarios than are shown",
+    "raise [collectors.results] max_scenarios, or lower runs",
+    limit="max_scenarios",
+)
 
 REMEDIES = {
     "unreadable": "let the agent's user read it; it must be a regular file, not a link",
@@ -150,7 +156,6 @@ class Results:
         self._runs: dict[str, _Run] = {}
         self._bad: dict[str, tuple[Version, str]] = {}  # (version, reason) by name
         self._skipped = dict.fromkeys(REMEDIES, 0)
-        self._cut = False
         self._last: tuple[object, Reading] | None = None
 
     async def read(self) -> Reading:
@@ -174,14 +179,16 @@ class Results:
         if not files:
             raise Absent(f"no test_results_*.json in {self._options.directory}")
         shown = self._newest_runs(files)
-        self._say_cut(cut=self._is_cut(shown, len(files)))
+        troubles = (_CUT,) if self._is_cut(shown, len(files)) else ()
         self._runs = shown
         names = {file.name for file in files}
         self._bad = {name: bad for name, bad in self._bad.items() if name in names}
         # The same object as long as nothing has changed: it is rendered once.
-        state = ([(name, run.version, run.generation) for name, run in shown.items()], dict(self._skipped))
+        versions = [(name, run.version, run.generation) for name, run in shown.items()]
+        state = (versions, dict(self._skipped), troubles)
         if self._last is None or self._last[0] != state:
-            reading = Reading(self._samples(shown.values()), taken=self._clock.monotonic())
+            samples = self._samples(shown.values())
+            reading = Reading(samples, taken=self._clock.monotonic(), troubles=troubles)
             self._last = (state, reading)
         return self._last[1], [window for run in shown.values() for window in run.wanted]
 
@@ -287,12 +294,6 @@ class Results:
         log.warning(
             "results file left out", file=name, reason=verdict.reason, error=str(verdict), remedy=remedy
         )
-
-    def _say_cut(self, *, cut: bool) -> None:
-        if cut and not self._cut:
-            remedy = "raise [collectors.results] max_scenarios, or lower runs"
-            log.warning("more scenarios than are shown", shown=self._options.max_scenarios, remedy=remedy)
-        self._cut = cut
 
 
 async def open_collector(options: Options, host: Host) -> Results:

@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import tracemalloc
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,14 @@ from structlog.testing import capture_logs
 from trees import add_up
 
 from powerbench_agent.agent import __version__
-from powerbench_agent.agent.exposition import AGENT_METRICS, MAX_PAGES, SERIES_DROPPED, Pages, choose_format
+from powerbench_agent.agent.exposition import (
+    AGENT_METRICS,
+    LIMIT_HITS,
+    MAX_PAGES,
+    SERIES_DROPPED,
+    Pages,
+    choose_format,
+)
 from powerbench_agent.agent.node import Node
 from powerbench_agent.agent.text_format import OPENMETRICS, TEXT, Format, group, render
 from powerbench_agent.collectors import rapl
@@ -236,6 +244,16 @@ def test_what_the_agent_says_of_itself_cannot_be_said_by_a_file(form: Format, me
     assert len(lines_of(text, f"# TYPE {family} ")) == 1
     series = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
     assert len(series) == len(set(series))
+
+
+def test_every_limit_that_cut_something_is_one_metric() -> None:
+    """An option is named with its collector, so that two max_streams are two; connections are there at 0."""
+    readings = {name: replace(state(), limit_hits={"max_streams": 3}) for name in ("ffmpeg", "nginx_rtmp")}
+    text = Pages({"connection_limit": 2}, process=list).page(snapshot(**readings), {"ffmpeg"}, TEXT).decode()
+    assert lines_of(text, f"{LIMIT_HITS.name}{{") == [
+        f'{LIMIT_HITS.name}{{limit="connections"}} 2.0',
+        f'{LIMIT_HITS.name}{{limit="ffmpeg.max_streams"}} 3.0',
+    ]
 
 
 def test_what_is_dropped_is_named_once_in_the_log() -> None:

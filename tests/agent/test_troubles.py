@@ -45,6 +45,18 @@ def test_a_part_that_comes_and_goes_does_not_fill_the_log() -> None:
     ]
 
 
+def test_what_a_limit_cuts_is_no_fault() -> None:
+    """It is logged like one, and counted by the option that says how much."""
+    troubles = Troubles("docker")
+    cut = Trouble("containers", "3 are not shown", "raise max_containers", limit="max_containers")
+    with capture_logs() as logs:
+        for second in range(3):
+            troubles.take([cut], float(second))
+    assert troubles.faults == {}
+    assert troubles.limit_hits == {"max_containers": 3}
+    assert [entry["remedy"] for entry in logs] == ["raise max_containers"]
+
+
 def test_the_number_of_parts_is_bounded() -> None:
     """A collector that names parts without end is counted under one name."""
     troubles = Troubles("host")

@@ -155,6 +155,7 @@ async def test_too_many_files(tmp_path: Path) -> None:
     reading = await collector.read()
     assert [row[0] for row in others(reading)] == ["a0", "a1", "a2"]
     assert skipped(reading) == {"too_many": 2}
+    assert [trouble.limit for trouble in reading.troubles] == ["max_files"]
     await collector.aclose()
 
 
@@ -318,6 +319,7 @@ async def test_all_files_together_have_a_limit_of_series(tmp_path: Path) -> None
     reading = await collector.read()
     assert [row[0] for row in others(reading)] == ["a", "c"]
     assert skipped(reading) == {"too_many": 1}
+    assert [trouble.limit for trouble in reading.troubles] == ["max_series"]
     await collector.aclose()
 
 

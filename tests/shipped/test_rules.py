@@ -32,6 +32,7 @@ FOREIGN = {
     "powerbench_collector_up": "the agent's scheduler",
     "powerbench_collector_faults_total": "the agent's scheduler",
     "powerbench_http_forbidden_total": "the agent's web server",
+    "powerbench_limit_hits_total": "the agent's scheduler and web server",
     "powerbench_series_dropped_total": "the agent's pages",
     "DCGM_FI_DEV_POWER_USAGE": "dcgm-exporter",
     "prometheus_sd_file_read_errors_total": "Prometheus",

@@ -207,6 +207,9 @@ def test_beyond_the_cap_containers_are_counted_once() -> None:
     known.take(event("die", identity(3)))
     assert list(known.containers) == [identity(0), identity(1)]
     assert known.ignored == 2
+    for _ in range(2):
+        said = [(trouble.limit, trouble.error) for trouble in known.take_troubles()]
+        assert said == [("max_containers", "2 containers beyond max_containers are not shown")]
 
 
 def test_a_container_that_ended_makes_room_for_one_that_runs() -> None:

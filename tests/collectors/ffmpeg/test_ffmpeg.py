@@ -548,7 +548,10 @@ async def test_names_are_capped() -> None:
             streams.collector.open_feed(f"cam{n}")
         assert rejected.value.reason == "stream_limit"
     streams.collector.open_feed("cam0").close()
-    assert value(await streams.read(), ffmpeg.REJECTED, "stream_limit") == 2
+    reading = await streams.read()
+    assert value(reading, ffmpeg.REJECTED, "stream_limit") == 2
+    assert [trouble.limit for trouble in reading.troubles] == ["max_streams"]
+    assert not (await streams.read()).troubles, "nobody was refused since"
     streams.clock.advance(301.0)
     streams.collector.open_feed("cam9")  # without a reading in between
 

@@ -409,17 +409,16 @@ async def test_other_files_are_not_looked_at(directory: Directory) -> None:
 
 
 async def test_scenarios_are_capped(tmp_path: Path) -> None:
-    """All runs together show no more scenarios than configured, the newest first; it is said once."""
+    """All runs together show no more scenarios than configured, the newest first; the limit is said."""
     collector = open_directory(tmp_path, runs=3, max_scenarios=3)
     directory = Directory(tmp_path, collector)
     for day in (1, 2, 3):
         directory.write_run(f"2026010{day}_000000", scenarios=2)
-    with capture_logs() as logs:
-        for _ in range(2):
-            reading = await directory.read()
+    for _ in range(2):
+        reading = await directory.read()
     assert runs(reading) == {"test_results_20260103_000000": 2, "test_results_20260102_000000": 2}
     assert len(values(reading, metrics.POWER)) == 3
-    assert [entry["event"] for entry in logs] == ["more scenarios than are shown"]
+    assert [trouble.limit for trouble in reading.troubles] == ["max_scenarios"]
     await collector.aclose()
 
 

@@ -66,6 +66,7 @@ class Card:
         self.energy_file: Path | None = None
         self.power_file: Path | None = None
         self.temperature_file: Path | None = None
+        self.limit_file: Path | None = None
         self.others: list[tuple[Metric, str, Path]] = []  # metric, sensor, file; no conversion
 
     @property
@@ -180,12 +181,14 @@ def find_sensors(host: Host, card: Card) -> None:
     driver = device / "driver"
     card.driver = driver.resolve().name if driver.exists() else ""
     hwmon = find_hwmon(host, device)
-    card.energy_file = card.power_file = card.temperature_file = None
+    card.energy_file = card.power_file = card.temperature_file = card.limit_file = None
     if hwmon is not None:
         if card.vendor == "intel":
             card.energy_file = first_file(hwmon, "energy1_input", "energy2_input")  # card, package
+            card.limit_file = first_file(hwmon, "power1_max")
         else:
             card.power_file = first_file(hwmon, "power1_average", "power1_input")
+            card.limit_file = first_file(hwmon, "power1_cap")
         card.temperature_file = first_file(hwmon, "temp1_input", "temp2_input")
     if not card.identified:
         _identify(host, card, hwmon)

@@ -11,6 +11,12 @@ POWER = Metric(
     "Power. AMD: its sensor's value, usually a mean; Intel: the mean over the last interval.",
     _GPU,
 )
+POWER_LIMIT = Metric(
+    "drm_gpu_power_limit_watts",
+    "gauge",
+    "The power limit in force (AMD: power1_cap; Intel: power1_max); absent if there is none.",
+    _GPU,
+)
 ENERGY = Metric(
     "drm_gpu_energy_joules_total",
     "counter",
@@ -51,6 +57,6 @@ ERRORS = Metric(
     (*_GPU, "sensor", "reason"),
 )
 METRICS = (
-    *(POWER, ENERGY, TEMPERATURE, BUSY, ENCODER_BUSY, MEMORY_USED, MEMORY_TOTAL),
+    *(POWER, POWER_LIMIT, ENERGY, TEMPERATURE, BUSY, ENCODER_BUSY, MEMORY_USED, MEMORY_TOTAL),
     *(INFO, ASLEEP, RESETS, ERRORS),
 )

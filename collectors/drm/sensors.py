@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from powerbench_agent.collectors.drm.cards import GONE
-from powerbench_agent.collectors.drm.metrics import TEMPERATURE
+from powerbench_agent.collectors.drm.metrics import POWER_LIMIT, TEMPERATURE
 from powerbench_agent.core import sysfs
 from powerbench_agent.core.counters import PLAUSIBLE_WATTS
 
@@ -78,24 +78,34 @@ def read_power_watts(host: Host, card: Card, path: Path) -> float:
 
 
 def read_gauges(host: Host, card: Card) -> Iterator[Sample]:
-    """Yield utilisation, memory and temperature, without those that cannot be read. Raises: CardVanished."""
+    """Yield utilisation, memory, temperature and power limit, without those that cannot be read.
+
+    Raises: CardVanished.
+    """
     for metric, sensor, file in card.others:
         high = 100 if metric.name.endswith("_percent") else _UNBOUNDED
-        try:
-            number = _read(host, card, _Sensor(sensor, file, 0, high))
-        except UnreadableSensor as why:
-            note_unreadable(card, why)
-        else:
+        number = _gauge(host, card, _Sensor(sensor, file, 0, high))
+        if number is not None:
             yield metric.sample(number, *card.labels)
     if card.temperature_file is not None:
         bound = int(_MAX_CELSIUS * 1000)
-        temperature = _Sensor("temperature", card.temperature_file, -bound, bound)
-        try:
-            millidegrees = _read(host, card, temperature)
-        except UnreadableSensor as why:
-            note_unreadable(card, why)
-        else:
+        millidegrees = _gauge(host, card, _Sensor("temperature", card.temperature_file, -bound, bound))
+        if millidegrees is not None:
             yield TEMPERATURE.sample(millidegrees / 1000, *card.labels)
+    if card.limit_file is not None:
+        most_uw = int(PLAUSIBLE_WATTS * 1e6)
+        limit_uw = _gauge(host, card, _Sensor("power_limit", card.limit_file, 0, most_uw))
+        if limit_uw:  # 0: it is switched off
+            yield POWER_LIMIT.sample(limit_uw / 1e6, *card.labels)
+
+
+def _gauge(host: Host, card: Card, sensor: _Sensor) -> int | None:
+    """Return a sensor's number; None if it cannot be read, which is noted. Raises: CardVanished."""
+    try:
+        return _read(host, card, sensor)
+    except UnreadableSensor as why:
+        note_unreadable(card, why)
+        return None
 
 
 def note_unreadable(card: Card, why: UnreadableSensor) -> None:

@@ -74,6 +74,23 @@ async def test_intel_card(machine: GpuMachine) -> None:
     assert list(reading.powers.values()) == [30]
 
 
+async def test_the_limit_in_force_is_shown(machine: GpuMachine) -> None:
+    """Thresholds are fractions of it. One that is switched off reads 0, and is no limit; nor is nonsense."""
+    machine.gpus.amd(0, power1_cap=150_000_000, power1_cap_max=300_000_000)
+    collector = await machine.open()
+    assert value(await collector.read(), metrics.POWER_LIMIT, *AMD) == 150
+    for none in (0, 4_294_967_295_000_000, "N/A"):
+        machine.gpus.set(DGPU, power1_cap=none)
+        assert values(await machine.beat(collector), metrics.POWER_LIMIT) == {}
+
+
+async def test_the_limit_of_an_intel_card(machine: GpuMachine) -> None:
+    """The i915 and xe drivers call theirs power1_max."""
+    machine.gpus.i915(0)
+    reading = await (await machine.open()).read()
+    assert list(values(reading, metrics.POWER_LIMIT).values()) == [300]
+
+
 async def test_card_without_edge_temperature(machine: GpuMachine) -> None:
     """An Instinct without an edge temperature shows its junction's, and power from the file's newer name."""
     machine.gpus.mi250(0)

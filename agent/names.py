@@ -1,11 +1,15 @@
 """Which samples of a collector may be shown: of a valid name that is not another collector's. Pure.
 
 A text file may say anything, and a plug-in may be wrong. One odd name would make Prometheus refuse the whole
-page, and a file's rapl_power_watts would pass for ours. So every reading is checked before it is published.
+page, a file's rapl_power_watts would pass for ours, and its `up` would make us look down. So every reading is
+checked before it is published.
+
+Source: https://prometheus.io/docs/concepts/jobs_instances/ for what Prometheus writes for each target.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -18,6 +22,23 @@ if TYPE_CHECKING:
     from powerbench_agent.core.model import Metric, Reading, Sample
 
 _OWN_PREFIX = "powerbench_"
+# What the rules in compose/prometheus record, thresholds among them.
+_RECORDED = re.compile(r"powerbench:|host(_[a-z]+)*:|[a-z_]+:powerbench_")
+# What Prometheus writes for each target and alert; a target's own sample would replace it.
+_SERVERS = frozenset(
+    {
+        "up",
+        "scrape_body_size_bytes",
+        "scrape_duration_seconds",
+        "scrape_sample_limit",
+        "scrape_samples_post_metric_relabeling",
+        "scrape_samples_scraped",
+        "scrape_series_added",
+        "scrape_timeout_seconds",
+        "ALERTS",
+        "ALERTS_FOR_STATE",
+    }
+)
 _REMEDY = "correct the name or the value where it is written; see docs/collectors.md"
 
 
@@ -67,6 +88,10 @@ class Names:
         wrong = metric_complaint(metric)
         if wrong:
             return wrong
+        if metric.name in _SERVERS:
+            return "is what Prometheus itself writes for each target or alert"
+        if _RECORDED.match(metric.name):
+            return "is what the recording rules write"
         for name in sorted(taken_names(family_name(metric), metric.kind)):
             owners = self._owners.get(name)
             if owners is not None and collector not in owners:

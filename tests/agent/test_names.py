@@ -6,8 +6,10 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
+from places import ROOT
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
@@ -72,10 +74,40 @@ def test_names_of_the_agent_and_their_other_spellings_are_its_own(name: str) -> 
     assert (left, name in said) == ([], True)
 
 
+RULES = [
+    yaml.safe_load(file.read_text()) for file in sorted((ROOT / "compose/prometheus/rules").glob("*.yml"))
+]
+RECORDED = {
+    rule["record"]
+    for content in RULES
+    for group in content["groups"]
+    for rule in group["rules"]
+    if ":" in rule.get("record", "")
+}
+
+
+@pytest.mark.parametrize("name", sorted(RECORDED | {"powerbench:threshold:own"}))
+def test_nobody_shows_what_the_rules_record(name: str) -> None:
+    """A file could set thresholds, or make an alert fire."""
+    left, said = shown(Reading([Metric(name, "gauge", "Forged.").sample(1)]))
+    assert (left, name in said) == ([], True)
+
+
+@pytest.mark.parametrize("name", ["up", "scrape_duration_seconds", "scrape_samples_scraped", "ALERTS"])
+def test_nobody_shows_what_the_server_writes(name: str) -> None:
+    """A file with `up 0` would make its agent look down."""
+    left, said = shown(Reading([Metric(name, "gauge", "Forged.").sample(0)]))
+    assert (left, name in said) == ([], True)
+
+
 @pytest.mark.parametrize(
     "name",
     [
         "wall_watts",
+        "uptime_seconds",
+        "scrape_errors",
+        "host_load",
+        "instance:node_cpu:rate5m",
         "rapl_power",
         "rapl_power_watts_max",
         "my_rapl_power_watts",

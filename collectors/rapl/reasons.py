@@ -39,7 +39,6 @@ _USER_NAMESPACE = (
     "run it outside of one (docker run --userns=host, podman as root), or on the host let all users read "
     "energy_uj instead of only root and the powercap group; see docs/guide.md, access to RAPL"
 )
-_FULL_RANGE = 2**32 - 1  # user ids of the initial namespace
 
 
 def why_no_zones(host: Host, root: Path, *, dangling: bool) -> str:
@@ -51,8 +50,8 @@ def why_no_zones(host: Host, root: Path, *, dangling: bool) -> str:
 def permission_remedy(host: Host) -> str:
     """Return what to do when the kernel refuses a counter."""
     ranges = [line.split() for line in _read(host, "self/uid_map").splitlines()]
-    mapped = [fields for fields in ranges if len(fields) == 3 and fields[2].isdigit()]
-    if mapped and all(int(fields[2]) < _FULL_RANGE for fields in mapped):
+    # In a sandbox of systemd (PrivateUsers=) every user is itself: ordinary permissions count there.
+    if any(len(fields) == 3 and fields[0] != fields[1] for fields in ranges):
         return _USER_NAMESPACE
     return _PERMISSION
 

@@ -351,6 +351,7 @@ async def test_each_kind_of_machine_has_its_remedy(machine: Machine, cpuinfo: st
         ("         0          0 4294967295\n", "CAP_DAC_READ_SEARCH"),
         ("         0     100000      65536\n", "user namespace"),
         ("         0       1000          1\n         1     100000      65536\n", "user namespace"),
+        ("         0          0          1\n       993        993          1\n", "CAP_DAC_READ_SEARCH"),
         (None, "CAP_DAC_READ_SEARCH"),
     ],
 )

@@ -18,6 +18,9 @@ History of `format`:
   `conclusions`: `group source low high`, the 95 % interval of a group's watts beyond its baselines. A
   scenario that streams a clip has `input` (its path), `input_size` in bytes, `input_sha256` and
   `input_hashed_bytes`, which is less than the size if only the two ends were hashed, half of it at each.
+- 3: encoders by table. A scenario has `rate` (`cbr`, `vbr`, `crf=35`, `qp=28`, `cq=30`, `copy`) and, if it
+  goes by quality, no `bitrate`; where they were asked for, `pix_fmt`, `gop` (frames), `encoder_options`
+  (`tune=zerolatency:bf=0`), `device`, `hwaccel`. `encode.container` is what the bytes were counted in.
 
 Units: Unix seconds, seconds, joules, watts. Unknown keys are ignored: others may add theirs.
 """
@@ -46,7 +49,7 @@ from powerbench_agent.core.model import ESTIMATE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-FORMAT = 2  # the newest
+FORMAT = 3  # the newest
 BASELINE = "baseline"
 
 # What may stand at the end of a text that was cut off: the beginning of a word, a number or an escape.
@@ -217,6 +220,12 @@ class RecordedScenario(msgspec.Struct, frozen=True, kw_only=True):
     block: int = 0
     bitrate: str = ""
     bitrates: tuple[str, ...] = ()
+    rate: str = ""  # how it is controlled; "" in files before format 3, where it is cbr
+    pix_fmt: str = ""  # this and the next ones only where they were asked for
+    gop: int = 0
+    encoder_options: str = ""
+    device: str = ""
+    hwaccel: str = ""
     resolution: str = ""
     fps: float = 0
     duration: float = 0.0
@@ -368,12 +377,12 @@ def _completed(scenario: RecordedScenario) -> RecordedScenario:
     group = scenario.group or scenario.name
     if kind == BASELINE:
         return msgspec.structs.replace(scenario, type=kind, group=group, streams=0)
-    bitrates = scenario.bitrates or (scenario.bitrate,)
+    bitrates = scenario.bitrates or (scenario.bitrate,) * bool(scenario.bitrate or not scenario.rate)
     return msgspec.structs.replace(scenario, type=kind, group=group, bitrates=bitrates)
 
 
 def _type_by_name(scenario: RecordedScenario) -> str:
-    idle = BASELINE in scenario.name.lower() or scenario.bitrate in ("0k", "0", "")
+    idle = BASELINE in scenario.name.lower() or (not scenario.rate and scenario.bitrate in ("0k", "0", ""))
     return BASELINE if idle else "single"
 
 
@@ -539,13 +548,15 @@ class Settings:
     fps: float
     encoder: str
     preset: str
+    rate: str = ""  # "" is a constant bitrate
+    more: str = ""  # what else was asked of the encoder
     input: str = field(default="", compare=False)  # the clip's file name; "" for the test picture
     clip: str = ""  # its SHA-256, or its path
 
     def __str__(self) -> str:
-        rates = "+".join(self.bitrates)
-        said = f"{rates} {self.resolution} {self.fps:g} fps {self.encoder} {self.preset} {self.input}"
-        return said.strip()
+        rates = " ".join(filter(None, ("+".join(self.bitrates), self.rate)))
+        said = (rates, self.resolution, f"{self.fps:g} fps", self.encoder, self.preset, self.more, self.input)
+        return " ".join(filter(None, said))
 
 
 def settings_of(scenario: RecordedScenario) -> Settings:
@@ -557,9 +568,23 @@ def settings_of(scenario: RecordedScenario) -> Settings:
         fps=scenario.fps,
         encoder=scenario.encoder,
         preset=scenario.preset,
+        rate="" if scenario.rate == "cbr" else scenario.rate,
+        more=_more_settings(scenario),
         input=PurePath(scenario.input).name,
         clip=scenario.input_sha256 or scenario.input,
     )
+
+
+def _more_settings(scenario: RecordedScenario) -> str:
+    """Return what was asked of the encoder beyond preset and rate, as people read it."""
+    asked = {
+        "pix_fmt": scenario.pix_fmt,
+        "gop": scenario.gop,
+        "options": scenario.encoder_options,
+        "device": scenario.device,
+        "hwaccel": scenario.hwaccel,
+    }
+    return " ".join(f"{key} {value}" for key, value in asked.items() if value)
 
 
 def origins_of(scenario: RecordedScenario) -> frozenset[Origin]:

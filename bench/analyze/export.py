@@ -67,7 +67,7 @@ COLUMNS = {
     **_interval("marginal_watts_per_stream"),
     **dict.fromkeys(("vmaf", "psnr_db", "ssim"), _REAL),
     **dict.fromkeys(("docker_engine_cpu_percent", "docker_containers_cpu_percent"), _REAL),
-    **dict.fromkeys(("outliers", "input", "input_sha256"), _TEXT),
+    **dict.fromkeys(("outliers", "input", "input_sha256", "rate"), _TEXT),
 }
 
 
@@ -94,6 +94,7 @@ def _bare(scenario: RecordedScenario) -> dict[str, Any]:
         "n": 1,
         "streams": scenario.streams,
         "bitrate": "+".join(settings_of(scenario).bitrates) or None,
+        "rate": scenario.rate or None,
         "resolution": scenario.resolution or None,
         "fps": scenario.fps,
         "encoder": scenario.encoder or None,
@@ -210,6 +211,8 @@ def _settings(settings: Settings) -> dict[str, Any]:
         "fps": settings.fps,
         "encoder": settings.encoder,
         "preset": settings.preset,
+        "rate": settings.rate,
+        "more": settings.more,
         "input": settings.input,
         "film": settings.clip,
     }

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.bench.statistics.stream_hour import stream_hour
 from powerbench_agent.bench.warnings import MIN_SPEED
+from powerbench_agent.core.results import settings_of
 from powerbench_agent.core.terminal import align, printable, width
 
 if TYPE_CHECKING:
@@ -220,9 +222,7 @@ def _local_time(moment: float | None) -> str:
 def _asked(scenario: RecordedScenario) -> str:
     if scenario.is_baseline:
         return "idle"
-    rates = "+".join(scenario.bitrates)
-    said = f"{rates} {scenario.resolution} {scenario.fps:g} fps {scenario.encoder} {scenario.preset}"
-    return said.strip()
+    return str(replace(settings_of(scenario), input=""))
 
 
 def head(results: ResultsFile) -> str:

@@ -102,6 +102,12 @@ class Child:
             self._draining.cancel()
             await asyncio.wait([self._draining])
 
+    async def kill(self) -> None:
+        """End it at once: for one that may be deaf to signals, and whose output nobody wants."""
+        if self._process is not None and self._process.returncode is None:
+            self._kill(self._process)
+        await self.stop()
+
     @staticmethod
     def _kill(process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):

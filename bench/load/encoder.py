@@ -12,13 +12,15 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.bench.load.child import Child, StreamFailed
-from powerbench_agent.bench.load.encoders import ENCODERS
+from powerbench_agent.bench.load.containers import Target
+from powerbench_agent.bench.load.encoders.spelling import global_options, upload_filter, video_options
 from powerbench_agent.bench.plan.scenario import AUDIO_KBPS, format_bitrate
 from powerbench_agent.core.progress import ProgressParser, Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from powerbench_agent.bench.load.containers import Container
     from powerbench_agent.bench.load.ffmpeg import Ffmpeg
     from powerbench_agent.bench.plan.scenario import Scenario
 
@@ -37,11 +39,11 @@ class Encoder(Child):
         self,
         ffmpeg: Ffmpeg,
         scenario: Scenario,
-        target: str,
+        target: Target,
         on_data: Callable[[int, bytes], None] = lambda *_: None,
         sink: Child | None = None,
     ) -> None:
-        """`target`: an rtmp:// URL, or "null"; `on_data` gets its pid and the raw progress.
+        """`on_data` gets its pid and the raw progress.
 
         `sink`: the process at the other end of the stream, if it is ours.
         """
@@ -102,60 +104,64 @@ class _Progress(asyncio.Protocol):
         self._take(data)
 
 
-def encoder_command(ffmpeg: Ffmpeg, scenario: Scenario, target: str, progress_fd: int) -> list[str]:
-    """Return the command line of a stream: picture and tone, in real time, at a constant bitrate."""
+def encoder_command(ffmpeg: Ffmpeg, scenario: Scenario, target: Target, progress_fd: int) -> list[str]:
+    """Return the command line of a stream: picture and tone, in real time."""
     planned = scenario.stabilization + scenario.duration
     # Windows are wall clock and a signal ends them; this ends an encoder that has been left behind.
     seconds = f"{planned * 2 + 120:.0f}"
     return [*_encoding(ffmpeg, scenario, progress_fd), "-t", seconds, *_output(target)]
 
 
-def trial_command(ffmpeg: Ffmpeg, scenario: Scenario, sink: str) -> list[str]:
+def trial_command(ffmpeg: Ffmpeg, scenario: Scenario, container: Container) -> list[str]:
     """Return the command line of a stream's first frames, with the same options but to no one."""
-    written = _output("null" if sink == "null" else os.devnull)
-    return [*_encoding(ffmpeg, scenario, 1), "-t", "0.1", "-y", *written]
+    return [*_encoding(ffmpeg, scenario, 1), "-frames:v", "3", "-y", *_output(Target(os.devnull, container))]
 
 
 def _encoding(ffmpeg: Ffmpeg, scenario: Scenario, progress_fd: int) -> list[str]:
     command = [ffmpeg.path, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "warning"]
     # Reports come every half second unless -stats_period says otherwise, which FFmpeg before 4.4 lacks.
     command += ["-progress", f"pipe:{progress_fd}"]
-    command += _picture_input(scenario)
+    command += [*global_options(scenario.asked), *_picture_input(scenario)]
     # A file's own sound may be missing, or end before the picture: the tone is the same for all.
     command += ["-re", "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"]
     command += ["-map", "0:v:0", "-map", "1:a:0"]
-    if scenario.input:
-        size = scenario.resolution
-        command += ["-vf", f"scale={size.width}:{size.height},fps={scenario.fps}"]
-    command += video_options(scenario)
+    if filters := _filters(scenario):
+        command += ["-vf", filters]
+    command += video_options(scenario.asked, scenario.video_kbps)
     return [*command, "-c:a", "aac", "-b:a", format_bitrate(AUDIO_KBPS)]
 
 
 def _picture_input(scenario: Scenario) -> list[str]:
     """Return the options that read the picture: a clip in a loop, or the test picture."""
     if scenario.input:
-        return ["-stream_loop", "-1", "-re", "-i", f"file:{scenario.input}"]
+        decoder = ["-hwaccel", scenario.hwaccel] if scenario.hwaccel else []
+        return ["-stream_loop", "-1", *decoder, "-re", "-i", f"file:{scenario.input}"]
     # testsrc2, as plain testsrc does not fill 2 Mbps and every rate above it would be the same stream.
     source = f"testsrc2=size={scenario.resolution}:rate={scenario.fps}"
     return ["-re", "-f", "lavfi", "-i", source]
 
 
-def _output(target: str) -> list[str]:
+def _filters(scenario: Scenario) -> str:
+    """Return the filters between the picture and its encoder, "" if there are none."""
+    size = scenario.resolution
+    is_changed = bool(scenario.input) and scenario.asked.row.name != "copy"
+    filters = [f"scale={size.width}:{size.height},fps={scenario.fps}"] if is_changed else []
+    filters += [upload] if (upload := upload_filter(scenario.asked)) else []
+    return ",".join(filters)
+
+
+def _output(target: Target) -> list[str]:
     """Return the options that write the stream."""
-    if target != "null":
-        return ["-f", "flv", "-flvflags", "no_duration_filesize", target]
-    # Matroska into /dev/null counts bytes, which the null muxer does not. Its clusters are short: a stream
-    # whose bytes are counted once a group of pictures has no bitrate in between.
-    live = ["-live", "1", "-cluster_time_limit", "100", "-flush_packets", "1"]
-    return ["-f", "matroska", *live, "-y", os.devnull]
+    url, container = target
+    if url == "null":  # /dev/null and not the null muxer, which counts no bytes
+        return [*_format(container), "-y", os.devnull]
+    return [*_format(container), url]
 
 
-def video_options(scenario: Scenario) -> list[str]:
-    """Return the options of the video encoder: constant bitrate, a keyframe every two seconds."""
-    rate = format_bitrate(scenario.video_kbps)
-    buffer = format_bitrate(scenario.video_kbps * 2)
-    options = ["-c:v", ENCODERS[scenario.encoder], "-preset", scenario.preset, "-pix_fmt", "yuv420p"]
-    options += ["-b:v", rate, "-maxrate", rate, "-bufsize", buffer, "-g", str(scenario.fps * 2)]
-    if scenario.encoder == "h265":
-        options += ["-x265-params", "log-level=warning"]
-    return options
+def _format(container: Container) -> list[str]:
+    if container == "flv":
+        return ["-f", "flv", "-flvflags", "no_duration_filesize"]
+    if container in ("mpegts", "nut"):
+        return ["-f", container, "-flush_packets", "1"]
+    # Short clusters: a stream whose bytes are counted once a group of pictures has no bitrate in between.
+    return ["-f", "matroska", "-live", "1", "-cluster_time_limit", "100", "-flush_packets", "1"]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import re
 import shutil
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from powerbench_agent.bench.exits import NotHere
-from powerbench_agent.bench.load.encoders import ENCODERS
+from powerbench_agent.bench.load.encoders.table import ROWS
 from powerbench_agent.core import ports
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ async def find_ffmpeg(path: str = "") -> Ffmpeg:
             f"{found} is not ffmpeg: its -version prints {version[:60]!r}; name another with --ffmpeg"
         )
     listing = await _output(found, "-hide_banner", "-encoders")
-    encoders = frozenset(re.findall(r"^ [VAS][A-Z.]{5} (\w+)", listing, re.MULTILINE))
+    encoders = frozenset(re.findall(r"^ [VAS][A-Z.]{5} ([\w-]+)", listing, re.MULTILINE))
     digest = await asyncio.to_thread(lambda: hashlib.sha256(Path(found).read_bytes()).hexdigest())
     return Ffmpeg(found, match[1], digest, encoders)
 
@@ -117,22 +119,43 @@ async def check_protocol(ffmpeg: Ffmpeg) -> None:
         )
 
 
-def check_encoder(ffmpeg: Ffmpeg, scenario: Scenario, sink: str) -> None:
-    """Check that this ffmpeg can do what the scenario asks of it. Raises: NotHere."""
-    wanted = ENCODERS[scenario.encoder]
-    if wanted not in ffmpeg.encoders:
-        known = [name for name, codec in ENCODERS.items() if codec in ffmpeg.encoders]
+def check_encoder(ffmpeg: Ffmpeg, scenario: Scenario) -> None:
+    """Check that this ffmpeg was built with the scenario's encoder. Raises: NotHere."""
+    wanted = scenario.asked.row.name
+    if wanted not in (*ffmpeg.encoders, "copy"):
+        known = [row.known_as for row in ROWS if row.name in ffmpeg.encoders and row.is_software]
         raise NotHere(
             f"{ffmpeg.path} ({ffmpeg.version}) lacks {wanted}, needed for --encoder {scenario.encoder}; "
             f"it has: {', '.join(known) or 'none of ours'}. "
             "Install a build that has it, or name another with --ffmpeg"
         )
-    is_release = ffmpeg.number > (0, 0)
-    if scenario.encoder == "h265" and sink != "null" and is_release and ffmpeg.number < (6, 1):
-        raise NotHere(
-            f"{ffmpeg.path} ({ffmpeg.version}) cannot send h265 over RTMP, which needs ffmpeg 6.1; "
-            "use --sink null, or name a newer ffmpeg with --ffmpeg"
-        )
+
+
+async def check_hwaccel(ffmpeg: Ffmpeg, hwaccel: str) -> None:
+    """Check that it was built with a hardware decoder. Raises: NotHere."""
+    listing = await _output(ffmpeg.path, "-hide_banner", "-hwaccels")
+    known = listing.partition(":")[2].split()
+    if hwaccel not in known:
+        has = ", ".join(known) or "none"
+        raise NotHere(f"{ffmpeg.path} ({ffmpeg.version}) has no --hwaccel {hwaccel}; it has: {has}")
+
+
+def check_device(device: str) -> None:
+    """Check that a device is there and may be opened: FFmpeg says the same of either. Raises: NotHere."""
+    path = Path(device)
+    if not path.is_absolute():
+        return
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        there = ", ".join(sorted(str(node) for node in Path("/dev/dri").glob("renderD*")))
+        what = there or "no /dev/dri/renderD*"
+        raise NotHere(f"--device {device}: {error.strerror}; here is {what}") from None
+    if not stat.S_ISCHR(mode):
+        raise NotHere(f"--device {device}: is not a device")
+    if not os.access(path, os.R_OK | os.W_OK):
+        group = "usermod -aG render USER, and log in again"
+        raise NotHere(f"--device {device}: permission denied; add yourself to its group: {group}")
 
 
 def check_sink(sink: str, procfs: Path = Path("/proc")) -> None:

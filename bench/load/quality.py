@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from powerbench_agent.bench.load.child import StreamFailed
-from powerbench_agent.bench.load.encoder import video_options
+from powerbench_agent.bench.load.encoders.spelling import video_options
 
 if TYPE_CHECKING:
     from powerbench_agent.bench.load.ffmpeg import Ffmpeg
@@ -38,7 +38,9 @@ async def score(ffmpeg: Ffmpeg, scenario: Scenario) -> dict[str, float | str]:
     scores: dict[str, float | str] = {"of": f"{_SECONDS} s encoded with the same settings, after the window"}
     with tempfile.TemporaryDirectory(prefix="powerbench-") as directory:
         encoded = str(Path(directory) / "encoded.mkv")
-        code, text = await _run(*quiet, *source, *video_options(scenario), "-y", encoded)
+        code, text = await _run(
+            *quiet, *source, *video_options(scenario.asked, scenario.video_kbps), "-y", encoded
+        )
         if code != 0:
             raise StreamFailed(f"cannot encode for the score: {' | '.join(text.splitlines()[-2:])}")
         for name, (filter_name, pattern) in _PATTERNS.items():

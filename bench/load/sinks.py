@@ -17,6 +17,7 @@ from powerbench_agent.bench.load.child import Child
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from powerbench_agent.bench.load.containers import Container
     from powerbench_agent.bench.load.ffmpeg import Ffmpeg
     from powerbench_agent.bench.meter.client import AgentClient
 
@@ -26,15 +27,23 @@ _MAX_QUEUED = 256  # chunks of progress
 
 
 class Sink(Child):
-    """A second ffmpeg that accepts one RTMP publisher and discards what it receives, undecoded."""
+    """A second ffmpeg that accepts one sender and discards what it receives, undecoded.
 
-    def __init__(self, ffmpeg: Ffmpeg, name: str) -> None:
+    FLV comes over RTMP, other containers over plain TCP.
+    """
+
+    def __init__(self, ffmpeg: Ffmpeg, name: str, container: Container = "flv") -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
-        self.url = f"rtmp://127.0.0.1:{port}/live/stream"
         command = [ffmpeg.path, "-hide_banner", "-nostdin", "-loglevel", "warning"]
-        command += ["-f", "flv", "-listen", "1", "-timeout", f"{_LISTEN_SECONDS}"]
-        command += ["-i", self.url, "-c", "copy", "-f", "null", "-"]
+        if container == "flv":
+            self.url = f"rtmp://127.0.0.1:{port}/live/stream"
+            command += ["-f", "flv", "-listen", "1", "-timeout", f"{_LISTEN_SECONDS}", "-i", self.url]
+        else:
+            self.url = f"tcp://127.0.0.1:{port}"
+            listen = f"?listen=1&listen_timeout={_LISTEN_SECONDS * 1000}"
+            command += ["-f", container, "-i", self.url + listen]
+        command += ["-c", "copy", "-f", "null", "-"]
         super().__init__(f"sink of {name}", command)
 
 

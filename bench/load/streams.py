@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.bench.load.child import StreamFailed
+from powerbench_agent.bench.load.containers import Target, choose_container
 from powerbench_agent.bench.load.encoder import Encoder
 from powerbench_agent.bench.load.sinks import Relay, Sink
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from powerbench_agent.bench.load.child import Child
+    from powerbench_agent.bench.load.containers import Container
     from powerbench_agent.bench.load.ffmpeg import Ffmpeg
     from powerbench_agent.bench.meter.client import AgentClient
     from powerbench_agent.bench.plan.scenario import Scenario
@@ -29,6 +31,7 @@ class RunningStream(NamedTuple):
     scenario: Scenario
     encoder: Encoder
     sink: Sink | None
+    container: Container
 
     def cpu_seconds(self) -> dict[str, float]:
         """Return the CPU time of its two ends."""
@@ -65,15 +68,17 @@ async def _stream(
     ffmpeg: Ffmpeg, scenario: Scenario, target: str, on_data: Callable[[int, bytes], None]
 ) -> AsyncIterator[RunningStream]:
     """Run one stream for as long as the context lasts. Raises: StreamFailed."""
+    container = choose_container(scenario.asked.row.codec, target, ffmpeg.number)
     async with contextlib.AsyncExitStack() as stack:
         sink: Sink | None = None
         if target == "embedded":
-            sink = Sink(ffmpeg, scenario.name)
+            sink = Sink(ffmpeg, scenario.name, container)
             stack.push_async_callback(sink.stop)
             await sink.start()
         give_up = time.monotonic() + _CONNECT_SECONDS
         while True:
-            encoder = Encoder(ffmpeg, scenario, sink.url if sink else target, on_data, sink)
+            reached = Target(sink.url if sink else target, container)
+            encoder = Encoder(ffmpeg, scenario, reached, on_data, sink)
             if await _started(encoder, target):
                 stack.push_async_callback(encoder.stop)
                 break
@@ -83,7 +88,7 @@ async def _stream(
                 failed: Child = sink if sink is not None and sink_ended else encoder
                 raise StreamFailed(f"{failed.name} did not start: {_explain(failed, target)}")
             await asyncio.sleep(0.1)
-        yield RunningStream(scenario, encoder, sink)
+        yield RunningStream(scenario, encoder, sink, container)
 
 
 async def _started(encoder: Encoder, target: str) -> bool:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from powerbench_agent.bench.exits import BadFile
-from powerbench_agent.bench.load.encoders import ENCODERS, PRESETS
+from powerbench_agent.bench.load.encoders.rates import RateControl, parse_rate
+from powerbench_agent.bench.load.encoders.spelling import completed, default_rate, parse_extra, problems
+from powerbench_agent.bench.load.encoders.table import find_row
 from powerbench_agent.bench.plan import defaults, scenario
 from powerbench_agent.bench.plan.scenario import Scenario
 from powerbench_agent.core.terminal import printable
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 
 KEYS = (
     *("type", "name", "bitrate", "bitrates", "count", "resolution", "fps", "duration", "stabilization"),
-    *("cooldown", "outputs", "encoder", "preset", "input"),
+    *("cooldown", "outputs", "encoder", "preset", "input", "rate", "pix_fmt", "gop", "encoder_options"),
+    *("device", "hwaccel"),
 )
 TYPES = ("baseline", "single", "multi")
 _TOP = ("scenarios", "defaults", "name", "description")
@@ -142,6 +145,7 @@ class _Entry:
         )
 
     def _test(self, kind: str) -> Scenario | None:
+        encoder = self._value("encoder", lambda text: find_row(text).known_as, defaults.ENCODER)
         made = Scenario(
             type="single",
             name=self._value("name", scenario.parse_name, ""),
@@ -149,21 +153,43 @@ class _Entry:
             stabilization=self._value("stabilization", scenario.parse_wait, defaults.STABILIZATION),
             cooldown=self._value("cooldown", scenario.parse_wait, defaults.COOLDOWN),
             resolution=self._value("resolution", scenario.parse_resolution, defaults.RESOLUTION),
-            fps=self._value("fps", scenario.parse_fps, defaults.FPS),
-            encoder=self._choice("encoder", ENCODERS, defaults.ENCODER),
-            preset=self._choice("preset", PRESETS, defaults.PRESET),
+            fps=self._value("fps", scenario.parse_fps, defaults.FPS) or 0,
+            encoder=encoder or defaults.ENCODER,
+            preset=self._text("preset"),
+            rate=self._rate(encoder),
+            pix_fmt=self._text("pix_fmt"),
+            gop=self._optional("gop", scenario.parse_gop) or 0,
+            encoder_options=self._optional("encoder_options", parse_extra) or (),
+            device=self._optional("device", scenario.parse_device) or "",
+            hwaccel=self._optional("hwaccel", scenario.parse_hwaccel) or "",
             outputs=self._outputs(),
             input=self._input(),
         )
-        bitrates = self._bitrates(kind)
+        if encoder is not None:
+            self.problems += [f"{key}: {what}" for key, what in problems(made.asked)]
+        if made.hwaccel and not made.input:
+            self.problems.append("hwaccel: decodes a clip; give one as input")
+        bitrates = self._bitrates(kind, made.rate)
         if self.problems:
             return None
-        settings = (made.resolution, made.fps, made.encoder, made.input)
+        made = msgspec.structs.replace(made, preset=completed(made.asked).preset)
         if kind == "single":
-            name = made.name or scenario.default_name(bitrates[0], *settings)
-            return msgspec.structs.replace(made, name=name, video_kbps=bitrates[0])
-        name = made.name or scenario.multi_name(bitrates, *settings)
-        return msgspec.structs.replace(made, name=name, type="multi", bitrates=bitrates)
+            made = msgspec.structs.replace(made, video_kbps=bitrates[0])
+        else:
+            made = msgspec.structs.replace(made, type="multi", bitrates=bitrates)
+        return msgspec.structs.replace(made, name=made.name or scenario.name_of(made))
+
+    def _rate(self, encoder: str | None) -> RateControl:
+        found: RateControl | None = self._optional("rate", parse_rate)
+        return found or (default_rate(encoder) if encoder else RateControl())
+
+    def _optional(self, key: str, parse: Callable[[str], Any]) -> Any:
+        """Return what a key says, None if it is not there or cannot be read."""
+        return self._value(key, parse, "") if key in self._fields else None
+
+    def _text(self, key: str) -> str:
+        """Return the text of a key, "" if it is not there."""
+        return str(self._optional(key, str) or "")
 
     def _value(self, key: str, parse: Callable[[str], Any], default: str) -> Any:
         """Return what a key says, as the command line reads it; None, and a problem, if it cannot be."""
@@ -176,13 +202,6 @@ class _Entry:
         except ValueError as error:
             self.problems.append(f"{key}: {error}")
             return None
-
-    def _choice(self, key: str, known: Collection[str], default: str) -> str:
-        value = self._fields.get(key, default)
-        if value not in list(known):  # a list: what cannot be hashed is not known either
-            self.problems.append(f"{key}: {str(value)[:40]!r} is not one of {', '.join(known)}")
-            return default
-        return str(value)
 
     def _outputs(self) -> tuple[Any, ...]:
         """Return the one output that is named, for the record; more than one is refused, never ignored."""
@@ -204,17 +223,25 @@ class _Entry:
             return ""
         return name
 
-    def _bitrates(self, kind: str) -> tuple[float, ...]:
-        """Return the video bitrate of each stream, in kbps."""
+    def _bitrates(self, kind: str, rate: RateControl) -> tuple[float, ...]:
+        """Return the video bitrate of each stream, in kbps; 0 of streams that go by quality."""
+        if not rate.has_bitrate:
+            for key in ("bitrate", "bitrates"):
+                if key in self._own:
+                    self.problems.append(
+                        f"{key}: does not go with rate {rate}, which spends what the picture takes"
+                    )
         has_count = "count" in self._fields
         count = self._value("count", scenario.parse_count, "") if has_count else None
-        if "bitrates" not in self._fields:
-            kbps = self._value("bitrate", scenario.parse_bitrate, defaults.BITRATE)
+        if "bitrates" not in self._fields or not rate.has_bitrate:
+            kbps = (
+                self._value("bitrate", scenario.parse_bitrate, defaults.BITRATE) if rate.has_bitrate else 0.0
+            )
             if kind == "single" and count not in (None, 1):
                 self.problems.append("count: a single has one stream; write type multi")
             if kind == "multi" and not has_count:
                 self.problems.append("count: a multi needs count, or bitrates")
-            return (kbps,) * (count or 1) if kbps else ()
+            return () if kbps is None else (kbps,) * (count or 1)
         if kind == "single":
             self.problems.append("bitrates: a single has one bitrate; write type multi")
         if "bitrate" in self._fields:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from powerbench_agent.bench.flags import Defaults, Parser, Verbs, add_agents, checked, parse_repeat
-from powerbench_agent.bench.load.encoders import ENCODERS, PRESETS
+from powerbench_agent.bench.load.encoders.rates import parse_rate
+from powerbench_agent.bench.load.encoders.spelling import parse_extra
+from powerbench_agent.bench.load.encoders.table import find_row
 from powerbench_agent.bench.plan import defaults, scenario
 from powerbench_agent.bench.plan.order import ORDERS
 
@@ -141,8 +143,7 @@ def _add_single(kinds: Verbs) -> None:
     single.add_argument(
         "--bitrate",
         type=checked(scenario.parse_bitrate),
-        default=defaults.BITRATE,
-        help="video bitrate: 2500k, 5M, 2500 (kbps)",
+        help=f"video bitrate: 2500k, 5M, 2500 (kbps); {defaults.BITRATE} unless --rate goes by quality",
     )
     _add_stream(single)
 
@@ -160,8 +161,7 @@ def _add_multi(kinds: Verbs) -> None:
     rates.add_argument(
         "--bitrate",
         type=checked(scenario.parse_bitrate),
-        default=defaults.BITRATE,
-        help="video bitrate of every stream: 2500k, 5M, 2500 (kbps)",
+        help=f"video bitrate of every stream: 2500k, 5M; {defaults.BITRATE} unless --rate goes by quality",
     )
     rates.add_argument(
         "--bitrates",
@@ -218,6 +218,7 @@ def _add_stream(kind: Parser) -> None:
     )
     _add_times(kind)
     _add_encoder(kind)
+    _add_rate(kind)
     kind.add_argument(
         "--with-baseline", action="store_true", help="measure the idle machine first, and compare with it"
     )
@@ -256,8 +257,59 @@ def _add_times(kind: Parser) -> None:
 
 
 def _add_encoder(kind: Parser) -> None:
-    kind.add_argument("--encoder", choices=sorted(ENCODERS), default=defaults.ENCODER, help="video encoder")
-    kind.add_argument("--preset", choices=PRESETS, default=defaults.PRESET, help="preset of the encoder")
+    kind.add_argument(
+        "--encoder",
+        metavar="NAME",
+        type=checked(_parse_encoder),
+        default=defaults.ENCODER,
+        help="video encoder; powerbench doctor --encoders lists them",
+    )
+    kind.add_argument(
+        "--preset",
+        default="",
+        help="preset, or speed, of the encoder; if empty, a fast one (veryfast for h264 and h265)",
+    )
+    kind.add_argument(
+        "--encoder-options",
+        metavar="KEY=VALUE:…",
+        type=checked(parse_extra),
+        default=None,
+        help="more options of the encoder, like tune=zerolatency:bf=0",
+    )
+    kind.add_argument(
+        "--device",
+        type=checked(scenario.parse_device),
+        default=None,
+        help="device of a hardware encoder, like /dev/dri/renderD128, or the number of an NVIDIA GPU",
+    )
+    kind.add_argument(
+        "--pix-fmt", default="", help="pixel format, like yuv420p10le; if empty, the encoder's usual one"
+    )
+
+
+def _add_rate(kind: Parser) -> None:
+    kind.add_argument(
+        "--rate",
+        type=checked(parse_rate),
+        default=None,
+        help="rate control: cbr, vbr, crf=23, qp=28 or cq=30; if empty, cbr where the encoder has it",
+    )
+    kind.add_argument(
+        "--gop",
+        type=checked(scenario.parse_gop),
+        default=None,
+        help="frames between keyframes; if empty, 2 s",
+    )
+    kind.add_argument(
+        "--hwaccel",
+        type=checked(scenario.parse_hwaccel),
+        default=None,
+        help="decode the clip of --input in hardware: cuda, qsv, vaapi, vulkan",
+    )
+
+
+def _parse_encoder(name: str) -> str:
+    return find_row(name).known_as
 
 
 def _parse_shard(text: str) -> tuple[int, int]:

@@ -11,11 +11,12 @@ from msgspec import structs
 
 from powerbench_agent.bench.exits import BadFile, BadFlag
 from powerbench_agent.bench.flags import read_token
+from powerbench_agent.bench.load.encoders.spelling import EncoderAsked, completed, default_rate, problems
 from powerbench_agent.bench.meter import choose
-from powerbench_agent.bench.plan import order, rates
+from powerbench_agent.bench.plan import defaults, order, rates
 from powerbench_agent.bench.plan.batch_file import BadBatch, parse_batch
 from powerbench_agent.bench.plan.clip import fingerprint
-from powerbench_agent.bench.plan.scenario import Scenario, default_name, multi_name
+from powerbench_agent.bench.plan.scenario import Scenario, name_of, parse_bitrate
 from powerbench_agent.bench.plan.suite import Times, baseline, suite
 from powerbench_agent.core.bounded_file import UnfitFile, read_bounded_file
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
+    from powerbench_agent.bench.load.encoders.rates import RateControl
     from powerbench_agent.bench.plan.clip import Clip
 
 _MAX_BATCH_BYTES = 16 * 2**20
@@ -101,7 +103,7 @@ def _scenarios(flags: argparse.Namespace) -> list[Scenario]:
         baseline=flags.baseline_duration,
     )
     if flags.kind == "suite":
-        return suite(times, flags.encoder, flags.preset)
+        return suite(times, _asked(flags))
     idle = [baseline(times)] if flags.with_baseline else []
     return [*idle, *_with_clips([_stream(flags)], "--input")]
 
@@ -138,27 +140,63 @@ def _stream(flags: argparse.Namespace) -> Scenario:
     bitrates = _bitrates(flags) if flags.kind == "multi" else ()
     if flags.input is not None and not flags.input.is_file():
         raise BadFile(f"--input {str(flags.input)!r}: is not a file")
-    settings = (flags.resolution, flags.fps, flags.encoder, str(flags.input or ""))
-    name = multi_name(bitrates, *settings) if bitrates else default_name(flags.bitrate, *settings)
-    return Scenario(
-        name=flags.name or name,
+    asked = _asked(flags)
+    rate = asked.rate
+    if flags.hwaccel and not flags.input:
+        raise BadFlag("--hwaccel: decodes a clip; give one with --input")
+    made = Scenario(
+        name="",
         type="multi" if bitrates else "single",
         duration=flags.duration,
         stabilization=flags.stabilization,
         cooldown=flags.cooldown,
-        video_kbps=0.0 if bitrates else flags.bitrate,
+        video_kbps=0.0 if bitrates else _kbps(flags, rate),
         bitrates=bitrates,
         resolution=flags.resolution,
         fps=flags.fps,
-        encoder=flags.encoder,
-        preset=flags.preset,
+        encoder=asked.encoder,
+        preset=asked.preset,
+        rate=rate,
+        pix_fmt=asked.pix_fmt,
+        gop=flags.gop or 0,
+        encoder_options=asked.extra,
+        device=asked.device,
+        hwaccel=flags.hwaccel or "",
         input=str(flags.input.resolve()) if flags.input else "",
     )
+    return structs.replace(made, name=flags.name or name_of(made))
+
+
+def _asked(flags: argparse.Namespace) -> EncoderAsked:
+    """Return what is asked of the encoder. Raises: BadFlag for what it does not have."""
+    given = EncoderAsked(
+        encoder=flags.encoder,
+        preset=flags.preset,
+        rate=getattr(flags, "rate", None) or default_rate(flags.encoder),
+        pix_fmt=flags.pix_fmt,
+        extra=flags.encoder_options or (),
+        device=flags.device or "",
+    )
+    if found := [f"--{key.replace('_', '-')}: {what}" for key, what in problems(given)]:
+        raise BadFlag("; ".join(found))
+    return given._replace(preset=completed(given).preset)
+
+
+def _kbps(flags: argparse.Namespace, rate: RateControl) -> float:
+    """Return the video bitrate of a stream, in kbps; 0 if it goes by quality. Raises: BadFlag."""
+    if rate.has_bitrate:
+        return float(flags.bitrate or parse_bitrate(defaults.BITRATE))
+    if flags.bitrate:
+        raise BadFlag(f"--bitrate: does not go with --rate {rate}, which spends what the picture takes")
+    return 0.0
 
 
 def _bitrates(flags: argparse.Namespace) -> tuple[float, ...]:
     """Return the video bitrate of each stream of a `multi`, in kbps. Raises: BadFlag."""
-    bitrates: tuple[float, ...] = flags.bitrates or (flags.bitrate,) * (flags.count or 0)
+    rate = _asked(flags).rate
+    if flags.bitrates and not rate.has_bitrate:
+        raise BadFlag(f"--bitrates: do not go with --rate {rate}, which spends what the picture takes")
+    bitrates: tuple[float, ...] = flags.bitrates or (_kbps(flags, rate),) * (flags.count or 0)
     if not bitrates:
         raise BadFlag("multi: give the number of streams with --count, or their --bitrates")
     if flags.bitrates and flags.count not in (None, len(bitrates)):

@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
+from powerbench_agent.bench.load.encoders.rates import RateControl
+from powerbench_agent.bench.load.encoders.spelling import EncoderAsked
 from powerbench_agent.bench.plan.clip import Clip
 from powerbench_agent.core.options import parse_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 MAX_NAME = 100
 MAX_STREAMS = 200
 _MAX_STEM = 30  # of a clip, in a name
 AUDIO_KBPS = 96.0  # beside the video, in every stream
+_GOP_SECONDS = 2
+_MAX_GOP = 10_000
 
 _BITRATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKmM]?)")
 _RESOLUTION = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})")
@@ -45,8 +49,14 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     video_kbps: float = 0.0
     resolution: Resolution = Resolution(0, 0)
     fps: int = 0
-    encoder: str = ""
+    encoder: str = ""  # as results name it
     preset: str = ""
+    rate: RateControl = RateControl()
+    pix_fmt: str = ""  # "": the encoder's default
+    gop: int = 0  # frames between keyframes; 0: two seconds
+    encoder_options: tuple[tuple[str, str], ...] = ()  # its own ones
+    device: str = ""
+    hwaccel: str = ""  # what decodes the clip; "": the CPU
     bitrates: tuple[float, ...] = ()  # of the streams of a multi, instead of video_kbps
     input: str = ""  # a file that is streamed in a loop, instead of the test picture
     clip: Clip | None = None  # which one that is
@@ -68,9 +78,19 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
-    def asked_kbps(self) -> float:
-        """What all streams together were asked for: video and audio."""
+    def asked_kbps(self) -> float | None:
+        """What all streams together were asked for: video and audio; None if they go by quality."""
+        if not self.rate.has_bitrate:
+            return None
         return sum(stream.video_kbps + AUDIO_KBPS for stream in self.streams)
+
+    @property
+    def asked(self) -> EncoderAsked:
+        """What is asked of the video encoder."""
+        gop = self.gop or round(self.fps * _GOP_SECONDS)
+        return EncoderAsked(
+            self.encoder, self.preset, self.rate, self.pix_fmt, gop, self.encoder_options, self.device
+        )
 
 
 def parse_bitrate(text: str) -> float:
@@ -96,7 +116,12 @@ def parse_count(text: str) -> int:
 
 
 def format_bitrates(scenario: Scenario) -> str:
-    """Return a scenario's video bitrate for tables and labels: `2500k`, `1000k+2500k`, `0k` if idle."""
+    """Return a scenario's video bitrate for tables and labels: `2500k`, `1000k+2500k`, `0k` if idle.
+
+    It is "" for streams that go by quality.
+    """
+    if not scenario.rate.has_bitrate:
+        return ""
     rates = [format_bitrate(stream.video_kbps) for stream in scenario.streams]
     if not rates:
         return "0k"
@@ -144,6 +169,27 @@ def parse_fps(text: str) -> int:
     return int(text)
 
 
+def parse_gop(text: str) -> int:
+    """Return frames between keyframes. Raises: ValueError."""
+    if not re.fullmatch(r"[0-9]{1,5}", text.strip()) or not 1 <= int(text) <= _MAX_GOP:
+        raise ValueError(f"{text!r}: write a whole number of frames from 1 to {_MAX_GOP}, like 60")
+    return int(text)
+
+
+def parse_hwaccel(text: str) -> str:
+    """Return the name of a hardware decoder. Raises: ValueError."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]{1,20}", text):
+        raise ValueError(f"{text!r}: write a name that ffmpeg -hwaccels lists, like cuda, qsv or vaapi")
+    return text
+
+
+def parse_device(text: str) -> str:
+    """Return a device as FFmpeg takes it. Raises: ValueError."""
+    if not re.fullmatch(r"/dev/[\w/.-]{1,100}|[0-9]{1,2}", text) or ".." in text:
+        raise ValueError(f"{text!r}: write a device like /dev/dri/renderD128, or a GPU's number")
+    return text
+
+
 def parse_name(text: str) -> str:
     """Return a scenario's name, which tables, labels and files can hold. Raises: ValueError."""
     if len(text) > MAX_NAME or not text.isprintable():
@@ -165,18 +211,17 @@ def with_unique_names(scenarios: Iterable[Scenario]) -> list[Scenario]:
     return unique
 
 
-def default_name(video_kbps: float, resolution: Resolution, fps: int, encoder: str, clip: str = "") -> str:
-    """Return a single's name if it was given none; `clip`: the path of what is streamed."""
-    return f"{format_bitrate(video_kbps)}_{resolution.height}p{fps}_{encoder}{_of_clip(clip)}"
-
-
-def multi_name(
-    bitrates: Sequence[float], resolution: Resolution, fps: int, encoder: str, clip: str = ""
-) -> str:
-    """Return a multi's name if it was given none; `clip`: the path of what is streamed."""
-    rates = [format_bitrate(kbps) for kbps in bitrates]
-    mixed = "+".join(rates) if len(set(rates)) > 1 else rates[0]
-    return f"{len(rates)}x_{mixed}_{resolution.height}p{fps}_{encoder}{_of_clip(clip)}"
+def name_of(scenario: Scenario) -> str:
+    """Return what a single or multi is called if it was given no name."""
+    rates = [format_bitrate(stream.video_kbps) for stream in scenario.streams]
+    spent = "+".join(rates) if len(set(rates)) > 1 else rates[0]
+    if not scenario.rate.has_bitrate:
+        spent = str(scenario.rate).replace("=", "")
+    elif scenario.rate.kind != "cbr":
+        spent += f"_{scenario.rate.kind}"
+    count = f"{len(rates)}x_" if scenario.type == "multi" else ""
+    picture = f"{scenario.resolution.height}p{scenario.fps}"
+    return f"{count}{spent}_{picture}_{scenario.encoder}{_of_clip(scenario.input)}"
 
 
 def _of_clip(path: str) -> str:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
-from powerbench_agent.bench.plan.scenario import Resolution, Scenario, default_name, multi_name
+from powerbench_agent.bench.plan.scenario import Resolution, Scenario, name_of
+
+if TYPE_CHECKING:
+    from powerbench_agent.bench.load.encoders.spelling import EncoderAsked
 
 _480P, _720P, _1080P = Resolution(854, 480), Resolution(1280, 720), Resolution(1920, 1080)
 _FPS = 30
@@ -32,7 +37,7 @@ def baseline(times: Times) -> Scenario:
     )
 
 
-def suite(times: Times, encoder: str, preset: str) -> list[Scenario]:
+def suite(times: Times, asked: EncoderAsked) -> list[Scenario]:
     """Return the default suite: idle, then bitrates, resolutions, frame rates and several streams."""
     settings = [(kbps, _720P, _FPS) for kbps in _BITRATES]
     settings += [(_KBPS, resolution, _FPS) for resolution in _RESOLUTIONS]
@@ -45,16 +50,19 @@ def suite(times: Times, encoder: str, preset: str) -> list[Scenario]:
         cooldown=times.cooldown,
         resolution=_720P,
         fps=_FPS,
-        encoder=encoder,
-        preset=preset,
+        encoder=asked.encoder,
+        preset=asked.preset,
+        rate=asked.rate,
+        pix_fmt=asked.pix_fmt,
+        encoder_options=asked.extra,
+        device=asked.device,
     )
     scenarios = [baseline(times)]
     for kbps, resolution, fps in dict.fromkeys(settings):  # what two series share is measured once
-        name = default_name(kbps, resolution, fps, encoder)
-        single = msgspec.structs.replace(common, name=name, video_kbps=kbps, resolution=resolution, fps=fps)
-        scenarios.append(single)
+        single = msgspec.structs.replace(common, video_kbps=kbps, resolution=resolution, fps=fps)
+        scenarios.append(msgspec.structs.replace(single, name=name_of(single)))
     for count in _COUNTS:
         bitrates = (_KBPS,) * count
-        name = multi_name(bitrates, _720P, _FPS, encoder)
-        scenarios.append(msgspec.structs.replace(common, name=name, type="multi", bitrates=bitrates))
+        multi = msgspec.structs.replace(common, type="multi", bitrates=bitrates)
+        scenarios.append(msgspec.structs.replace(multi, name=name_of(multi)))
     return scenarios

@@ -89,10 +89,13 @@ def smallest_speed(points: Sequence[Point], begin: float, end: float) -> float |
     return min(speeds, default=None)
 
 
-def warnings_of(encode: Encode, asked_kbps: float) -> list[str]:
-    """Return how the stream differs from what was requested, each with what to do."""
+def warnings_of(encode: Encode, asked_kbps: float | None) -> list[str]:
+    """Return how the stream differs from what was requested, each with what to do.
+
+    `asked_kbps`: None for a stream that goes by quality.
+    """
     found = []
-    if encode.kbps is not None and abs(encode.kbps / asked_kbps - 1) > MAX_BITRATE_MISS:
+    if encode.kbps is not None and asked_kbps and abs(encode.kbps / asked_kbps - 1) > MAX_BITRATE_MISS:
         found.append(
             f"achieved {encode.kbps:.0f} kbps, requested {asked_kbps:.0f} kbps: "
             "compare it with others by the achieved rate, or choose a bitrate that suits the picture"

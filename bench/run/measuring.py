@@ -49,6 +49,7 @@ class _Attempt:
         self.window = OpenWindow()
         self.points: dict[str, list[Point]] = {}  # by stream
         self.cpu: dict[str, float] = {}  # seconds of encoders and sinks
+        self.container = ""  # in which the streams travel
         self.settling: Settling | None = None
         self.before: Conditions | None = None
         self.after: Conditions | None = None
@@ -131,6 +132,7 @@ class Measuring:
         client = self._meters.clients[0]
         async with streaming(self._ffmpeg, scenario, self._plan.sink, client) as streams:
             encoders = [stream.encoder for stream in streams]
+            attempt.container = streams[0].container
             attempt.points = {stream.scenario.name: stream.encoder.points for stream in streams}
             await self._phases.wait("warming up", scenario.stabilization, encoders)
             attempt.settling = await self._phases.settle(scenario.stabilization, encoders)
@@ -163,6 +165,7 @@ class Measuring:
             trace={"asked_hz": self._meters.hertz, "readings": window.readings, "hz": window.hertz},
             cpu_seconds=attempt.cpu,
             per_stream=per_stream,
+            container=attempt.container,
             settle=attempt.settling._asdict() if attempt.settling else None,
             conditions=_conditions(attempt),
         )

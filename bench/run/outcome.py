@@ -50,6 +50,7 @@ class Outcome:
     trace: Mapping[str, Any] = field(default_factory=dict)
     cpu_seconds: Mapping[str, float] = field(default_factory=dict)  # encoders and sinks
     per_stream: Mapping[str, Encode] = field(default_factory=dict)
+    container: str = ""  # in which the streams travel
     settle: Mapping[str, Any] | None = None
     conditions: Mapping[str, Any] | None = None
     quality: Mapping[str, Any] | None = None
@@ -153,8 +154,10 @@ def describe(outcome: Outcome) -> dict[str, Any]:
     """Return the scenario as the results file holds it."""
     scenario, energy = outcome.scenario, outcome.energy
     resolution = str(scenario.resolution) if scenario.type != BASELINE else "N/A"
-    rates = [format_bitrate(stream.video_kbps) for stream in scenario.streams]
-    ladder = [{"bitrate": rate, "resolution": resolution, "fps": scenario.fps} for rate in rates]
+    has_bitrate = scenario.rate.has_bitrate
+    rates = [format_bitrate(stream.video_kbps) for stream in scenario.streams] if has_bitrate else []
+    each = [{"bitrate": rate} for rate in rates] or [{"rate": str(scenario.rate)}] * len(scenario.streams)
+    ladder = [{**rate, "resolution": resolution, "fps": scenario.fps} for rate in each]
     return {
         "name": scenario.name,
         "type": scenario.type,
@@ -162,7 +165,8 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         "block": scenario.block,
         "status": outcome.status,
         **({"error": outcome.error} if outcome.error else {}),
-        "bitrate": format_bitrates(scenario),
+        **({"bitrate": format_bitrates(scenario)} if has_bitrate else {}),
+        **({"rate": str(scenario.rate)} if scenario.type != BASELINE else {}),
         "resolution": resolution,
         "fps": scenario.fps,
         "duration": scenario.duration,
@@ -172,6 +176,7 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         "preset": scenario.preset,
         "streams": len(scenario.streams),
         "bitrates": rates,
+        **_describe_asked(scenario),
         **_describe_input(scenario),
         "outputs": list(scenario.outputs) or ladder,
         "start_time": outcome.start_time,
@@ -183,6 +188,19 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         "conditions": outcome.conditions,
         **_describe_comparison(outcome),
     }
+
+
+def _describe_asked(scenario: Scenario) -> dict[str, Any]:
+    """Return what was asked of the encoder beyond its preset and rate; nothing that was not asked."""
+    options = ":".join(f"{key}={value}" for key, value in scenario.encoder_options)
+    asked = {
+        "pix_fmt": scenario.pix_fmt,
+        "gop": scenario.gop,
+        "encoder_options": options,
+        "device": scenario.device,
+        "hwaccel": scenario.hwaccel,
+    }
+    return {key: value for key, value in asked.items() if value}
 
 
 def _describe_input(scenario: Scenario) -> dict[str, Any]:
@@ -214,7 +232,7 @@ def _describe_encode(outcome: Outcome, encode: Encode, energy: Energy) -> dict[s
         **describe_encode(encode),
         "achieved_kbps": encode.kbps,
         "asked_kbps": scenario.asked_kbps,
-        "asked_audio_kbps": AUDIO_KBPS * len(scenario.streams),
+        "asked_audio_kbps": AUDIO_KBPS * len(scenario.streams) if scenario.rate.has_bitrate else None,
         "achieved_fps": encode.fps,
         **describe_per_unit(energy.watts, encode),
         "cpu_seconds": dict(outcome.cpu_seconds),
@@ -222,6 +240,7 @@ def _describe_encode(outcome: Outcome, encode: Encode, energy: Energy) -> dict[s
             {"name": name, **describe_encode(one), "achieved_kbps": one.kbps, "achieved_fps": one.fps}
             for name, one in outcome.per_stream.items()
         ],
+        "container": outcome.container,
         "source": energy.source,
         **({"quality": dict(outcome.quality)} if outcome.quality is not None else {}),
     }

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 # What scenarios of one name must have in common to be the same.
 _SETTINGS = (
     *("type", "bitrates", "resolution", "fps", "duration", "stabilization", "cooldown", "encoder", "preset"),
-    *("outputs", "block"),
+    *("outputs", "block", "rate"),
 )
+_ONLY_IF_ASKED = ("pix_fmt", "gop", "encoder_options", "device", "hwaccel")
 
 
 def finished(entries: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -37,8 +38,11 @@ def check_settings(scenarios: Iterable[Scenario], kept: Mapping[str, Mapping[str
 
 def _changes(was: Mapping[str, Any], scenario: Scenario) -> list[str]:
     now = describe(Outcome(scenario, "ok"))
-    others = [key for key in _SETTINGS if key in was and was[key] != now[key]]
-    changed = [f"{key} {was[key]} there and {now[key]} now" for key in others]
+    others = [key for key in _SETTINGS if key in was and was[key] != now.get(key)]
+    others += [key for key in _ONLY_IF_ASKED if was.get(key) != now.get(key)]
+    changed = [
+        f"{key} {was.get(key, 'not given')} there and {now.get(key, 'not given')} now" for key in others
+    ]
     identity = "input_sha256" if "input_sha256" in was else "input"  # a clip may have been moved
     if was.get(identity) != now.get(identity):
         changed.append(f"input {_clip_text(was)} there and {_clip_text(now)} now")

@@ -63,7 +63,9 @@ def _watts_of(origin: Origin, energy: Energy) -> str:
     return " ".join(f"{part.watts:.3f}" for part in energy.parts if part.origin == origin)
 
 
-def stream_rows(test: Energy, encode: Encode, versus: Difference | None, asked_kbps: float) -> Iterator[Row]:
+def stream_rows(
+    test: Energy, encode: Encode, versus: Difference | None, asked_kbps: float | None
+) -> Iterator[Row]:
     """Yield what the stream cost, and how it went."""
 
     def cost(what: str, unit: str, figure: str) -> Row:
@@ -80,8 +82,9 @@ def stream_rows(test: Energy, encode: Encode, versus: Difference | None, asked_k
         if versus is not None and (beyond := per_unit(versus.watts, amount, encode.seconds)) is not None:
             yield cost(f"per {what}, beyond idle", f"J/{what}", f"{beyond:+.4f}")
     span = f"{SPEED_SPAN:g} s" if encode.seconds >= SPEED_SPAN else "the window"
+    bitrate = f"bitrate, {asked_kbps:.0f} asked" if asked_kbps else "bitrate"
     for what, unit, figure, form in (
-        (f"bitrate, {asked_kbps:.0f} asked", "kbps", encode.kbps, ".0f"),
+        (bitrate, "kbps", encode.kbps, ".0f"),
         ("frames a second", "fps", encode.fps, ".2f"),
         (f"smallest speed over {span}", "x", encode.min_speed, ".3f"),
         ("frames dropped", "", encode.dropped, "d"),
@@ -145,9 +148,10 @@ def show(console: Console, outcome: Outcome) -> None:
         return
     lines = [*energy_rows(energy, idle), *stream_rows(energy, encode, outcome.versus, scenario.asked_kbps)]
     lines += quality_rows(outcome.quality or {})
+    settings = [scenario.encoder, scenario.preset, "" if scenario.rate.kind == "cbr" else str(scenario.rate)]
     title = (
         f"{'' if outcome.status == 'ok' else outcome.status.upper() + ', '}{scenario.name}: "
-        f"{scenario.resolution} at {scenario.fps} fps, {scenario.encoder} {scenario.preset}"
+        f"{scenario.resolution} at {scenario.fps} fps, {' '.join(filter(None, settings))}"
     )
     terminal = console.is_terminal
     table = Table(

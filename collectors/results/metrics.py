@@ -34,6 +34,7 @@ LABELS = (
     "run_id",
     "scenario",
     "bitrate",
+    "rate",
     "resolution",
     "fps",
     "encoder",
@@ -225,10 +226,11 @@ def _seconds(window: RecordedScenario, energy: Energy | None, encode: Encode | N
     return seconds if seconds > 0 else None
 
 
-def _settings(window: RecordedScenario) -> tuple[str, str, str, str, str, str]:
+def _settings(window: RecordedScenario) -> tuple[str, ...]:
     """Return the labels that say what was asked for."""
     return (
         label(window.bitrate or ",".join(window.bitrates)),
+        "" if window.rate == "cbr" else label(window.rate),
         label(window.resolution),
         f"{window.fps:g}" if 0 < window.fps < math.inf else "",
         label(window.encoder),

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from places import CAPTURES
 
-from powerbench_agent.core.results import BadResults, ResultsFile, baselines_of, groups, parse_results
+from powerbench_agent.core.results import (
+    FORMAT,
+    BadResults,
+    ResultsFile,
+    baselines_of,
+    groups,
+    parse_results,
+)
 
 REASONS = {"half_written", "broken", "foreign", "newer"}
 
@@ -141,8 +148,8 @@ def test_foreign_file_is_told_where() -> None:
 @pytest.mark.parametrize("scenarios", [[], [{"name": 5}], [{"unheard": "of"}]])
 def test_newer_file(scenarios: list[Any]) -> None:
     """A newer format says so, whatever has become of its keys."""
-    reason, what = verdict(json.dumps({"format": 3, "scenarios": scenarios}))
-    assert (reason, what) == ("newer", "its format 3 is newer than 2; update powerbench")
+    reason, what = verdict(json.dumps({"format": FORMAT + 1, "scenarios": scenarios}))
+    assert (reason, what) == ("newer", f"its format {FORMAT + 1} is newer than {FORMAT}; update powerbench")
 
 
 @pytest.mark.parametrize(

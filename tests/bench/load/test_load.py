@@ -9,8 +9,10 @@ import pytest
 
 from powerbench_agent.bench.exits import NotHere
 from powerbench_agent.bench.load.child import Child
+from powerbench_agent.bench.load.containers import Target, choose_container
 from powerbench_agent.bench.load.encoder import encoder_command, trial_command
-from powerbench_agent.bench.load.ffmpeg import Ffmpeg, check_encoder, check_sink, check_version
+from powerbench_agent.bench.load.ffmpeg import Ffmpeg, check_device, check_encoder, check_sink, check_version
+from powerbench_agent.bench.load.trial import open_encoder
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 
 if TYPE_CHECKING:
@@ -43,27 +45,28 @@ def listeners(tmp_path: Path, *ports: int) -> Path:
 def test_an_encoder_that_this_ffmpeg_lacks_is_named_beside_those_it_has() -> None:
     """The message has the missing one, the binary, and what could be used instead."""
     with pytest.raises(NotHere, match=r"/usr/bin/ffmpeg .*libx265.*it has: h264"):
-        check_encoder(ffmpeg("7.1", "libx264"), SCENARIO, "null")
+        check_encoder(ffmpeg("7.1", "libx264"), SCENARIO)
 
 
 @pytest.mark.parametrize(
-    ("version", "sink", "works"),
+    ("codec", "sink", "release", "container"),
     [
-        ("5.1.9", "embedded", False),
-        ("5.1.9", "null", True),
-        ("6.1", "embedded", True),
-        ("n7.0.2", "rtmp://x/y", True),
-        ("N-11234", "embedded", True),
+        ("h264", "embedded", (5, 1), "flv"),
+        ("hevc", "embedded", (5, 1), "nut"),
+        ("hevc", "embedded", (6, 1), "flv"),
+        ("hevc", "embedded", (0, 0), "flv"),
+        ("av1", "embedded", (9, 0), "nut"),
+        ("vvc", "embedded", (9, 0), "mpegts"),
+        ("av1", "null", (5, 1), "nut"),
+        ("h264", "null", (5, 1), "matroska"),
+        ("av1", "rtmp://x/y", (9, 0), "flv"),
     ],
 )
-def test_h265_over_rtmp_needs_6_1(version: str, sink: str, *, works: bool) -> None:
-    """Older releases cannot put h265 into FLV; a development build is given the benefit of the doubt."""
-    which = ffmpeg(version, "libx265")
-    if works:
-        check_encoder(which, SCENARIO, sink)
-    else:
-        with pytest.raises(NotHere, match=r"6\.1"):
-            check_encoder(which, SCENARIO, sink)
+def test_a_codec_travels_in_what_can_carry_it(
+    codec: str, sink: str, release: tuple[int, int], container: str
+) -> None:
+    """FLV where it has always worked, and to RTMP servers; a development build is as new as can be."""
+    assert choose_container(codec, sink, release) == container
 
 
 @pytest.mark.parametrize("version", ["4.1", "4.2.2-static", "n7.0.2", "N-11234-gabc"])
@@ -81,17 +84,20 @@ def test_an_older_release_is_refused(version: str) -> None:
 
 def test_no_option_is_used_that_4_1_lacks() -> None:
     """-stats_period came with 4.4; reports come every half second without it."""
-    assert "-stats_period" not in encoder_command(ffmpeg("4.2.2", "libx265"), SCENARIO, "null", 7)
+    assert "-stats_period" not in encoder_command(
+        ffmpeg("4.2.2", "libx265"), SCENARIO, Target("null", "matroska"), 7
+    )
 
 
 def test_the_trial_has_the_streams_options_and_no_receiver() -> None:
-    """What is tried is what will run: the same options, a tenth of a second, into /dev/null."""
+    """What is tried is what will run: the same options and muxer, three frames, into /dev/null."""
     which = ffmpeg("7.1", "libx265")
-    stream = encoder_command(which, SCENARIO, "rtmp://127.0.0.1/live/x", 1)
-    trial = trial_command(which, SCENARIO, "rtmp://127.0.0.1/live/x")
+    stream = encoder_command(which, SCENARIO, Target("rtmp://127.0.0.1/live/x", "flv"), 1)
+    trial = trial_command(which, SCENARIO, "flv")
     same = stream.index("-t")
     assert trial[:same] == stream[:same]
-    assert trial[same:] == ["-t", "0.1", "-y", "-f", "flv", "-flvflags", "no_duration_filesize", "/dev/null"]
+    muxer = ["-f", "flv", "-flvflags", "no_duration_filesize"]
+    assert trial[same:] == ["-frames:v", "3", "-y", *muxer, "/dev/null"]
 
 
 def test_a_local_sink_is_looked_up_in_the_kernels_tables(tmp_path: Path) -> None:
@@ -106,7 +112,7 @@ def test_a_local_sink_is_looked_up_in_the_kernels_tables(tmp_path: Path) -> None
 
 def test_a_stream_is_as_asked_and_ends_by_itself() -> None:
     """The command has the scenario's settings, no token, and an end well after the planned one."""
-    command = encoder_command(ffmpeg("7.1", "libx265"), SCENARIO, "rtmp://127.0.0.1/live/x", 7)
+    command = encoder_command(ffmpeg("7.1", "libx265"), SCENARIO, Target("rtmp://127.0.0.1/live/x", "flv"), 7)
     text = " ".join(command)
     assert "testsrc2=size=640x360:rate=25" in text
     assert "-c:v libx265 -preset fast" in text
@@ -131,3 +137,26 @@ async def test_a_deaf_child_is_killed_by_a_second_interruption() -> None:
     async with asyncio.timeout(10):
         await child.wait()
     assert child.exit_code == -9
+
+
+async def test_a_trial_that_hangs_is_killed(tmp_path: Path) -> None:
+    """An ffmpeg that neither ends nor hears SIGTERM ends with the trial, and is a refusal."""
+    deaf = tmp_path / "ffmpeg"
+    deaf.write_text("#!/bin/sh\ntrap '' INT TERM\nwhile :; do sleep 0.1; done\n")
+    deaf.chmod(0o755)
+    which = Ffmpeg(str(deaf), "7.1", "", frozenset({"libx265"}))
+    async with asyncio.timeout(10):
+        said = await open_encoder(which, SCENARIO, "flv", seconds=0.3)
+    assert said == "it did not encode three frames within 0.3 s into flv"
+
+
+def test_a_device_is_looked_at_before_ffmpeg_is(tmp_path: Path) -> None:
+    """What is not there and what is no device are told apart, which FFmpeg does not."""
+    check_device("")
+    check_device("0")
+    check_device("/dev/null")
+    with pytest.raises(NotHere, match="No such file or directory; here is "):
+        check_device(str(tmp_path / "renderD128"))
+    (tmp_path / "plain").touch()
+    with pytest.raises(NotHere, match="is not a device"):
+        check_device(str(tmp_path / "plain"))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from places import ROOT
 
+from powerbench_agent.bench.load.encoders.rates import RateControl
 from powerbench_agent.bench.plan.batch_file import KEYS, BadBatch, parse_batch
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 
@@ -61,6 +62,12 @@ def test_an_entry_has_every_key_of_the_guide() -> None:
         "encoder": "h265",
         "preset": "fast",
         "input": "in.mp4",
+        "rate": "vbr",
+        "pix_fmt": "yuv420p10le",
+        "gop": 50,
+        "encoder_options": "tune=zerolatency:x265-params=bframes=0\\:ref=1",
+        "device": "0",
+        "hwaccel": "cuda",
     }
     (made,) = parse([entry])
     assert made == Scenario(
@@ -76,6 +83,12 @@ def test_an_entry_has_every_key_of_the_guide() -> None:
         encoder="h265",
         preset="fast",
         input="in.mp4",
+        rate=RateControl("vbr"),
+        pix_fmt="yuv420p10le",
+        gop=50,
+        encoder_options=(("tune", "zerolatency"), ("x265-params", "bframes=0:ref=1")),
+        device="0",
+        hwaccel="cuda",
     )
     assert {*entry, "bitrate"} == set(KEYS)
 
@@ -117,8 +130,18 @@ def test_defaults_are_for_all_entries() -> None:
         ([{"type": "single", "bitrates": ["1M"]}], ["bitrates: a single has one bitrate"]),
         ([{"bitrates": ["1M"], "bitrate": "1M"}], ["not both"]),
         ([{"bitrates": []}], ["bitrates: must be a list"]),
-        ([{"encoder": "av1"}], ["encoder: 'av1'", "h264, h265"]),
+        ([{"encoder": "libsvtav"}], ["encoder: 'libsvtav'", "did you mean libsvtav1?"]),
         ([{"preset": "turbo"}], ["preset: 'turbo'"]),
+        ([{"encoder": "vvc", "rate": "crf=30"}], ["rate: libvvenc has no crf; it has vbr, qp"]),
+        ([{"rate": "crf=30", "bitrate": "1M"}], ["bitrate: does not go with rate crf=30"]),
+        (
+            [{"rate": "crf=30", "type": "multi", "bitrates": ["1M"]}],
+            ["bitrates: does not go with rate crf=30"],
+        ),
+        ([{"encoder_options": "crf=3"}], ["encoder_options: crf: use --rate"]),
+        ([{"pix_fmt": "yuv411p"}], ["pix_fmt: h264 does not take 'yuv411p'"]),
+        ([{"hwaccel": "cuda"}], ["hwaccel: decodes a clip"]),
+        ([{"gop": 0}], ["gop", "from 1 to 10000"]),
         ([{"fps": True}], ["fps: must be text or a number"]),
         ([{"resolution": [1, 2]}], ["resolution: must be text"]),
         ([{"outputs": "x"}], ["outputs: must be a list"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from powerbench_agent.bench.load.encoders.spelling import EncoderAsked
 from powerbench_agent.bench.plan.suite import Times, suite
 
 TIMES = Times(duration=120, stabilization=10, cooldown=10, baseline=60)
@@ -9,7 +10,7 @@ TIMES = Times(duration=120, stabilization=10, cooldown=10, baseline=60)
 
 def test_the_suite_is_the_guides() -> None:
     """Idle; four bitrates, three resolutions, two frame rates, each setting once; 2 and 4 streams."""
-    scenarios = suite(TIMES, "h264", "veryfast")
+    scenarios = suite(TIMES, EncoderAsked("h264", "veryfast"))
     assert [scenario.name for scenario in scenarios] == [
         "baseline",
         "1000k_720p30_h264",

@@ -12,7 +12,7 @@ import pytest
 from powerbench_agent.bench.exits import BadFile
 from powerbench_agent.bench.meter.energy import Edge, Mark, MeterKey
 from powerbench_agent.bench.run.record import ResultsRecord, Trace, trace_path
-from powerbench_agent.core.results import parse_results
+from powerbench_agent.core.results import FORMAT, parse_results
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ def test_the_file_is_there_after_the_first_scenario_and_grows_with_each(tmp_path
     results.save([{"name": "a"}, {"name": "b"}])
     content = json.loads(results.path.read_text())
     assert [scenario["name"] for scenario in content["scenarios"]] == ["a", "b"]
-    assert (content["format"], content["run_id"], content["sink"]) == (2, results.path.stem, "null")
+    assert (content["format"], content["run_id"], content["sink"]) == (FORMAT, results.path.stem, "null")
     assert names(tmp_path / "new") == [results.path.name]
 
 

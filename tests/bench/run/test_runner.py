@@ -116,7 +116,7 @@ async def streaming(_: Ffmpeg, scenario: Scenario, *__: object) -> AsyncIterator
     """Run no stream at all."""
     encoder = SimpleNamespace(points=[], check_alive=lambda: None)
     yield [
-        SimpleNamespace(scenario=one, encoder=encoder, cpu_seconds=lambda: {"encoder": 1.0})
+        SimpleNamespace(scenario=one, encoder=encoder, container="flv", cpu_seconds=lambda: {"encoder": 1.0})
         for one in scenario.streams
     ]
 
@@ -152,7 +152,10 @@ def streaming_of(*encoders: Frames) -> Callable[..., Any]:
     @contextlib.asynccontextmanager
     async def them(_: Ffmpeg, scenario: Scenario, *__: object) -> AsyncIterator[Sequence[Any]]:
         both = zip(scenario.streams, encoders, strict=False)
-        yield [SimpleNamespace(scenario=s, encoder=e, cpu_seconds=lambda: {"encoder": 1.0}) for s, e in both]
+        yield [
+            SimpleNamespace(scenario=s, encoder=e, container="flv", cpu_seconds=lambda: {"encoder": 1.0})
+            for s, e in both
+        ]
 
     return them
 

@@ -707,7 +707,8 @@ def test_names_kinds_and_labels_are_fixed() -> None:
         "energy_wh_per_mbps vmaf_score psnr_score cost co2e_grams delta_power_ci_lower_watts "
         "delta_power_ci_upper_watts repeats"
     )
-    labels = ("run_id", "scenario", "bitrate", "resolution", "fps", "encoder", "preset", "streams", "source")
+    settings = ("bitrate", "rate", "resolution", "fps", "encoder", "preset", "streams")
+    labels = ("run_id", "scenario", *settings, "source")
     assert declared == {
         **{f"results_scenario_{name}": ("gauge", labels) for name in names.split()},
         "results_scenarios": ("gauge", ("run_id",)),

@@ -1,4 +1,7 @@
-"""Writes docs/metrics.md out of what the collectors declare; `--check` says whether it is up to date."""
+"""Writes docs/metrics.md and the table of docs/encoders.md out of what the code declares.
+
+`--check` says whether they are up to date.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from powerbench_agent.agent import exposition, node, roster
+from powerbench_agent.bench.load.encoders.table import ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,6 +18,8 @@ if TYPE_CHECKING:
     from powerbench_agent.core.model import Metric
 
 PAGE = Path(__file__).with_name("metrics.md")
+ENCODERS = Path(__file__).with_name("encoders.md")
+_BEGIN, _END = "<!-- table: make docs -->\n", "<!-- end of table -->\n"
 
 HEAD = """# Metrics
 
@@ -56,7 +62,38 @@ def page() -> str:
     return "".join(parts)
 
 
+def encoders_page() -> str:
+    """Return docs/encoders.md with the table as the code has it."""
+    before, _, rest = ENCODERS.read_text().partition(_BEGIN)
+    after = rest.partition(_END)[2]
+    return f"{before}{_BEGIN}\n{encoders_table()}\n\n{_END}{after}"
+
+
+def encoders_table() -> str:
+    """Return the table of encoders."""
+    lines = [
+        "| name | FFmpeg's name | codec | also called | preset | rate control | pixel formats |",
+        "|---|" + "---|" * 6,
+    ]
+    for row in ROWS:
+        if not row.rates:
+            continue
+        rates = ", ".join(
+            f"{kind} {control.low:g} to {control.high:g}" if control.high else kind
+            for kind, control in row.rates.items()
+        )
+        speed = f"{row.speed} ({row.speed.default})" if row.speed else ""
+        also = ", ".join(name for name in row.friendly if name != row.known_as)
+        cells = (row.known_as, row.name, row.codec, also, speed, rates, ", ".join(row.formats))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+PAGES = {PAGE: page, ENCODERS: encoders_page}
+
 if __name__ == "__main__":
-    if "--check" in sys.argv[1:]:
-        sys.exit(0 if PAGE.read_text() == page() else "docs/metrics.md is out of date: run make docs")
-    PAGE.write_text(page())
+    for path, content in PAGES.items():
+        if "--check" not in sys.argv[1:]:
+            path.write_text(content())
+        elif path.read_text() != content():
+            sys.exit(f"docs/{path.name} is out of date: run make docs")

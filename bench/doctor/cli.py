@@ -23,15 +23,29 @@ _COLOURS: Mapping[Verdict, str] = {"ok": "32", "note": "33", "bad": "31"}
 
 
 def add_parser(verbs: Verbs) -> None:
-    """Add the verb; it has no flags of its own."""
-    verbs.add_parser(
+    """Add the verb."""
+    verb = verbs.add_parser(
         "doctor",
         help="check what this machine can measure, what is missing, and how to fix it",
         description="Check this machine for everything that measuring and the stack need: energy\n"
         "sources and access to them, GPUs, ffmpeg, nginx-rtmp, containers, the agent,\n"
         "ports. Changes nothing. Exits 1 if something prevents measuring.",
+        epilog="examples:\n"
+        "  powerbench doctor\n"
+        "  powerbench doctor --encoders      # which encoders open here, and why others do not\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+    )
+    verb.add_argument(
+        "--encoders",
+        action="store_true",
+        help="try every encoder that run knows: is it built in, does it open here, and if not, why",
+    )
+    verb.add_argument(
+        "--ffmpeg",
+        metavar="PATH",
+        default="",
+        help="the ffmpeg that --encoders tries (default: as run chooses)",
     )
 
 
@@ -42,8 +56,9 @@ def main(flags: argparse.Namespace) -> int:
     from powerbench_agent.agent import log  # noqa: PLC0415 - likewise
     from powerbench_agent.bench.doctor import findings  # noqa: PLC0415 - likewise
 
-    del flags
     log.set_up("console", "critical")
+    if flags.encoders:
+        return _show_encoders(flags.ffmpeg)
     found = asyncio.run(findings.examine())
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for line in lines(found, coloured=coloured):
@@ -53,6 +68,22 @@ def main(flags: argparse.Namespace) -> int:
         what = "1 problem prevents" if bad == 1 else f"{bad} problems prevent"
         print(f"{what} measuring; see the lines marked bad.")  # noqa: T201 - likewise
     return exits.FAILED if bad else exits.OK
+
+
+def _show_encoders(path: str) -> int:
+    """Print a line for each encoder of the table; return the exit code."""
+    import asyncio  # noqa: PLC0415 - as above
+
+    from powerbench_agent.bench.doctor import encoders  # noqa: PLC0415 - likewise
+
+    try:
+        which, tried = asyncio.run(encoders.try_all(path))
+    except exits.NotHere as missing:
+        return exits.fail(str(missing), exits.UNAVAILABLE)
+    print(f"{which.path} {which.version}")  # noqa: T201 - what a command line is for
+    for line in align([("encoder", "codec", "presets", "rate control", "here"), *map(encoders.cells, tried)]):
+        print(printable(line))  # noqa: T201 - likewise
+    return exits.OK
 
 
 def lines(found: Sequence[Finding], *, coloured: bool) -> Iterator[str]:

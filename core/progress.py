@@ -18,7 +18,8 @@ Rules:
      before, as a log may end every line with \n;
    - the summary (`video:21kB audio:...`), which follows it up to FFmpeg 6.0 and precedes it from then on.
 
-core/logged.py takes off what loggers put around a line.
+core/logged.py takes off what loggers put around a line; core/identity.py reads what FFmpeg says of the stream
+before it encodes, which comes with the reports that follow and ends with the run.
 
 Source: print_report() in FFmpeg's fftools/ffmpeg.c, versions 4.2 to 9.0.
 """
@@ -28,6 +29,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from powerbench_agent.core.identity import IdentityReader, StreamIdentity
 from powerbench_agent.core.lines import LineSplitter
 from powerbench_agent.core.logged import MAX_LINE, MAX_LOGGED, unwrap
 
@@ -52,6 +54,7 @@ class Report(NamedTuple):
     dropped: int | None  # frames
     duplicated: int | None  # frames
     ended: bool  # the run says that this is its last report
+    identity: StreamIdentity | None = None  # as far as FFmpeg's stderr has said it
 
 
 def is_status(line: bytes) -> bool:
@@ -103,6 +106,7 @@ class ProgressParser:
         self._odd_blocks = 0
         self._ends = StatusEnds()
         self._status: Report | None = None  # the latest status line's
+        self._stderr = IdentityReader()  # of the current run
 
     @property
     def refused(self) -> int:
@@ -117,6 +121,8 @@ class ProgressParser:
                 report = self._line(line)
                 if report is not None:
                     reports.append(report)
+                    if report.ended:
+                        self._stderr = IdentityReader()
         return reports
 
     def close(self) -> list[Report]:
@@ -134,6 +140,8 @@ class ProgressParser:
             return self._end_block(value)
         if key in _KEYS:
             self._block[key] = value
+        else:
+            self._stderr.line(line)
         return None
 
     def _end_block(self, state: bytes) -> Report | None:
@@ -142,13 +150,14 @@ class ProgressParser:
             self._odd_blocks += 1
             return None
         is_first, self._blocks = not self._blocks, True
-        report = _parse_block(block, ended=state == b"end")
+        report = _parse_block(block, self._stderr.identity, ended=state == b"end")
         if is_first and report.ended and self._status is not None and self._status.ended:
+            self._stderr = IdentityReader()
             return None  # both forms of a short run's only report
         return report
 
     def _take_status(self, line: bytes) -> Report:
-        self._status = _parse_status(line, ended=self._ends.status(line))
+        self._status = _parse_status(line, self._stderr.identity, ended=self._ends.status(line))
         return self._status
 
     def _take_summary(self, line: bytes) -> Report | None:
@@ -158,7 +167,7 @@ class ProgressParser:
         return None
 
 
-def _parse_block(block: dict[bytes, bytes], *, ended: bool) -> Report:
+def _parse_block(block: dict[bytes, bytes], identity: StreamIdentity | None, *, ended: bool) -> Report:
     microseconds = _count(block.get(b"out_time_us") or block.get(b"out_time_ms"))
     return Report(
         frames=_count(block.get(b"frame")),
@@ -167,10 +176,11 @@ def _parse_block(block: dict[bytes, bytes], *, ended: bool) -> Report:
         dropped=_count(block.get(b"drop_frames")),
         duplicated=_count(block.get(b"dup_frames")),
         ended=ended,
+        identity=identity,
     )
 
 
-def _parse_status(line: bytes, *, ended: bool) -> Report:
+def _parse_status(line: bytes, identity: StreamIdentity | None, *, ended: bool) -> Report:
     fields = dict(_STATUS.findall(line))
     size = _SIZE.fullmatch(fields.get(b"Lsize") or fields.get(b"size") or b"")
     clock = _CLOCK.fullmatch(fields.get(b"time", b""))
@@ -181,6 +191,7 @@ def _parse_status(line: bytes, *, ended: bool) -> Report:
         dropped=_count(fields.get(b"drop")),
         duplicated=_count(fields.get(b"dup")),
         ended=ended,
+        identity=identity,
     )
 
 

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from places import CAPTURES
 
+from powerbench_agent.core.identity import StreamIdentity
 from powerbench_agent.core.progress import MAX_LINE, ProgressParser, Report
 
 if TYPE_CHECKING:
@@ -112,9 +113,10 @@ def test_audio_only_has_no_frames() -> None:
 def test_status_lines_of_5_1() -> None:
     """The status lines among 5.1's log are its reports, in bytes and seconds; `Lsize` ends the run."""
     reports = parse((CAPTURES / "stderr_5.1_rtmp.log").read_bytes())
-    assert reports[0] == Report(1, 0, 0.0, None, None, ended=False)
+    said = StreamIdentity("h264", "libx264", "", "1280x720", "30", "flv")
+    assert reports[0] == Report(1, 0, 0.0, None, None, ended=False, identity=said)
     assert reports[2].size == 48 * 1024
-    assert reports[-1] == Report(480, 4174 * 1024, 16.0, None, None, ended=True)
+    assert reports[-1] == Report(480, 4174 * 1024, 16.0, None, None, ended=True, identity=said)
     assert [report.ended for report in reports].count(True) == 1
     assert [report.frames for report in reports] == sorted(report.frames or 0 for report in reports)
 

@@ -22,6 +22,7 @@ from powerbench_agent.agent.bucket import Bucket
 from powerbench_agent.agent.connections import Guarded
 from powerbench_agent.agent.rejections import SEND_PROGRESS_TO, Rejections
 from powerbench_agent.agent.sending import Sending
+from powerbench_agent.core.identity import stated
 from powerbench_agent.core.model import IngestRejected, Ingests, Reading, Sender
 from powerbench_agent.core.options import Address
 
@@ -270,7 +271,8 @@ class Handlers:
         refusal: IngestRejected | None = None
         size = 0
         try:
-            feed = ingests.open_feed(name, self._sender(request), request.query.get("run", ""))
+            run = request.query.get("run", "")
+            feed = ingests.open_feed(name, self._sender(request), run, stated(request.query))
         except IngestRejected as rejected:
             refusal = rejected
         reports = 0

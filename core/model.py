@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+from powerbench_agent.core.identity import UNKNOWN, StreamIdentity
+
 if TYPE_CHECKING:
     from powerbench_agent.core.host import Host
 
@@ -201,10 +203,13 @@ class Feed(Protocol):
 class Ingests(Collector, Protocol):
     """A collector that is fed by `POST /ingest` instead of reading by itself."""
 
-    def open_feed(self, stream: str, sender: Sender | None = None, run: str = "") -> Feed:
+    def open_feed(
+        self, stream: str, sender: Sender | None = None, run: str = "", stated: StreamIdentity = UNKNOWN
+    ) -> Feed:
         """Return a feed for the bytes of one connection. Raises: IngestRejected.
 
         `run`: connections of a stream with the same `run` are one run; with "" each is its own.
+        `stated`: what the stream is, according to its feeder.
         """
 
     def count_rejected(self, reason: str) -> None:

@@ -30,6 +30,7 @@ GROUPS = {
         "the kernel's files": ["procfs", "cpu_time", "sysfs", "hwmon", "processes", "process_tree", "ports"],
         "text and threads": [
             "progress",
+            "identity",
             "logged",
             "lines",
             "labels",

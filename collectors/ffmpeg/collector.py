@@ -4,7 +4,8 @@ Reads nothing by itself: `open_feed` takes each connection's bytes, `read` looks
 Units: frames, bytes and seconds of media as FFmpeg counts them; rates over the last reports, by the time
 they arrived. Privileges: none.
 
-streams.py says what a run is, which connection a stream belongs to, and when there is a rate.
+identity.py says what a stream is; streams.py what a run is, which connection a stream belongs to, and when
+there is a rate.
 
 Source: FFmpeg's `-progress` (https://ffmpeg.org/ffmpeg.html#Main-options).
 """
@@ -14,12 +15,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from powerbench_agent.collectors.ffmpeg.encoders import ENERGY, Encoders
+from powerbench_agent.collectors.ffmpeg.identity import INFO, MEGAPIXELS
 from powerbench_agent.collectors.ffmpeg.streams import (
     IngestConnection,
     StreamLimits,
     StreamState,
     StreamTable,
 )
+from powerbench_agent.core.identity import UNKNOWN
 from powerbench_agent.core.labels import shorten
 from powerbench_agent.core.model import IngestRejected, Metric, Reading, Sample, Trouble
 from powerbench_agent.core.options import CollectorOptions, Seconds
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from powerbench_agent.core.host import Clock, Host
+    from powerbench_agent.core.identity import StreamIdentity
     from powerbench_agent.core.model import Sender
 
 _STREAM = ("stream",)
@@ -89,6 +93,8 @@ METRICS = (
     MEDIA,
     RESTARTS,
     LAST_UPDATE,
+    INFO,
+    MEGAPIXELS,
     REJECTED,
 )
 SHARES = (ENERGY,)  # what the node calls the shares of our claims
@@ -168,7 +174,9 @@ class FFmpeg:
         self._options = options
         self._streams.limits = options.limits()
 
-    def open_feed(self, stream: str, sender: Sender | None = None, run: str = "") -> ProgressFeed:
+    def open_feed(
+        self, stream: str, sender: Sender | None = None, run: str = "", stated: StreamIdentity = UNKNOWN
+    ) -> ProgressFeed:
         """Return where one connection's bytes go. Raises: IngestRejected at the limit of names."""
         # /ingest/cam4/ is the stream of /ingest/cam4.
         name = shorten(stream.rstrip("/") or stream, self._options.max_name_length)
@@ -177,9 +185,8 @@ class FFmpeg:
             self._full = True
             what = f"{self._options.max_streams} streams are known already"
             raise IngestRejected("stream_limit", f"{what}; raise [collectors.ffmpeg] max_streams")
-        return ProgressFeed(
-            IngestConnection(name, sender, run, self._clock.monotonic()), self._streams, self._clock
-        )
+        connection = IngestConnection(name, sender, run, self._clock.monotonic(), stated)
+        return ProgressFeed(connection, self._streams, self._clock)
 
     def count_rejected(self, reason: str) -> None:
         """Count a connection that is read but not taken in."""
@@ -227,6 +234,7 @@ def _samples(name: str, stream: StreamState, now: float, window: float) -> Itera
             yield metric.sample(value, name)
     yield RESTARTS.sample(stream.runs - 1, name)
     yield LAST_UPDATE.sample(stream.last_update, name)
+    yield from stream.picture.samples(name, has_frames="frames" in stream.said)
     if active:
         rates = stream.rates(now, window)
         for metric, rate in ((FPS, rates.fps), (SPEED, rates.speed), (BITRATE, rates.kbps)):

@@ -22,11 +22,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
+from powerbench_agent.collectors.ffmpeg.identity import StreamPicture
 from powerbench_agent.collectors.ffmpeg.media import MediaClock
+from powerbench_agent.core.identity import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from powerbench_agent.core.identity import StreamIdentity
     from powerbench_agent.core.model import Sender
     from powerbench_agent.core.progress import Report
 
@@ -57,6 +60,7 @@ class IngestConnection:
     sender: Sender | None
     run: str  # connections that give the same one are one run; "" if it gives none
     opened: float = 0.0  # monotonic seconds
+    stated: StreamIdentity = UNKNOWN  # what the stream is, according to its feeder
     was_brief: bool = False  # once it has been closed
 
 
@@ -132,6 +136,7 @@ class StreamState:
         self.sender: Sender | None = None  # of the last connection that said who it is
         self.new_sender: Sender | None = None  # the same, until its process is looked for
         self.run = RunTotals()
+        self.picture = StreamPicture()
         self.said: set[str] = set()  # figures that FFmpeg gives for this stream; audio has no frames
         self.runs = 0
         self.run_ended = True
@@ -179,6 +184,8 @@ class StreamState:
         self.run = before.raised_to(report, self._media.seconds or 0.0)
         if before.is_behind(self.run):
             self.last_advance = now
+        stated = UNKNOWN if self.connection is None else self.connection.stated
+        self.picture.take(stated, report.identity, self.run.frames)
         self._note_said(report)
         self.run_ended = report.ended
         self._remember(report, now, window)
@@ -194,7 +201,7 @@ class StreamState:
         may_repeat, self._may_repeat = self._may_repeat, False
         if not may_repeat or not self.run_ended or self._latest is None:
             return False
-        return report._replace(ended=True) == self._latest._replace(ended=True)
+        return _figures(report) == _figures(self._latest)
 
     def starts_run(self, report: Report) -> bool:
         """Return whether a report is another run's than the ones before.
@@ -220,6 +227,7 @@ class StreamState:
         self._new_run = False
         self._earlier_runs = self.totals
         self.run = RunTotals()
+        self.picture.start_run()
         self.runs += 1
         self._media = MediaClock()
         self._arrivals.clear()
@@ -267,6 +275,11 @@ class StreamState:
     def stalled(self, now: float, window: float) -> bool:
         """Return whether the run goes on without a new frame or new output in the last `window` seconds."""
         return not self.run_ended and now - self.last_advance > window
+
+
+def _figures(report: Report) -> Report:
+    """Return what a report counts, without what else it says."""
+    return report._replace(ended=True, identity=None)
 
 
 def _rate(old: float | None, new: float | None, seconds: float) -> float | None:

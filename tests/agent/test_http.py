@@ -644,8 +644,8 @@ class Overheard:
         self.ended: asyncio.Queue[bytes] = asyncio.Queue()
         self.rejected: list[str] = []
 
-    def open_feed(self, stream: str, sender: Any = None, run: str = "") -> Any:
-        del stream, sender, run
+    def open_feed(self, stream: str, sender: Any = None, run: str = "", stated: Any = None) -> Any:
+        del stream, sender, run, stated
         overheard = self
         self.opened.set()
 
@@ -849,7 +849,8 @@ class Introduced(Overheard):
         super().__init__()
         self.told: list[tuple[str, Sender | None, str]] = []
 
-    def open_feed(self, stream: str, sender: Any = None, run: str = "") -> Any:
+    def open_feed(self, stream: str, sender: Any = None, run: str = "", stated: Any = None) -> Any:
+        self.stated = stated
         self.told.append((stream, sender, run))
         return super().open_feed(stream)
 

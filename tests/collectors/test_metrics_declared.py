@@ -11,6 +11,7 @@ from trees import FakeClock, Powercap, Procfs, add_frequency, add_hwmon
 from powerbench_agent.collectors import estimate, host, rapl, textfile
 from powerbench_agent.collectors.ffmpeg import collector as ffmpeg
 from powerbench_agent.core.host import Host
+from powerbench_agent.core.identity import StreamIdentity
 from powerbench_agent.core.model import Metric, Reading, Refreshes
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ FIXED = {
         "ffmpeg_media_seconds_total": ("counter", _STREAM),
         "ffmpeg_stream_restarts_total": ("counter", _STREAM),
         "ffmpeg_stream_last_update_timestamp_seconds": ("gauge", _STREAM),
+        "ffmpeg_stream_info": (
+            "gauge",
+            ("stream", "codec", "encoder", "preset", "resolution", "fps", "container"),
+        ),
+        "ffmpeg_megapixels_total": ("counter", _STREAM),
         "ffmpeg_ingest_rejected_total": ("counter", ("reason",)),
     },
     "host": {
@@ -87,7 +93,8 @@ async def read_all(name: str, machine: Host) -> list[Reading]:
     assert isinstance(clock, FakeClock)
     readings = []
     try:
-        feed = collector.open_feed("cam1") if name == "ffmpeg" else None
+        known = StreamIdentity(encoder="libx264", resolution="1280x720")
+        feed = collector.open_feed("cam1", stated=known) if name == "ffmpeg" else None
         for number in range(3):
             if feed is not None:
                 feed.feed(

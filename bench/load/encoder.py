@@ -15,6 +15,7 @@ from powerbench_agent.bench.load.child import Child, StreamFailed
 from powerbench_agent.bench.load.containers import Target
 from powerbench_agent.bench.load.encoders.spelling import global_options, upload_filter, video_options
 from powerbench_agent.bench.plan.scenario import AUDIO_KBPS, format_bitrate
+from powerbench_agent.core.identity import StreamIdentity, stated
 from powerbench_agent.core.progress import ProgressParser, Report
 
 if TYPE_CHECKING:
@@ -110,6 +111,21 @@ def encoder_command(ffmpeg: Ffmpeg, scenario: Scenario, target: Target, progress
     # Windows are wall clock and a signal ends them; this ends an encoder that has been left behind.
     seconds = f"{planned * 2 + 120:.0f}"
     return [*_encoding(ffmpeg, scenario, progress_fd), "-t", seconds, *_output(target)]
+
+
+def identity_of(scenario: Scenario, container: Container) -> StreamIdentity:
+    """Return what a stream's feeder states of it."""
+    row = scenario.asked.row
+    return stated(
+        {
+            "codec": "" if row.name == "copy" else row.codec,
+            "encoder": row.name,
+            "preset": scenario.preset,
+            "resolution": str(scenario.resolution),
+            "fps": str(scenario.fps),
+            "container": container,
+        }
+    )
 
 
 def trial_command(ffmpeg: Ffmpeg, scenario: Scenario, container: Container) -> list[str]:

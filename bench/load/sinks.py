@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from powerbench_agent.bench.load.containers import Container
     from powerbench_agent.bench.load.ffmpeg import Ffmpeg
     from powerbench_agent.bench.meter.client import AgentClient
+    from powerbench_agent.core.identity import StreamIdentity
 
 _LISTEN_SECONDS = 60  # that a sink waits for its publisher
 _CLOSE_SECONDS = 1.0  # for the last reports to reach the agent
@@ -50,16 +51,18 @@ class Sink(Child):
 class Relay:
     """Passes raw progress on to an agent's /ingest, over one connection a run; never delays the encoder."""
 
-    def __init__(self, client: AgentClient, stream: str) -> None:
+    def __init__(self, client: AgentClient, stream: str, identity: StreamIdentity) -> None:
         self._client = client
         self._stream = stream
+        self._identity = identity
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(_MAX_QUEUED)
         self._task: asyncio.Task[None] | None = None
 
     def send(self, pid: int, data: bytes) -> None:
         """Queue the bytes; if the agent does not accept them they are lost, and the encoder goes on."""
         if self._task is None:
-            self._task = asyncio.ensure_future(self._client.ingest(self._stream, self._chunks(), pid))
+            sending = self._client.ingest(self._stream, self._chunks(), pid, self._identity)
+            self._task = asyncio.ensure_future(sending)
         with contextlib.suppress(asyncio.QueueFull):
             self._queue.put_nowait(data)
 

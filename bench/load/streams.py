@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.bench.load.child import StreamFailed
 from powerbench_agent.bench.load.containers import Target, choose_container
-from powerbench_agent.bench.load.encoder import Encoder
+from powerbench_agent.bench.load.encoder import Encoder, identity_of
 from powerbench_agent.bench.load.sinks import Relay, Sink
 
 if TYPE_CHECKING:
@@ -54,9 +54,10 @@ async def streaming(
     async with contextlib.AsyncExitStack() as stack:
         streams: list[RunningStream] = []
         for number, one in enumerate(scenario.streams, 1):
-            relay = Relay(client, one.name)
+            container = choose_container(one.asked.row.codec, sink, ffmpeg.number)
+            target = Target(f"{sink}-{number}" if several else sink, container)
+            relay = Relay(client, one.name, identity_of(one, container))
             stack.push_async_callback(relay.close)
-            target = f"{sink}-{number}" if several else sink
             streams.append(await stack.enter_async_context(_stream(ffmpeg, one, target, relay.send)))
             for earlier in streams:
                 earlier.encoder.check_alive()
@@ -65,28 +66,28 @@ async def streaming(
 
 @contextlib.asynccontextmanager
 async def _stream(
-    ffmpeg: Ffmpeg, scenario: Scenario, target: str, on_data: Callable[[int, bytes], None]
+    ffmpeg: Ffmpeg, scenario: Scenario, target: Target, on_data: Callable[[int, bytes], None]
 ) -> AsyncIterator[RunningStream]:
     """Run one stream for as long as the context lasts. Raises: StreamFailed."""
-    container = choose_container(scenario.asked.row.codec, target, ffmpeg.number)
+    url, container = target
     async with contextlib.AsyncExitStack() as stack:
         sink: Sink | None = None
-        if target == "embedded":
+        if url == "embedded":
             sink = Sink(ffmpeg, scenario.name, container)
             stack.push_async_callback(sink.stop)
             await sink.start()
         give_up = time.monotonic() + _CONNECT_SECONDS
         while True:
-            reached = Target(sink.url if sink else target, container)
+            reached = Target(sink.url, container) if sink else target
             encoder = Encoder(ffmpeg, scenario, reached, on_data, sink)
-            if await _started(encoder, target):
+            if await _started(encoder, url):
                 stack.push_async_callback(encoder.stop)
                 break
             # A listening ffmpeg takes one connection and must not be probed: so the encoder tries again.
             sink_ended = sink is not None and sink.exit_code is not None
             if sink is None or sink_ended or time.monotonic() > give_up:
                 failed: Child = sink if sink is not None and sink_ended else encoder
-                raise StreamFailed(f"{failed.name} did not start: {_explain(failed, target)}")
+                raise StreamFailed(f"{failed.name} did not start: {_explain(failed, url)}")
             await asyncio.sleep(0.1)
         yield RunningStream(scenario, encoder, sink, container)
 

@@ -16,6 +16,8 @@ from yarl import URL
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from powerbench_agent.core.identity import StreamIdentity
+
 _TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 _INGEST_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=2.0)
 _LATE_SECONDS = 3.0  # that a watch may come late
@@ -107,12 +109,14 @@ class AgentClient:
                 raise AgentFailed(f"{what}; see {self.url}/health")
             await asyncio.sleep(0.05)
 
-    async def ingest(self, stream: str, chunks: AsyncIterator[bytes], pid: int) -> None:
+    async def ingest(
+        self, stream: str, chunks: AsyncIterator[bytes], pid: int, identity: StreamIdentity
+    ) -> None:
         """Send that process's progress until the chunks end; if the agent is away, it is lost."""
         with contextlib.suppress(aiohttp.ClientError, OSError):
             async with self._session.post(
                 f"{self.url}/ingest",
-                params={"stream": stream, "pid": str(pid)},
+                params={"stream": stream, "pid": str(pid), **identity.known()},
                 data=chunks,
                 headers=self._headers,
                 timeout=_INGEST_TIMEOUT,

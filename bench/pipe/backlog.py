@@ -9,6 +9,8 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from powerbench_agent.core.identity import told
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -38,6 +40,7 @@ class Backlog:
 
     def __init__(self, ring: Callable[[], None], limit: int = HELD) -> None:
         self.newest = b""  # kept when it is taken
+        self.told = b""  # what the reports before those held have said of the stream
         self.ended_at: float | None = None  # monotonic seconds; the input's end
         self._ring = ring
         self._limit = limit
@@ -66,8 +69,7 @@ class Backlog:
         taken = bytearray()
         with self._lock:
             while self._reports and (not taken or len(taken) + len(self._reports[0]) <= size):
-                taken += self._reports.popleft()
-            self._size -= len(taken)
+                taken += self._pop()
         return bytes(taken)
 
     def keep_newest(self) -> None:
@@ -77,4 +79,10 @@ class Backlog:
 
     def _trim(self, limit: int) -> None:
         while self._size > limit and len(self._reports) > 1:
-            self._size -= len(self._reports.popleft())
+            self._pop()
+
+    def _pop(self) -> bytes:
+        oldest = self._reports.popleft()
+        self._size -= len(oldest)
+        self.told = told(oldest) or self.told
+        return oldest

@@ -26,6 +26,7 @@ from powerbench_agent.bench.pipe.backlog import Backlog, Bell
 from powerbench_agent.bench.pipe.cutter import Cutter
 from powerbench_agent.bench.pipe.forward import Destination, Forwarder
 from powerbench_agent.bench.pipe.target import parse_target
+from powerbench_agent.core.identity import StreamIdentity, stated
 from powerbench_agent.core.terminal import printable
 
 if TYPE_CHECKING:
@@ -35,6 +36,14 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 64 * 1024  # as much as a pipe holds
 _MAX_INT = 2**31  # of a descriptor or a process id
+_EXAMPLES = {  # of what a stream is, by its fields
+    "codec": "h264",
+    "encoder": "libx264",
+    "preset": "veryfast",
+    "resolution": "1280x720",
+    "fps": "29.97",
+    "container": "flv",
+}
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -77,6 +86,13 @@ def add_parser(verbs: Verbs) -> None:
         help="the encoder's process (default: the one that writes to the pipe)",
     )
     add_token_file(pipe, "file that holds the agent's token")
+    identity = pipe.add_argument_group(
+        "what the stream is",
+        "The agent shows it in ffmpeg_stream_info. ffmpeg's stderr says all of it but the\n"
+        "preset; -progress says none of it. What is given here counts first.",
+    )
+    for field, example in _EXAMPLES.items():
+        identity.add_argument(f"--{field}", metavar=field.upper(), help=f"like {example}")
 
 
 def find_writer(procfs: Path, fd: int) -> int | None:
@@ -200,7 +216,17 @@ def _destination(flags: argparse.Namespace) -> Destination:
     except ValueError as error:
         raise ValueError(f"--url: {error}") from None
     token = _Token(flags.token_file) if flags.token_file else str
-    return Destination(target, flags.stream, os.urandom(8).hex(), flags.pid, token)
+    return Destination(target, flags.stream, os.urandom(8).hex(), flags.pid, token, _identity(flags))
+
+
+def _identity(flags: argparse.Namespace) -> StreamIdentity:
+    """Return what the flags say of the stream. Raises: ValueError."""
+    given = {field: getattr(flags, field) for field in _EXAMPLES if getattr(flags, field) is not None}
+    known = stated(given)
+    for field, value in given.items():
+        if field not in known.known():
+            raise ValueError(f"--{field} {value}: write it like {_EXAMPLES[field]}")
+    return known
 
 
 class _Token:

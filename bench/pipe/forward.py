@@ -9,7 +9,8 @@ Rules:
 1. What waits for the agent is bounded: the newest whole reports. Totals are cumulative, so dropping an old
    report costs only one point of a curve.
 2. A connection never carries half a report, unless it breaks in the middle of one.
-3. A new connection begins with what is held, or the newest report again: a restarted agent knows nothing.
+3. A new connection begins with what is held, or the newest report again, after what was said of the stream: a
+   restarted agent knows nothing.
 4. The end has a deadline: an absent agent is not waited for.
 """
 
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from powerbench_agent.agent import __version__
+from powerbench_agent.core.identity import UNKNOWN, StreamIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +65,7 @@ class Destination(NamedTuple):
     run: str  # the same for all connections of one run
     pid: int | None = None  # the encoder's, if the user gave it
     token: Callable[[], str] = str  # called for each connection, since a token may be replaced; "" for none
+    identity: StreamIdentity = UNKNOWN  # of the stream, as far as the user gave it
 
 
 class _Refused(Exception):  # noqa: N818 - a verdict
@@ -85,6 +88,7 @@ def request_head(destination: Destination, pid: int | None) -> bytes:
     target, token = destination.target, destination.token()
     stream = quote(os.fsencode(destination.stream), safe="")  # argv need not be UTF-8
     query = f"stream={stream}&run={destination.run}" + ("" if pid is None else f"&pid={pid}")
+    query += "".join(f"&{key}={quote(value)}" for key, value in destination.identity.known().items())
     lines = [
         f"POST {target.prefix}/ingest?{query} HTTP/1.1",
         f"Host: {target.authority}",
@@ -335,7 +339,8 @@ class Forwarder:
 
     def _converse(self, link: _Link) -> None:
         """Send reports until the input ends, and read the answer. Raises: OSError, _Refused, _TimeUp."""
-        first = self._backlog.take(_BATCH) or self._backlog.newest
+        told = self._backlog.told
+        first = told + (self._backlog.take(_BATCH) or self._backlog.newest)
         out = memoryview(request_head(self._destination, self._encoder()) + _chunk(first))
         received, finished = b"", False
         settled_at = time.monotonic() + _SETTLED_SECONDS

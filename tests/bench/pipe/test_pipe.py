@@ -36,7 +36,7 @@ from powerbench_agent.core.progress import MAX_LINE, ProgressParser
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-CAPTURES = sorted(CAPTURES.glob("[ps][rt]*_*"))  # progress_*, stderr_*
+CAPTURES = sorted(CAPTURES.glob("[psi][rtd]*_*"))  # progress_*, stderr_*, status_*, identity_*
 COMMAND = Path(sys.executable).with_name("powerbench")
 PATIENCE = 20.0
 
@@ -99,6 +99,11 @@ LINES = st.lists(
             b"\xff\x00=1",
             b"x" * (MAX_LINE + 9),
             b"frame=" + b"1" * MAX_LINE,
+            b"Input #0, lavfi, from 'x':",
+            b"Output #0, flv, to 'rtmp://host/live/key':",
+            b"  Stream #0:0: Video: h264, yuv420p, 320x180, 25 fps",
+            b"  Stream #0:0: Video: h264, yuv420p, 640x360, 25 fps",
+            b"  Stream #0:0 -> #0:0 (rawvideo (native) -> h264 (libx264))",
         ]
     ),
     max_size=30,

@@ -848,6 +848,7 @@ class Introduced(Overheard):
     def __init__(self) -> None:
         super().__init__()
         self.told: list[tuple[str, Sender | None, str]] = []
+        self.stated: Any = None
 
     def open_feed(self, stream: str, sender: Any = None, run: str = "", stated: Any = None) -> Any:
         self.stated = stated
@@ -878,3 +879,15 @@ async def test_who_sends_is_passed_on(serve: Serve, clock: FakeClock, path: str,
     writer.close()
     await writer.wait_closed()
     assert introduced.told == [("cam1", Sender(mine, its, pid, clock.monotonic()), run)]
+
+
+async def test_what_a_stream_is_is_passed_on(serve: Serve) -> None:
+    """A feed is told what the query states of its stream, as far as that is valid, and no more."""
+    introduced = Introduced()
+    served = await serve({"ffmpeg": introduced})
+    await served.scheduler.beat()
+    stated = {"codec": "h264", "encoder": "libx264", "resolution": "1280x720", "fps": "30000/1001"}
+    query = {"stream": "cam1", "token": "x", "preset": "a\nb", "container": "x" * 1000, **stated}
+    async with served.client.post("/ingest", params=query, data=b"frame=1\n") as answer:
+        assert answer.status == 204
+    assert introduced.stated.known() == {**stated, "fps": "29.97"}

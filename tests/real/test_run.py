@@ -145,6 +145,9 @@ def test_an_agent_of_its_own_takes_the_progress_in_while_the_stream_runs(tmp_pat
 
         page = f"http://127.0.0.1:{port}/metrics"
         wait_for(lambda: '{stream="cam"}' in series(get(page), "ffmpeg_fps"), "the agent sees the stream")
+        (info,) = series(get(page), "ffmpeg_stream_info")
+        assert 'encoder="libx264"' in info
+        assert series(get(page), "ffmpeg_megapixels_total")['{stream="cam"}'] > 0
         for pid in [run.pid, *descendants(run.pid)]:
             assert b"s3cret" not in Path(f"/proc/{pid}/cmdline").read_bytes()
         assert run.wait(60) == 0

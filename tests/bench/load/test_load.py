@@ -10,7 +10,7 @@ import pytest
 from powerbench_agent.bench.exits import NotHere
 from powerbench_agent.bench.load.child import Child
 from powerbench_agent.bench.load.containers import Target, choose_container
-from powerbench_agent.bench.load.encoder import encoder_command, trial_command
+from powerbench_agent.bench.load.encoder import encoder_command, identity_of, trial_command
 from powerbench_agent.bench.load.ffmpeg import Ffmpeg, check_device, check_encoder, check_sink, check_version
 from powerbench_agent.bench.load.trial import open_encoder
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
@@ -120,6 +120,18 @@ def test_a_stream_is_as_asked_and_ends_by_itself() -> None:
     assert "-progress pipe:7" in text
     assert float(command[command.index("-t") + 1]) > SCENARIO.duration + SCENARIO.stabilization
     assert command[-1] == "rtmp://127.0.0.1/live/x"
+
+
+def test_what_an_agent_is_told_of_a_stream() -> None:
+    """All of it is known before the stream starts, by FFmpeg's names."""
+    assert identity_of(SCENARIO, "nut").known() == {
+        "codec": "hevc",
+        "encoder": "libx265",
+        "preset": "fast",
+        "resolution": "640x360",
+        "fps": "25",
+        "container": "nut",
+    }
 
 
 async def test_a_deaf_child_is_killed_by_a_second_interruption() -> None:

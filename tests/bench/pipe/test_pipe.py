@@ -31,6 +31,7 @@ from powerbench_agent.bench.pipe.cli import find_writer
 from powerbench_agent.bench.pipe.cutter import MAX_BLOCK, Cutter
 from powerbench_agent.bench.pipe.forward import Destination, parse_status, request_head
 from powerbench_agent.bench.pipe.target import Target, parse_target
+from powerbench_agent.core.identity import StreamIdentity, stated, tell
 from powerbench_agent.core.progress import MAX_LINE, ProgressParser
 
 if TYPE_CHECKING:
@@ -154,6 +155,45 @@ def test_what_a_logger_has_put_around_a_line_is_not_forwarded(
     assert parsed(*reports) == parsed(content)
 
 
+LOG = b"""\
+Input #0, lavfi, from 'testsrc2':
+  Stream #0:0: Video: rawvideo, yuv420p, 640x360, 25 fps
+Output #0, flv, to 'rtmp://host/live/secret':
+  Metadata:
+    title           : secret
+  Stream #0:0: Video: h264 (High) ([7][0][0][0] / 0x0007), yuv420p, 320x180, q=2-31, 25 fps, 1k tbn
+    Metadata:
+      encoder         : Lavc59.37.100 libx264
+"""
+SAID = tell(StreamIdentity("h264", "libx264", "", "320x180", "25", "flv"))
+
+
+def test_what_a_stream_is_is_forwarded_without_its_key() -> None:
+    """It comes before the first report after it, once, in lines that hold no URL and no title."""
+    assert cut(block(1) + LOG + block(2) + block(3)) == [block(1), SAID + block(2), block(3)]
+    assert b"secret" not in SAID
+
+
+def test_what_a_stream_is_ends_with_its_run() -> None:
+    """The next run is told again, even if it is the same, and also if nothing is known of it."""
+    last = block(9, last=True)
+    assert cut(LOG + last + LOG + last) == [SAID + last, SAID + last]
+    assert cut(LOG + last + block(1) + block(2)) == [SAID + last, tell(None) + block(1), block(2)]
+    assert cut(last + last) == [last, last]
+
+
+def test_the_backlog_knows_what_has_been_said_of_the_stream() -> None:
+    """What a report that was taken or dropped said of the stream is kept for the next connection."""
+    backlog = Backlog(lambda: None, 2 * len(block(1)))
+    backlog.put([block(1), SAID + block(2)])
+    assert backlog.told == b""
+    backlog.put([block(3)])
+    assert (backlog.told, backlog.take(1)) == (SAID, block(3))
+    backlog.put([tell(None) + block(4)])
+    backlog.take(1)
+    assert backlog.told == tell(None)
+
+
 def test_a_summary_is_forwarded_with_the_end_that_it_marks() -> None:
     """A run whose last status line looks like any other ends by its summary, before or after that line."""
     line = b"size=       1kB time=00:00:01.00 bitrate= 128.0kbits/s speed=1x\n"
@@ -260,6 +300,14 @@ def test_a_request_has_its_names_encoded_and_its_token_in_a_header() -> None:
     assert "Host: [fe80::1]:1" in headers
     assert "Authorization: Bearer t0ken" in headers
     assert headers[-2:] == ["", ""]
+
+
+def test_a_request_states_what_the_user_gave() -> None:
+    """What is known of the stream is in the query; what is not is left out."""
+    known = stated({"preset": "slow", "fps": "30000/1001", "encoder": "x265+"})
+    destination = Destination(parse_target("x"), "cam1", "beef", identity=known)
+    line = request_head(destination, None).partition(b"\r\n")[0]
+    assert line == b"POST /ingest?stream=cam1&run=beef&encoder=x265%2B&preset=slow&fps=29.97 HTTP/1.1"
 
 
 def test_an_answer_counts_once_its_head_is_complete() -> None:
@@ -511,11 +559,14 @@ def test_an_agent_that_hangs_blocks_nothing(
 
 
 def test_a_broken_connection_is_made_again_as_the_same_run(agent: Agent, pipe: Callable[..., Piped]) -> None:
-    """After a reset the newest report is sent again, whole, under the same run; two lines say so."""
+    """After a reset the newest report is sent again, whole, under the same run; two lines say so.
+
+    What was said of the stream is sent again before it.
+    """
     run = pipe(agent.url)
-    run.write(block(1))
+    run.write(LOG + block(1))
     first = agent.accept()
-    first.until(block(1))
+    first.until(SAID + block(1))
     name = first.run()
     first.reset()
     second = agent.accept()
@@ -526,7 +577,7 @@ def test_a_broken_connection_is_made_again_as_the_same_run(agent: Agent, pipe: C
     second.until(b"\r\n0\r\n\r\n")
     second.answer()
     assert run.ended() == 0
-    assert second.body() == block(1) + block(2, last=True)
+    assert second.body().removeprefix(SAID) == SAID + block(1) + block(2, last=True)
     lost, back = run.said()
     assert re.search(r"lost the agent at http://127.0.0.1:\d+ \(.*\); retrying", lost)
     assert "is reachable now" in back
@@ -724,6 +775,9 @@ def test_https_is_used_and_verified(
         (["--stream", "x", "--pid", "0"], 2, ["--pid"]),
         (["--stream", "x", "--pid", "me"], 2, ["--pid", "'me'"]),
         (["--stream", "x", "--url", "udp://x"], 2, ["--url", "udp://x", "http://"]),
+        (["--stream", "x", "--resolution", "720p"], 2, ["--resolution 720p", "1280x720"]),
+        (["--stream", "x", "--preset", "very fast"], 2, ["--preset very fast", "veryfast"]),
+        (["--stream", "x", "--fps", ""], 2, ["--fps", "29.97"]),
         (["--stream", "x", "--token-file", "/nonexistent/t"], 78, ["--token-file", "No such file"]),
         (["--stream", "x", "--token-file", "/dev/null"], 78, ["--token-file", "holds no token"]),
         (["--stream", "x", "--token-file", ""], 2, ["--token-file", "must name a file"]),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from real.conftest import BIN, agent, get, need, series, wait_for
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SIZE = 640 * 360
@@ -23,6 +25,16 @@ def either(request: pytest.FixtureRequest) -> str:
     return str(pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe())
 
 
+@contextmanager
+def ended(encoder: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End an encoder if a test fails."""
+    try:
+        yield
+    except BaseException:
+        encoder.kill()
+        raise
+
+
 def info(page: str) -> dict[str, str]:
     """Return the labels of the one info series; none without it."""
     found = series(get(page), "ffmpeg_stream_info")
@@ -33,7 +45,7 @@ def info(page: str) -> dict[str, str]:
 def test_what_stderr_says_outlives_the_agent(either: str, port: int, tmp_path: Path) -> None:
     """A ladder is its first output, scaled, with the user's preset; a restarted agent knows it again."""
     work = (
-        f"{either} -stats_period 0.25 -re -f lavfi -i testsrc2=size=320x180:rate=30000/1001 -t 8 "
+        f"{either} -stats_period 0.25 -re -f lavfi -i testsrc2=size=320x180:rate=30000/1001:duration=8 "
         "-filter_complex '[0:v]split=2[a][b];[a]scale=640:360[c]' "
         f"-map '[c]' -c:v libx264 -preset ultrafast -y {tmp_path}/a.ts "
         f"-map '[b]' -c:v mpeg4 -y {tmp_path}/b.mp4"
@@ -49,13 +61,13 @@ def test_what_stderr_says_outlives_the_agent(either: str, port: int, tmp_path: P
         "fps": "29.97",
         "container": "mpegts",
     }
-    command = [need("bash"), "-c", f"{work} 2> >({pipe})"]
+    command = [need("bash"), "-c", f"exec {work} 2> >({pipe} --pid $$)"]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as encoder:
-        with agent(port) as daemon:
+        with agent(port) as daemon, ended(encoder):
             wait_for(lambda: info(page) == expected, "what the stream is")
             daemon.kill()
             daemon.wait(10)
-        with agent(port):
+        with agent(port), ended(encoder):
             wait_for(lambda: info(page) == expected, "what the stream is, again")
             assert encoder.wait(30) == 0
             label = '{stream="cam1"}'

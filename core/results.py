@@ -19,8 +19,11 @@ History of `format`:
   scenario that streams a clip has `input` (its path), `input_size` in bytes, `input_sha256` and
   `input_hashed_bytes`, which is less than the size if only the two ends were hashed, half of it at each.
 - 3: encoders by table. A scenario has `rate` (`cbr`, `vbr`, `crf=35`, `qp=28`, `cq=30`, `copy`) and, if it
-  goes by quality, no `bitrate`; where they were asked for, `pix_fmt`, `gop` (frames), `encoder_options`
-  (`tune=zerolatency:bf=0`), `device`, `hwaccel`. `encode.container` is what the bytes were counted in.
+  goes by quality, no `bitrate`; where they were asked for, `gop` (frames), `encoder_options`
+  (`tune=zerolatency:bf=0`), `device`, `hwaccel`. `pix_fmt` is that of the encoded picture; `frame_rate`
+  ("30000/1001") stands beside `fps` (29.97003) where that is not whole. With a clip, `input_picture` is what
+  its video is, and `changes` has a line for each thing that its stream does not keep. `encode.container` is
+  what the bytes were counted in.
 
 Units: Unix seconds, seconds, joules, watts. Unknown keys are ignored: others may add theirs.
 """
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
 
 FORMAT = 3  # the newest
 BASELINE = "baseline"
+PIX_FMT = "yuv420p"  # of every stream in files that do not say
 
 # What may stand at the end of a text that was cut off: the beginning of a word, a number or an escape.
 _BEGUN = re.compile(
@@ -221,16 +225,17 @@ class RecordedScenario(msgspec.Struct, frozen=True, kw_only=True):
     bitrate: str = ""
     bitrates: tuple[str, ...] = ()
     rate: str = ""  # how it is controlled; "" in files before format 3, where it is cbr
-    pix_fmt: str = ""  # this and the next ones only where they were asked for
-    gop: int = 0
+    gop: int = 0  # this and the next three only where they were asked for
     encoder_options: str = ""
     device: str = ""
     hwaccel: str = ""
     resolution: str = ""
     fps: float = 0
+    frame_rate: str = ""  # the fraction that fps stands for, "30000/1001"; "" if it is whole
     duration: float = 0.0
     encoder: str = ""
     preset: str = ""
+    pix_fmt: str = PIX_FMT
     input: str = ""  # path of the clip that is streamed; "" for the test picture
     input_sha256: str = ""  # of the clip; "" in files that do not say
     streams: int = 1
@@ -550,12 +555,15 @@ class Settings:
     preset: str
     rate: str = ""  # "" is a constant bitrate
     more: str = ""  # what else was asked of the encoder
+    pix_fmt: str = PIX_FMT
     input: str = field(default="", compare=False)  # the clip's file name; "" for the test picture
     clip: str = ""  # its SHA-256, or its path
 
     def __str__(self) -> str:
         rates = " ".join(filter(None, ("+".join(self.bitrates), self.rate)))
-        said = (rates, self.resolution, f"{self.fps:g} fps", self.encoder, self.preset, self.more, self.input)
+        own_format = "" if self.pix_fmt == PIX_FMT else self.pix_fmt
+        coder = (self.encoder, self.preset, own_format, self.more)
+        said = (rates, self.resolution, f"{self.fps:g} fps", *coder, self.input)
         return " ".join(filter(None, said))
 
 
@@ -570,6 +578,7 @@ def settings_of(scenario: RecordedScenario) -> Settings:
         preset=scenario.preset,
         rate="" if scenario.rate == "cbr" else scenario.rate,
         more=_more_settings(scenario),
+        pix_fmt=scenario.pix_fmt,
         input=PurePath(scenario.input).name,
         clip=scenario.input_sha256 or scenario.input,
     )
@@ -578,7 +587,6 @@ def settings_of(scenario: RecordedScenario) -> Settings:
 def _more_settings(scenario: RecordedScenario) -> str:
     """Return what was asked of the encoder beyond preset and rate, as people read it."""
     asked = {
-        "pix_fmt": scenario.pix_fmt,
         "gop": scenario.gop,
         "options": scenario.encoder_options,
         "device": scenario.device,

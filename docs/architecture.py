@@ -211,7 +211,7 @@ def rooms(floor: str) -> list[Room]:
         left = [name for name in left if name not in files]
         if files:
             found.append(Room(title, files))
-    for folder in sorted(path for path in top.iterdir() if path.is_dir()):
+    for folder in sorted(path.parent for path in top.rglob("__init__.py") if path.parent != top):
         files = modules(folder)
         if files:
             found.append(Room(f"{folder.name}/", files))

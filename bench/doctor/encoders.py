@@ -10,7 +10,7 @@ from powerbench_agent.bench.load.ffmpeg import find_ffmpeg
 from powerbench_agent.bench.load.trial import open_row
 
 if TYPE_CHECKING:
-    from powerbench_agent.bench.load.encoders.table import Row
+    from powerbench_agent.bench.load.encoders.table import EncoderRow
     from powerbench_agent.bench.load.ffmpeg import Ffmpeg
 
 _AT_ONCE = 2  # trials: more would slow each other down
@@ -19,7 +19,7 @@ _AT_ONCE = 2  # trials: more would slow each other down
 class TriedEncoder(NamedTuple):
     """A row of the table, and whether it can be used here."""
 
-    row: Row
+    row: EncoderRow
     is_built_in: bool
     reason: str  # why it does not open; "" if it does
 
@@ -34,7 +34,7 @@ async def try_all(path: str = "") -> tuple[Ffmpeg, list[TriedEncoder]]:
     ffmpeg = await find_ffmpeg(path)
     gate = asyncio.Semaphore(_AT_ONCE)
 
-    async def try_one(row: Row) -> TriedEncoder:
+    async def try_one(row: EncoderRow) -> TriedEncoder:
         if row.name not in ffmpeg.encoders:
             return TriedEncoder(row, is_built_in=False, reason="")
         async with gate:

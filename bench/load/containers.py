@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 Container = Literal["flv", "matroska", "mpegts", "nut"]
 
 
-class Target(NamedTuple):
+class StreamTarget(NamedTuple):
     """Where a stream goes."""
 
     url: str  # or "null"

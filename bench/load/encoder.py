@@ -12,7 +12,8 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.bench.load.child import Child, StreamFailed
-from powerbench_agent.bench.load.containers import Target
+from powerbench_agent.bench.load.clip_filters import clip_filters, field_options
+from powerbench_agent.bench.load.containers import StreamTarget, choose_container
 from powerbench_agent.bench.load.encoders.spelling import global_options, upload_filter, video_options
 from powerbench_agent.bench.plan.scenario import AUDIO_KBPS, format_bitrate
 from powerbench_agent.core.identity import StreamIdentity, stated
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from powerbench_agent.bench.load.containers import Container
     from powerbench_agent.bench.load.ffmpeg import Ffmpeg
     from powerbench_agent.bench.plan.scenario import Scenario
+
+
+_SAMPLE_FRAMES = 3
 
 
 class Point(NamedTuple):
@@ -40,7 +44,7 @@ class Encoder(Child):
         self,
         ffmpeg: Ffmpeg,
         scenario: Scenario,
-        target: Target,
+        target: StreamTarget,
         on_data: Callable[[int, bytes], None] = lambda *_: None,
         sink: Child | None = None,
     ) -> None:
@@ -105,7 +109,7 @@ class _Progress(asyncio.Protocol):
         self._take(data)
 
 
-def encoder_command(ffmpeg: Ffmpeg, scenario: Scenario, target: Target, progress_fd: int) -> list[str]:
+def encoder_command(ffmpeg: Ffmpeg, scenario: Scenario, target: StreamTarget, progress_fd: int) -> list[str]:
     """Return the command line of a stream: picture and tone, in real time."""
     planned = scenario.stabilization + scenario.duration
     # Windows are wall clock and a signal ends them; this ends an encoder that has been left behind.
@@ -130,7 +134,20 @@ def identity_of(scenario: Scenario, container: Container) -> StreamIdentity:
 
 def trial_command(ffmpeg: Ffmpeg, scenario: Scenario, container: Container) -> list[str]:
     """Return the command line of a stream's first frames, with the same options but to no one."""
-    return [*_encoding(ffmpeg, scenario, 1), "-frames:v", "3", "-y", *_output(Target(os.devnull, container))]
+    return [
+        *_encoding(ffmpeg, scenario, 1),
+        "-frames:v",
+        "3",
+        "-y",
+        *_output(StreamTarget(os.devnull, container)),
+    ]
+
+
+def sample_command(ffmpeg: Ffmpeg, scenario: Scenario, sink: str, file: str) -> list[str]:
+    """Return the command line that puts a stream's first frames into a file, as its sink would get them."""
+    container = choose_container(scenario.asked.row.codec, sink, ffmpeg.number)
+    frames = ["-frames:v", f"{_SAMPLE_FRAMES}", "-t", "5"]
+    return [*_encoding(ffmpeg, scenario.streams[0], 1), *frames, *_format(container), "-y", file]
 
 
 def _encoding(ffmpeg: Ffmpeg, scenario: Scenario, progress_fd: int) -> list[str]:
@@ -140,10 +157,10 @@ def _encoding(ffmpeg: Ffmpeg, scenario: Scenario, progress_fd: int) -> list[str]
     command += [*global_options(scenario.asked), *_picture_input(scenario)]
     # A file's own sound may be missing, or end before the picture: the tone is the same for all.
     command += ["-re", "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"]
-    command += ["-map", "0:v:0", "-map", "1:a:0"]
+    command += ["-map", "0:V:0" if scenario.input else "0:v:0", "-map", "1:a:0"]
     if filters := _filters(scenario):
         command += ["-vf", filters]
-    command += video_options(scenario.asked, scenario.video_kbps)
+    command += [*video_options(scenario.asked, scenario.video_kbps), *field_options(scenario)]
     return [*command, "-c:a", "aac", "-b:a", format_bitrate(AUDIO_KBPS)]
 
 
@@ -159,14 +176,13 @@ def _picture_input(scenario: Scenario) -> list[str]:
 
 def _filters(scenario: Scenario) -> str:
     """Return the filters between the picture and its encoder, "" if there are none."""
-    size = scenario.resolution
-    is_changed = bool(scenario.input) and scenario.asked.row.name != "copy"
-    filters = [f"scale={size.width}:{size.height},fps={scenario.fps}"] if is_changed else []
+    is_encoded = scenario.asked.row.name != "copy"
+    filters = clip_filters(scenario) if scenario.input and is_encoded else []
     filters += [upload] if (upload := upload_filter(scenario.asked)) else []
     return ",".join(filters)
 
 
-def _output(target: Target) -> list[str]:
+def _output(target: StreamTarget) -> list[str]:
     """Return the options that write the stream."""
     url, container = target
     if url == "null":  # /dev/null and not the null muxer, which counts no bytes

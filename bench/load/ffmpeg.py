@@ -45,11 +45,7 @@ async def find_ffmpeg(path: str = "") -> Ffmpeg:
 
     Raises: NotHere.
     """
-    found = shutil.which(path or "ffmpeg")
-    if found is None and path:
-        raise NotHere(f"no ffmpeg at {path}: give the path of an ffmpeg to --ffmpeg")
-    if found is None:
-        found = _packaged_ffmpeg()
+    found = locate(path)
     version = await _output(found, "-hide_banner", "-version")
     match = re.match(r"ffmpeg version (\S+)", version)
     if not match:
@@ -60,6 +56,17 @@ async def find_ffmpeg(path: str = "") -> Ffmpeg:
     encoders = frozenset(re.findall(r"^ [VAS][A-Z.]{5} ([\w-]+)", listing, re.MULTILINE))
     digest = await asyncio.to_thread(lambda: hashlib.sha256(Path(found).read_bytes()).hexdigest())
     return Ffmpeg(found, match[1], digest, encoders)
+
+
+def locate(path: str = "") -> str:
+    """Return where the ffmpeg is that is used: the given one, else the system's, else the packaged one.
+
+    Raises: NotHere.
+    """
+    found = shutil.which(path or "ffmpeg")
+    if found is None and path:
+        raise NotHere(f"no ffmpeg at {path}: give the path of an ffmpeg to --ffmpeg")
+    return found if found is not None else _packaged_ffmpeg()
 
 
 def _packaged_ffmpeg() -> str:

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.bench.load.child import StreamFailed
-from powerbench_agent.bench.load.containers import Target, choose_container
+from powerbench_agent.bench.load.containers import StreamTarget, choose_container
 from powerbench_agent.bench.load.encoder import Encoder, identity_of
 from powerbench_agent.bench.load.sinks import Relay, Sink
 
@@ -55,7 +55,7 @@ async def streaming(
         streams: list[RunningStream] = []
         for number, one in enumerate(scenario.streams, 1):
             container = choose_container(one.asked.row.codec, sink, ffmpeg.number)
-            target = Target(f"{sink}-{number}" if several else sink, container)
+            target = StreamTarget(f"{sink}-{number}" if several else sink, container)
             relay = Relay(client, one.name, identity_of(one, container))
             stack.push_async_callback(relay.close)
             streams.append(await stack.enter_async_context(_stream(ffmpeg, one, target, relay.send)))
@@ -66,7 +66,7 @@ async def streaming(
 
 @contextlib.asynccontextmanager
 async def _stream(
-    ffmpeg: Ffmpeg, scenario: Scenario, target: Target, on_data: Callable[[int, bytes], None]
+    ffmpeg: Ffmpeg, scenario: Scenario, target: StreamTarget, on_data: Callable[[int, bytes], None]
 ) -> AsyncIterator[RunningStream]:
     """Run one stream for as long as the context lasts. Raises: StreamFailed."""
     url, container = target
@@ -78,7 +78,7 @@ async def _stream(
             await sink.start()
         give_up = time.monotonic() + _CONNECT_SECONDS
         while True:
-            reached = Target(sink.url, container) if sink else target
+            reached = StreamTarget(sink.url, container) if sink else target
             encoder = Encoder(ffmpeg, scenario, reached, on_data, sink)
             if await _started(encoder, url):
                 stack.push_async_callback(encoder.stop)

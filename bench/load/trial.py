@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from powerbench_agent.bench.load.containers import Container
-    from powerbench_agent.bench.load.encoders.table import Row
+    from powerbench_agent.bench.load.encoders.table import EncoderRow
     from powerbench_agent.bench.load.ffmpeg import Ffmpeg
 
 _TRIAL_SECONDS = 10.0  # three small frames take less than one; what hangs ignores SIGTERM
@@ -83,13 +83,13 @@ async def _try_out(ffmpeg: Ffmpeg, stream: Scenario, container: Container) -> No
     raise NotHere(f"{what}; {can}")
 
 
-async def opening(ffmpeg: Ffmpeg, codec: str) -> list[Row]:
+async def opening(ffmpeg: Ffmpeg, codec: str) -> list[EncoderRow]:
     """Return the encoders of a codec that open on this machine."""
     rows = [row for row in ROWS if row.codec == codec and row.name in ffmpeg.encoders]
     return [row for row in rows if not await open_row(ffmpeg, row)]
 
 
-async def open_row(ffmpeg: Ffmpeg, row: Row) -> str:
+async def open_row(ffmpeg: Ffmpeg, row: EncoderRow) -> str:
     """Return why an encoder does not open here with its defaults; "" if it does."""
     plain = Scenario(
         name=row.name,
@@ -117,7 +117,8 @@ async def open_encoder(
     """
     size = _TINY if stream.asked.row.is_software else stream.resolution
     child = Child(
-        "trial", trial_command(ffmpeg, structs.replace(stream, input="", resolution=size), container)
+        "trial",
+        trial_command(ffmpeg, structs.replace(stream, input="", picture=None, resolution=size), container),
     )
     try:
         await child.start()

@@ -18,7 +18,8 @@ from powerbench_agent.bench.load.encoders.rates import RateControl, parse_rate
 from powerbench_agent.bench.load.encoders.spelling import completed, default_rate, parse_extra, problems
 from powerbench_agent.bench.load.encoders.table import find_row
 from powerbench_agent.bench.plan import defaults, scenario
-from powerbench_agent.bench.plan.scenario import Scenario
+from powerbench_agent.bench.plan.frame_rate import parse_fps
+from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 from powerbench_agent.core.terminal import printable
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ class BadBatch(BadFile):
 
 
 def parse_batch(content: bytes, where: str) -> list[Scenario]:
-    """Return the file's scenarios; `where`: its name, for messages. Raises: BadBatch."""
+    """Return the file's scenarios; `where`: its name, for messages. Raises: BadBatch.
+
+    What a clip's scenario leaves open is filled in once the clip is known, and so is its name.
+    """
     document = _decoded(content, where)
     entries, common, problems = _top(document, where)
     if not isinstance(entries, list) or not 1 <= len(entries) <= _MAX_SCENARIOS:
@@ -152,8 +156,9 @@ class _Entry:
             duration=self._value("duration", scenario.parse_duration, defaults.DURATION),
             stabilization=self._value("stabilization", scenario.parse_wait, defaults.STABILIZATION),
             cooldown=self._value("cooldown", scenario.parse_wait, defaults.COOLDOWN),
-            resolution=self._value("resolution", scenario.parse_resolution, defaults.RESOLUTION),
-            fps=self._value("fps", scenario.parse_fps, defaults.FPS) or 0,
+            resolution=self._picture("resolution", scenario.parse_resolution, defaults.RESOLUTION)
+            or Resolution(0, 0),
+            fps=self._picture("fps", parse_fps, defaults.FPS) or 0,
             encoder=encoder or defaults.ENCODER,
             preset=self._text("preset"),
             rate=self._rate(encoder),
@@ -177,7 +182,15 @@ class _Entry:
             made = msgspec.structs.replace(made, video_kbps=bitrates[0])
         else:
             made = msgspec.structs.replace(made, type="multi", bitrates=bitrates)
-        return msgspec.structs.replace(made, name=made.name or scenario.name_of(made))
+        if made.input:
+            return made
+        return scenario.named(msgspec.structs.replace(made, pix_fmt=completed(made.asked).pix_fmt))
+
+    def _picture(self, key: str, parse: Callable[[str], Any], default: str) -> Any:
+        """Return a setting of the picture; None if it is left to the clip."""
+        if self._fields.get("input") and key not in self._fields:
+            return None
+        return self._value(key, parse, default)
 
     def _rate(self, encoder: str | None) -> RateControl:
         found: RateControl | None = self._optional("rate", parse_rate)

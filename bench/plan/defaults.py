@@ -1,10 +1,14 @@
-"""The defaults of a scenario, shared by flags and batch files, written as on the command line."""
+"""The defaults of a scenario, shared by flags and batch files, written as on the command line.
+
+RESOLUTION, FPS and PIX_FMT are the test picture's; a clip keeps its own.
+"""
 
 from __future__ import annotations
 
 BITRATE = "2500k"
 RESOLUTION = "1280x720"
 FPS = "30"
+PIX_FMT = "yuv420p"
 ENCODER = "h264"
 PRESET = "veryfast"
 

@@ -11,6 +11,7 @@ from powerbench_agent.bench.load.encoders.rates import parse_rate
 from powerbench_agent.bench.load.encoders.spelling import parse_extra
 from powerbench_agent.bench.load.encoders.table import find_row
 from powerbench_agent.bench.plan import defaults, scenario
+from powerbench_agent.bench.plan.frame_rate import parse_fps
 from powerbench_agent.bench.plan.order import ORDERS
 
 
@@ -207,14 +208,19 @@ def _add_stream(kind: Parser) -> None:
     kind.add_argument(
         "--resolution",
         type=checked(scenario.parse_resolution),
-        default=defaults.RESOLUTION,
-        help="WIDTHxHEIGHT",
+        help=f"WIDTHxHEIGHT (default: {defaults.RESOLUTION}, or the clip's own)",
     )
     kind.add_argument(
-        "--fps", type=checked(scenario.parse_fps), default=defaults.FPS, help="frames per second"
+        "--fps",
+        type=checked(parse_fps),
+        help="frames per second: 25, 30000/1001, or 29.97, which means 30000/1001 "
+        f"(default: {defaults.FPS}, or the clip's own)",
     )
     kind.add_argument(
-        "--input", metavar="FILE", type=Path, help="stream this clip in a loop, instead of a test picture"
+        "--input",
+        metavar="FILE",
+        type=Path,
+        help="stream this clip in a loop, as it is, instead of a test picture",
     )
     _add_times(kind)
     _add_encoder(kind)
@@ -283,7 +289,9 @@ def _add_encoder(kind: Parser) -> None:
         help="device of a hardware encoder, like /dev/dri/renderD128, or the number of an NVIDIA GPU",
     )
     kind.add_argument(
-        "--pix-fmt", default="", help="pixel format, like yuv420p10le; if empty, the encoder's usual one"
+        "--pix-fmt",
+        default="",
+        help="pixel format, like yuv420p10le; if empty, the clip's own, or the encoder's usual one",
     )
 
 

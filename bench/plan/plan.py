@@ -7,16 +7,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import structs
-
 from powerbench_agent.bench.exits import BadFile, BadFlag
 from powerbench_agent.bench.flags import read_token
 from powerbench_agent.bench.load.encoders.spelling import EncoderAsked, completed, default_rate, problems
+from powerbench_agent.bench.load.probe import ClipTools
 from powerbench_agent.bench.meter import choose
 from powerbench_agent.bench.plan import defaults, order, rates
 from powerbench_agent.bench.plan.batch_file import BadBatch, parse_batch
-from powerbench_agent.bench.plan.clip import fingerprint
-from powerbench_agent.bench.plan.scenario import Scenario, name_of, parse_bitrate
+from powerbench_agent.bench.plan.clips import BadClips, with_clips
+from powerbench_agent.bench.plan.frame_rate import parse_fps
+from powerbench_agent.bench.plan.scenario import (
+    Resolution,
+    Scenario,
+    named,
+    parse_bitrate,
+    parse_resolution,
+)
 from powerbench_agent.bench.plan.suite import Times, baseline, suite
 from powerbench_agent.core.bounded_file import UnfitFile, read_bounded_file
 
@@ -25,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from powerbench_agent.bench.load.encoders.rates import RateControl
-    from powerbench_agent.bench.plan.clip import Clip
+    from powerbench_agent.bench.plan.clips import Tools
 
 _MAX_BATCH_BYTES = 16 * 2**20
 
@@ -49,12 +55,15 @@ class Plan:
     resume: Path | None = None  # the results file to continue
 
 
-def make_plan(flags: argparse.Namespace) -> Plan:
-    """Return what the flags ask for. Raises: BadFlag, BadFile."""
+def make_plan(flags: argparse.Namespace, tools: Tools | None = None) -> Plan:
+    """Return what the flags ask for; `tools`: what looks at clips, by default --ffmpeg does.
+
+    Raises: BadFlag, BadFile, NotHere.
+    """
     if flags.sink not in ("embedded", "null", "nginx") and not re.match(r"rtmp://[^/]+/.+", flags.sink):
         raise BadFlag(f"--sink {flags.sink!r}: must be embedded, null, nginx, or like rtmp://HOST/APP/STREAM")
     choose.check_urls(flags.agent)
-    once, suffix = _scenarios(flags), ""
+    once, suffix = _scenarios(flags, tools or ClipTools(flags.ffmpeg)), ""
     if flags.shard is not None:
         number, count = flags.shard
         once = _shard(once, number, count)
@@ -92,10 +101,10 @@ def _shard(once: list[Scenario], number: int, count: int) -> list[Scenario]:
     return ours
 
 
-def _scenarios(flags: argparse.Namespace) -> list[Scenario]:
-    """Return what is measured once. Raises: BadFlag, BadFile."""
+def _scenarios(flags: argparse.Namespace, tools: Tools) -> list[Scenario]:
+    """Return what is measured once. Raises: BadFlag, BadFile, NotHere."""
     if flags.kind == "batch":
-        return _batch(flags.file)
+        return _batch(flags.file, tools, flags.sink)
     times = Times(
         duration=flags.duration,
         stabilization=flags.stabilization,
@@ -105,11 +114,14 @@ def _scenarios(flags: argparse.Namespace) -> list[Scenario]:
     if flags.kind == "suite":
         return suite(times, _asked(flags))
     idle = [baseline(times)] if flags.with_baseline else []
-    return [*idle, *_with_clips([_stream(flags)], "--input")]
+    try:
+        return [*idle, *with_clips([_stream(flags)], tools, flags.sink)]
+    except BadClips as bad:
+        raise BadFile(f"--{str(bad).replace(': ', ' ', 1)}") from None
 
 
-def _batch(file: Path) -> list[Scenario]:
-    """Return the scenarios of a batch file. Raises: BadFile."""
+def _batch(file: Path, tools: Tools, sink: str) -> list[Scenario]:
+    """Return the scenarios of a batch file. Raises: BadFile, NotHere."""
     try:
         content = read_bounded_file(file, _MAX_BATCH_BYTES)
     except OSError as error:
@@ -121,22 +133,17 @@ def _batch(file: Path) -> list[Scenario]:
     lost = [name for name in inputs if not Path(name).is_file()]
     if lost:
         raise BadBatch("\n".join(f"{file}: input: {name!r}: is not a file" for name in lost))
-    return _with_clips(scenarios, str(file))
-
-
-def _with_clips(scenarios: list[Scenario], where: str) -> list[Scenario]:
-    """Return the scenarios with the clips that they stream; `where`: what names them. Raises: BadFile."""
-    clips: dict[str, Clip] = {}
-    for name in dict.fromkeys(scenario.input for scenario in scenarios if scenario.input):
-        try:
-            clips[name] = fingerprint(Path(name))
-        except OSError as error:
-            raise BadFile(f"{where}: input: {name!r}: cannot read it: {error.strerror}") from None
-    return [structs.replace(scenario, clip=clips.get(scenario.input)) for scenario in scenarios]
+    try:
+        return with_clips(scenarios, tools, sink)
+    except BadClips as bad:
+        raise BadBatch("\n".join(f"{file}: {line}" for line in str(bad).splitlines())) from None
 
 
 def _stream(flags: argparse.Namespace) -> Scenario:
-    """Return the scenario of `single` or `multi`. Raises: BadFlag, BadFile."""
+    """Return the scenario of `single` or `multi`; what it leaves to a clip is not set.
+
+    Raises: BadFlag, BadFile.
+    """
     bitrates = _bitrates(flags) if flags.kind == "multi" else ()
     if flags.input is not None and not flags.input.is_file():
         raise BadFile(f"--input {str(flags.input)!r}: is not a file")
@@ -144,27 +151,29 @@ def _stream(flags: argparse.Namespace) -> Scenario:
     rate = asked.rate
     if flags.hwaccel and not flags.input:
         raise BadFlag("--hwaccel: decodes a clip; give one with --input")
-    made = Scenario(
-        name="",
+    has_clip = flags.input is not None
+    no_size, test_size = Resolution(0, 0), parse_resolution(defaults.RESOLUTION)
+    stream = Scenario(
+        name=flags.name,
         type="multi" if bitrates else "single",
         duration=flags.duration,
         stabilization=flags.stabilization,
         cooldown=flags.cooldown,
         video_kbps=0.0 if bitrates else _kbps(flags, rate),
         bitrates=bitrates,
-        resolution=flags.resolution,
-        fps=flags.fps,
+        resolution=flags.resolution or (no_size if has_clip else test_size),
+        fps=flags.fps or (0 if has_clip else parse_fps(defaults.FPS)),
         encoder=asked.encoder,
         preset=asked.preset,
         rate=rate,
-        pix_fmt=asked.pix_fmt,
+        pix_fmt=asked.pix_fmt or ("" if has_clip else completed(asked).pix_fmt),
         gop=flags.gop or 0,
         encoder_options=asked.extra,
         device=asked.device,
         hwaccel=flags.hwaccel or "",
         input=str(flags.input.resolve()) if flags.input else "",
     )
-    return structs.replace(made, name=flags.name or name_of(made))
+    return stream if has_clip else named(stream)
 
 
 def _asked(flags: argparse.Namespace) -> EncoderAsked:

@@ -10,7 +10,10 @@ import msgspec
 
 from powerbench_agent.bench.load.encoders.rates import RateControl
 from powerbench_agent.bench.load.encoders.spelling import EncoderAsked
+from powerbench_agent.bench.plan import frame_rate
 from powerbench_agent.bench.plan.clip import Clip
+from powerbench_agent.bench.plan.frame_rate import FrameRate
+from powerbench_agent.bench.plan.picture import Picture
 from powerbench_agent.core.options import parse_seconds
 
 if TYPE_CHECKING:
@@ -48,11 +51,11 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     cooldown: float = 0.0
     video_kbps: float = 0.0
     resolution: Resolution = Resolution(0, 0)
-    fps: int = 0
+    fps: FrameRate = 0
     encoder: str = ""  # as results name it
     preset: str = ""
     rate: RateControl = RateControl()
-    pix_fmt: str = ""  # "": the encoder's default
+    pix_fmt: str = ""  # "": the encoder's default, or until a clip's own is known
     gop: int = 0  # frames between keyframes; 0: two seconds
     encoder_options: tuple[tuple[str, str], ...] = ()  # its own ones
     device: str = ""
@@ -60,6 +63,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     bitrates: tuple[float, ...] = ()  # of the streams of a multi, instead of video_kbps
     input: str = ""  # a file that is streamed in a loop, instead of the test picture
     clip: Clip | None = None  # which one that is
+    picture: Picture | None = None  # and what its video is
+    lost: tuple[str, ...] = ()  # what of the clip's HDR metadata this ffmpeg does not pass on
     outputs: tuple[Any, ...] = ()  # the one output that a batch file names, as it is written there
     group: str = ""  # the name that repeats share
     block: int = 0  # which repeat
@@ -87,7 +92,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def asked(self) -> EncoderAsked:
         """What is asked of the video encoder."""
-        gop = self.gop or round(self.fps * _GOP_SECONDS)
+        gop = self.gop or frame_rate.frames_in(self.fps, _GOP_SECONDS)
         return EncoderAsked(
             self.encoder, self.preset, self.rate, self.pix_fmt, gop, self.encoder_options, self.device
         )
@@ -161,14 +166,6 @@ def parse_wait(text: str) -> float:
     return seconds
 
 
-def parse_fps(text: str) -> int:
-    """Return frames a second. Raises: ValueError."""
-    if not re.fullmatch(r"[0-9]{1,3}", text.strip()) or not 1 <= int(text) <= 480:
-        what = "write a whole number of frames a second from 1 to 480, like 30"
-        raise ValueError(f"{text!r} is not a frame rate; {what}")
-    return int(text)
-
-
 def parse_gop(text: str) -> int:
     """Return frames between keyframes. Raises: ValueError."""
     if not re.fullmatch(r"[0-9]{1,5}", text.strip()) or not 1 <= int(text) <= _MAX_GOP:
@@ -211,8 +208,14 @@ def with_unique_names(scenarios: Iterable[Scenario]) -> list[Scenario]:
     return unique
 
 
-def name_of(scenario: Scenario) -> str:
-    """Return what a single or multi is called if it was given no name."""
+def named(scenario: Scenario) -> Scenario:
+    """Return the scenario with a name made of its settings, if it was given none."""
+    if scenario.name:
+        return scenario
+    return msgspec.structs.replace(scenario, name=_name_of(scenario))
+
+
+def _name_of(scenario: Scenario) -> str:
     rates = [format_bitrate(stream.video_kbps) for stream in scenario.streams]
     spent = "+".join(rates) if len(set(rates)) > 1 else rates[0]
     if not scenario.rate.has_bitrate:
@@ -220,8 +223,10 @@ def name_of(scenario: Scenario) -> str:
     elif scenario.rate.kind != "cbr":
         spent += f"_{scenario.rate.kind}"
     count = f"{len(rates)}x_" if scenario.type == "multi" else ""
-    picture = f"{scenario.resolution.height}p{scenario.fps}"
-    return f"{count}{spent}_{picture}_{scenario.encoder}{_of_clip(scenario.input)}"
+    picture = f"{scenario.resolution.height}p{frame_rate.short(scenario.fps)}"
+    usual = ("", *scenario.asked.row.formats[:1])
+    pixels = "" if scenario.pix_fmt in usual else f"_{scenario.pix_fmt}"
+    return f"{count}{spent}_{picture}_{scenario.encoder}{_of_clip(scenario.input)}{pixels}"
 
 
 def _of_clip(path: str) -> str:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from powerbench_agent.bench.plan.scenario import Resolution, Scenario, name_of
+from powerbench_agent.bench.load.encoders.spelling import completed
+from powerbench_agent.bench.plan.scenario import Resolution, Scenario, named
 
 if TYPE_CHECKING:
     from powerbench_agent.bench.load.encoders.spelling import EncoderAsked
@@ -53,16 +54,16 @@ def suite(times: Times, asked: EncoderAsked) -> list[Scenario]:
         encoder=asked.encoder,
         preset=asked.preset,
         rate=asked.rate,
-        pix_fmt=asked.pix_fmt,
+        pix_fmt=completed(asked).pix_fmt,
         encoder_options=asked.extra,
         device=asked.device,
     )
     scenarios = [baseline(times)]
     for kbps, resolution, fps in dict.fromkeys(settings):  # what two series share is measured once
         single = msgspec.structs.replace(common, video_kbps=kbps, resolution=resolution, fps=fps)
-        scenarios.append(msgspec.structs.replace(single, name=name_of(single)))
+        scenarios.append(named(single))
     for count in _COUNTS:
         bitrates = (_KBPS,) * count
         multi = msgspec.structs.replace(common, type="multi", bitrates=bitrates)
-        scenarios.append(msgspec.structs.replace(multi, name=name_of(multi)))
+        scenarios.append(named(multi))
     return scenarios

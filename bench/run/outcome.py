@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from powerbench_agent.bench.load.clip_filters import changes_of
 from powerbench_agent.bench.meter.energy import MeteredEnergy
+from powerbench_agent.bench.plan import frame_rate
+from powerbench_agent.bench.plan.picture import describe_picture
 from powerbench_agent.bench.plan.scenario import AUDIO_KBPS, format_bitrate, format_bitrates
 from powerbench_agent.bench.run import standstill
 from powerbench_agent.bench.run.figures import warnings_of
@@ -157,7 +160,8 @@ def describe(outcome: Outcome) -> dict[str, Any]:
     has_bitrate = scenario.rate.has_bitrate
     rates = [format_bitrate(stream.video_kbps) for stream in scenario.streams] if has_bitrate else []
     each = [{"bitrate": rate} for rate in rates] or [{"rate": str(scenario.rate)}] * len(scenario.streams)
-    ladder = [{**rate, "resolution": resolution, "fps": scenario.fps} for rate in each]
+    fps = _describe_rate(scenario)
+    ladder = [{**rate, "resolution": resolution, **fps} for rate in each]
     return {
         "name": scenario.name,
         "type": scenario.type,
@@ -168,12 +172,13 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         **({"bitrate": format_bitrates(scenario)} if has_bitrate else {}),
         **({"rate": str(scenario.rate)} if scenario.type != BASELINE else {}),
         "resolution": resolution,
-        "fps": scenario.fps,
+        **fps,
         "duration": scenario.duration,
         "stabilization": scenario.stabilization,
         "cooldown": scenario.cooldown,
         "encoder": scenario.encoder,
         "preset": scenario.preset,
+        **({"pix_fmt": scenario.pix_fmt} if scenario.pix_fmt else {}),
         "streams": len(scenario.streams),
         "bitrates": rates,
         **_describe_asked(scenario),
@@ -190,11 +195,17 @@ def describe(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def _describe_rate(scenario: Scenario) -> dict[str, Any]:
+    """Return the frame rate: a number, and the fraction that it stands for if it is not whole."""
+    rate = scenario.fps
+    whole = isinstance(rate, int)
+    return {"fps": frame_rate.number(rate), **({} if whole else {"frame_rate": str(rate)})}
+
+
 def _describe_asked(scenario: Scenario) -> dict[str, Any]:
     """Return what was asked of the encoder beyond its preset and rate; nothing that was not asked."""
     options = ":".join(f"{key}={value}" for key, value in scenario.encoder_options)
     asked = {
-        "pix_fmt": scenario.pix_fmt,
         "gop": scenario.gop,
         "encoder_options": options,
         "device": scenario.device,
@@ -204,11 +215,14 @@ def _describe_asked(scenario: Scenario) -> dict[str, Any]:
 
 
 def _describe_input(scenario: Scenario) -> dict[str, Any]:
-    """Return which clip is streamed; nothing for the test picture."""
+    """Return which clip is streamed, what it is and what is changed of it; nothing for the test picture."""
     described: dict[str, Any] = {"input": scenario.input} if scenario.input else {}
     if scenario.clip:
         for key, value in scenario.clip._asdict().items():
             described[f"input_{key}"] = value
+    if scenario.picture:
+        described["input_picture"] = describe_picture(scenario.picture)
+        described["changes"] = changes_of(scenario)
     return described
 
 

@@ -11,6 +11,7 @@ import aiohttp
 
 from powerbench_agent.bench.exits import NotHere
 from powerbench_agent.bench.load import ffmpeg as binaries
+from powerbench_agent.bench.load.clip_filters import changes_of
 from powerbench_agent.bench.load.nginx import private_nginx
 from powerbench_agent.bench.load.trial import check_ffmpeg
 from powerbench_agent.bench.meter import choose, fingerprint
@@ -22,6 +23,7 @@ from powerbench_agent.bench.run.saver import Saver
 from powerbench_agent.core.results import parse_scenario, valid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from powerbench_agent.bench.load.ffmpeg import Ffmpeg
@@ -54,6 +56,8 @@ async def run(plan: Plan, display: PhaseDisplay) -> Run:
         choose.check(sources, require_measured=plan.require_measured)
         for line in choose.describe(sources):
             display.say(line)
+        for line in _clip_lines(plan.scenarios):
+            display.say(line)
         _check_directory(plan.output_dir)
         head = _head(plan, ffmpeg, meters)
         if plan.resume is not None:
@@ -73,6 +77,12 @@ async def _checked_ffmpeg(plan: Plan, display: PhaseDisplay) -> Ffmpeg:
     if not plan.ffmpeg and shutil.which("ffmpeg") != ffmpeg.path:
         display.say(f"No ffmpeg on the PATH: using {ffmpeg.version} of imageio-ffmpeg.")
     return ffmpeg
+
+
+def _clip_lines(scenarios: Sequence[Scenario]) -> list[str]:
+    """Return a line for each group whose clip is not streamed as it is: what is changed."""
+    changed = {scenario.group or scenario.name: changes_of(scenario) for scenario in scenarios}
+    return [f"{name}: changed of its clip: {'; '.join(what)}." for name, what in changed.items() if what]
 
 
 def _check_directory(directory: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from powerbench_agent.bench.plan import frame_rate
 from powerbench_agent.bench.warnings import SPEED_SPAN
 from powerbench_agent.core.results import per_unit
 
@@ -151,7 +152,7 @@ def show(console: Console, outcome: Outcome) -> None:
     settings = [scenario.encoder, scenario.preset, "" if scenario.rate.kind == "cbr" else str(scenario.rate)]
     title = (
         f"{'' if outcome.status == 'ok' else outcome.status.upper() + ', '}{scenario.name}: "
-        f"{scenario.resolution} at {scenario.fps} fps, {' '.join(filter(None, settings))}"
+        f"{scenario.resolution} at {frame_rate.full(scenario.fps)} fps, {' '.join(filter(None, settings))}"
     )
     terminal = console.is_terminal
     table = Table(

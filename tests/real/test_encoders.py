@@ -15,7 +15,7 @@ from real.conftest import BIN
 
 from powerbench_agent.bench.load.encoders.rates import RateControl
 from powerbench_agent.bench.load.encoders.spelling import EncoderAsked, completed, video_options
-from powerbench_agent.bench.load.encoders.table import ROWS, Row
+from powerbench_agent.bench.load.encoders.table import ROWS, EncoderRow
 from powerbench_agent.bench.load.ffmpeg import Ffmpeg, find_ffmpeg
 from powerbench_agent.bench.load.trial import container_of, open_encoder
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
@@ -34,7 +34,7 @@ def ffmpeg(request: pytest.FixtureRequest) -> Ffmpeg:
     return asyncio.run(find_ffmpeg(request.param))
 
 
-def stream(row: Row, kind: str, **asked: object) -> Scenario:
+def stream(row: EncoderRow, kind: str, **asked: object) -> Scenario:
     return Scenario(
         name=row.name,
         type="single",
@@ -50,7 +50,7 @@ def stream(row: Row, kind: str, **asked: object) -> Scenario:
 
 
 @pytest.mark.parametrize("row", SOFTWARE, ids=lambda row: row.name)
-async def test_every_rate_control_opens_into_every_sink(ffmpeg: Ffmpeg, row: Row) -> None:
+async def test_every_rate_control_opens_into_every_sink(ffmpeg: Ffmpeg, row: EncoderRow) -> None:
     """With the table's spelling: no error, nothing ignored, no pixel format exchanged, within a second."""
     if row.name not in ffmpeg.encoders:
         pytest.skip("not built in")
@@ -64,7 +64,7 @@ async def test_every_rate_control_opens_into_every_sink(ffmpeg: Ffmpeg, row: Row
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.rates], ids=lambda row: row.name)
-def test_every_option_is_in_ffmpegs_help(ffmpeg: Ffmpeg, row: Row) -> None:
+def test_every_option_is_in_ffmpegs_help(ffmpeg: Ffmpeg, row: EncoderRow) -> None:
     """Options and words of each row are ones that this encoder has, also of hardware that is not here."""
     if row.name not in ffmpeg.encoders:
         pytest.skip("not built in")

@@ -12,7 +12,7 @@ from powerbench_agent.bench.load.encoders.table import find_row
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from powerbench_agent.bench.load.encoders.table import Row
+    from powerbench_agent.bench.load.encoders.table import EncoderRow
 
 _MAX_EXTRA = 2000  # characters of --encoder-options
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,40}")
@@ -48,7 +48,7 @@ class EncoderAsked(NamedTuple):
     device: str = ""
 
     @property
-    def row(self) -> Row:
+    def row(self) -> EncoderRow:
         """The encoder. Raises: ValueError for one that is not in the table."""
         return find_row(self.encoder)
 
@@ -72,7 +72,7 @@ def parse_extra(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(found.items())
 
 
-def check_preset(row: Row, preset: str) -> str:
+def check_preset(row: EncoderRow, preset: str) -> str:
     """Return what is wrong with a preset for this encoder, "" if nothing is."""
     speed = row.speed
     if not preset:
@@ -89,7 +89,7 @@ def check_preset(row: Row, preset: str) -> str:
     return f"{preset[:40]!r} is not a preset of {row.known_as}{nearest(preset, speed.words)}; it has {speed}"
 
 
-def check_rate(row: Row, rate: RateControl) -> str:
+def check_rate(row: EncoderRow, rate: RateControl) -> str:
     """Return what is wrong with a rate control for this encoder, "" if nothing is."""
     control = row.rates.get(rate.kind)
     if not row.rates:
@@ -106,7 +106,7 @@ def check_rate(row: Row, rate: RateControl) -> str:
     return ""
 
 
-def check_pix_fmt(row: Row, pix_fmt: str) -> str:
+def check_pix_fmt(row: EncoderRow, pix_fmt: str) -> str:
     """Return what is wrong with a pixel format for this encoder, "" if nothing is."""
     if not pix_fmt or pix_fmt in row.formats:
         return ""

@@ -41,7 +41,7 @@ class Control(NamedTuple):
     whole: bool = True  # whether the value must be a whole number
 
 
-class Family(NamedTuple):
+class Hardware(NamedTuple):
     """What hardware encoders of one kind need beside their own options.
 
     `{device}` stands for what --device names.
@@ -55,7 +55,7 @@ class Family(NamedTuple):
     hwaccel: str = ""  # what decodes for it
 
 
-class Row(NamedTuple):
+class EncoderRow(NamedTuple):
     """One encoder."""
 
     name: str  # FFmpeg's
@@ -66,7 +66,7 @@ class Row(NamedTuple):
     label: str = ""  # the name in results, where it is not FFmpeg's
     formats: tuple[str, ...] = ("yuv420p",)  # pixel formats that it takes; the first is the default
     always: str = ""  # options that it always gets
-    family: Family = Family(SOFTWARE)
+    family: Hardware = Hardware(SOFTWARE)
 
     @property
     def known_as(self) -> str:
@@ -109,83 +109,87 @@ _LIBX = {
     "qp": Control("-qp {value}", 0, 51),
 }
 
-NVENC = Family("nvenc", encoder_device="-gpu {device}", hwaccel="cuda")
-QSV = Family("qsv", device="-qsv_device {device}", hwaccel="qsv")
-VAAPI = Family(
+NVENC = Hardware("nvenc", encoder_device="-gpu {device}", hwaccel="cuda")
+QSV = Hardware("qsv", device="-qsv_device {device}", hwaccel="qsv")
+VAAPI = Hardware(
     "vaapi",
     device="-vaapi_device {device}",
     default_device="/dev/dri/renderD128",
     upload="format={format},hwupload",
     hwaccel="vaapi",
 )
-AMF = Family("amf")
-VULKAN = Family(
+AMF = Hardware("amf")
+VULKAN = Hardware(
     "vulkan",
     device="-init_hw_device vulkan=vk:{device} -filter_hw_device vk",
     default_device="0",
     upload="format={format},hwupload",
     hwaccel="vulkan",
 )
-V4L2M2M = Family("v4l2m2m")
+V4L2M2M = Hardware("v4l2m2m")
 
 
-def _nvenc(codec: str, highest_qp: int, highest_cq: int, *friendly: str) -> Row:
+def _nvenc(codec: str, highest_qp: int, highest_cq: int, *friendly: str) -> EncoderRow:
     rates = {
         "cbr": Control("-rc cbr -b:v {rate} -maxrate {rate} -bufsize {double}"),
         "vbr": Control("-rc vbr -b:v {rate} -maxrate {double} -bufsize {double}"),
         "cq": Control("-rc vbr -cq {value} -b:v 0", 1, highest_cq, whole=False),
         "qp": Control("-rc constqp -qp {value}", 0, highest_qp),
     }
-    return Row(f"{codec}_nvenc", codec, rates, _NVENC, friendly, formats=_HARDWARE, family=NVENC)
+    return EncoderRow(f"{codec}_nvenc", codec, rates, _NVENC, friendly, formats=_HARDWARE, family=NVENC)
 
 
-def _qsv(codec: str, *friendly: str) -> Row:
+def _qsv(codec: str, *friendly: str) -> EncoderRow:
     rates = {
         "cbr": Control(_CAPPED),
         "vbr": Control(_PEAKS),
         "cq": Control("-global_quality {value}", 1, 51),
         "qp": Control("-q:v {value}", 1, 51),
     }
-    return Row(f"{codec}_qsv", codec, rates, _QSV, friendly, formats=_HARDWARE, family=QSV)
+    return EncoderRow(f"{codec}_qsv", codec, rates, _QSV, friendly, formats=_HARDWARE, family=QSV)
 
 
-def _vaapi(codec: str, quantizer: str, highest: int, speed: Speed | None = None, *friendly: str) -> Row:
+def _vaapi(
+    codec: str, quantizer: str, highest: int, speed: Speed | None = None, *friendly: str
+) -> EncoderRow:
     rates = {
         "cbr": Control("-rc_mode CBR -b:v {rate} -maxrate {rate} -bufsize {double}"),
         "vbr": Control("-rc_mode VBR -b:v {rate} -maxrate {double} -bufsize {double}"),
         "cq": Control("-rc_mode ICQ -global_quality {value}", 1, highest),
         "qp": Control(f"-rc_mode CQP {quantizer} {{value}}", 1, highest),
     }
-    return Row(f"{codec}_vaapi", codec, rates, speed, friendly, formats=_HARDWARE, family=VAAPI)
+    return EncoderRow(f"{codec}_vaapi", codec, rates, speed, friendly, formats=_HARDWARE, family=VAAPI)
 
 
-def _amf(codec: str, highest: int, *friendly: str) -> Row:
+def _amf(codec: str, highest: int, *friendly: str) -> EncoderRow:
     # By name: the numbers of these words differ from codec to codec.
     rates = {
         "cbr": Control("-rc cbr -b:v {rate} -maxrate {rate} -bufsize {double}"),
         "vbr": Control("-rc vbr_peak -b:v {rate} -maxrate {double} -bufsize {double}"),
         "qp": Control("-rc cqp -qp_i {value} -qp_p {value}", 0, highest),
     }
-    return Row(f"{codec}_amf", codec, rates, _AMF, friendly, formats=_HARDWARE, family=AMF)
+    return EncoderRow(f"{codec}_amf", codec, rates, _AMF, friendly, formats=_HARDWARE, family=AMF)
 
 
-def _vulkan(codec: str, *friendly: str) -> Row:
+def _vulkan(codec: str, *friendly: str) -> EncoderRow:
     rates = {
         "cbr": Control("-rc_mode cbr -b:v {rate} -maxrate {rate} -bufsize {double}"),
         "vbr": Control("-rc_mode vbr -b:v {rate} -maxrate {double} -bufsize {double}"),
         "qp": Control("-rc_mode cqp -qp {value}", 0, 255),
     }
-    return Row(f"{codec}_vulkan", codec, rates, None, friendly, formats=_HARDWARE, family=VULKAN)
+    return EncoderRow(f"{codec}_vulkan", codec, rates, None, friendly, formats=_HARDWARE, family=VULKAN)
 
 
-def _v4l2m2m(codec: str, *friendly: str) -> Row:
+def _v4l2m2m(codec: str, *friendly: str) -> EncoderRow:
     rates = {"vbr": Control("-b:v {rate}")}  # its only one: what the driver makes of a bitrate
-    return Row(f"{codec}_v4l2m2m", codec, rates, None, friendly, formats=("yuv420p", "nv12"), family=V4L2M2M)
+    return EncoderRow(
+        f"{codec}_v4l2m2m", codec, rates, None, friendly, formats=("yuv420p", "nv12"), family=V4L2M2M
+    )
 
 
 ROWS = (
-    Row("libx264", "h264", _LIBX, _X26X, ("h264", "x264", "avc"), "h264", _420 + _422_444),
-    Row(
+    EncoderRow("libx264", "h264", _LIBX, _X26X, ("h264", "x264", "avc"), "h264", _420 + _422_444),
+    EncoderRow(
         "libx265",
         "hevc",
         _LIBX,
@@ -195,7 +199,7 @@ ROWS = (
         (*_420, *_422_444, *_12),
         always="-x265-params log-level=warning",
     ),
-    Row(
+    EncoderRow(
         "libsvtav1",
         "av1",
         {
@@ -209,7 +213,7 @@ ROWS = (
         ("av1", "svtav1", "svt-av1"),
         formats=_420,
     ),
-    Row(
+    EncoderRow(
         "libaom-av1",
         "av1",
         {
@@ -221,7 +225,7 @@ ROWS = (
         ("aom", "libaom"),
         formats=(*_420, *_422_444, *_12),
     ),
-    Row(
+    EncoderRow(
         "librav1e",
         "av1",
         {"vbr": Control("-b:v {rate}"), "qp": Control("-qp {value}", 0, 255)},
@@ -229,7 +233,7 @@ ROWS = (
         ("rav1e",),
         formats=(*_420, *_422_444, *_12),
     ),
-    Row(
+    EncoderRow(
         "libvpx-vp9",
         "vp9",
         {
@@ -242,7 +246,7 @@ ROWS = (
         formats=(*_420, *_422_444, *_12),
         always="-deadline realtime -row-mt 1",
     ),
-    Row(
+    EncoderRow(
         "libvvenc",
         "vvc",
         {"vbr": Control("-b:v {rate}"), "qp": Control("-qp {value}", 0, 63)},
@@ -250,7 +254,7 @@ ROWS = (
         ("vvc", "h266", "vvenc"),
         formats=("yuv420p10le",),
     ),
-    Row(
+    EncoderRow(
         "libopenh264",
         "h264",
         {"cbr": Control("-b:v {rate} -maxrate {rate} -rc_mode bitrate -allow_skip_frames 1")},
@@ -274,7 +278,7 @@ ROWS = (
     _vulkan("av1"),
     _v4l2m2m("h264", "v4l2m2m"),
     _v4l2m2m("hevc"),
-    Row(
+    EncoderRow(
         "mpeg2video",
         "mpeg2video",
         {"cbr": Control(_HELD), "vbr": Control(_PEAKS), "qp": Control("-q:v {value}", 1, 31)},
@@ -282,13 +286,13 @@ ROWS = (
         ("mpeg2",),
         formats=("yuv420p", "yuv422p"),
     ),
-    Row("copy", "copy", {}, formats=()),
+    EncoderRow("copy", "copy", {}, formats=()),
 )
 
 BY_NAME = {name: row for row in ROWS for name in (row.name, row.known_as, *row.friendly)}
 
 
-def find_row(name: str) -> Row:
+def find_row(name: str) -> EncoderRow:
     """Return the row of an encoder by any of its names. Raises: ValueError with the nearest one."""
     row = BY_NAME.get(name.strip().lower())
     if row is not None:

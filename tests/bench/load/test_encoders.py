@@ -20,7 +20,7 @@ from powerbench_agent.bench.load.encoders.spelling import (
     upload_filter,
     video_options,
 )
-from powerbench_agent.bench.load.encoders.table import BY_NAME, ROWS, Row, find_row
+from powerbench_agent.bench.load.encoders.table import BY_NAME, ROWS, EncoderRow, find_row
 from powerbench_agent.bench.load.trial import refusal
 
 
@@ -107,7 +107,7 @@ def test_hardware_gets_its_device() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_every_row_can_be_asked_for_what_it_says(row: Row) -> None:
+def test_every_row_can_be_asked_for_what_it_says(row: EncoderRow) -> None:
     """Defaults are without problems; the ends of each range are allowed, and what is beyond is not."""
     asked = completed(EncoderAsked(row.name, rate=default_rate(row.name), gop=60))
     assert list(problems(asked)) == []

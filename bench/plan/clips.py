@@ -1,0 +1,80 @@
+"""Scenarios that stream a clip: which clip it is, and what of the clip's own picture they keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from powerbench_agent.bench.load.probe import NotAClip
+from powerbench_agent.bench.plan import frame_rate
+from powerbench_agent.bench.plan.clip import fingerprint
+from powerbench_agent.bench.plan.picture import MAX_SIDE, MIN_SIDE, cropped, nearest_format
+from powerbench_agent.bench.plan.scenario import Resolution, Scenario, named
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from powerbench_agent.bench.plan.clip import Clip
+    from powerbench_agent.bench.plan.picture import Picture
+
+
+class Tools(Protocol):
+    """What looks at clips, and at what an ffmpeg takes."""
+
+    def picture(self, path: str) -> Picture:
+        """Return what a clip's video is. Raises: NotAClip, NotHere."""
+
+    def taken_by(self, encoder: str) -> Sequence[str]:
+        """Return the pixel formats that an encoder takes; none if it does not say. Raises: NotHere."""
+
+    def lost(self, scenario: Scenario, sink: str) -> tuple[str, ...]:
+        """Return what of the clip's HDR metadata an encode no longer has."""
+
+
+class BadClips(Exception):  # noqa: N818 - a verdict
+    """Clips that cannot be streamed; a line for each."""
+
+
+def with_clips(scenarios: Sequence[Scenario], tools: Tools, sink: str) -> list[Scenario]:
+    """Return the scenarios with the clips that they stream; what they left open is the clip's own.
+
+    Raises: BadClips, NotHere.
+    """
+    problems: dict[str, str] = {}
+    seen: dict[str, tuple[Clip, Picture]] = {}
+    for name in dict.fromkeys(scenario.input for scenario in scenarios if scenario.input):
+        try:
+            clip = fingerprint(Path(name))
+            if clip.size == 0:
+                raise NotAClip("is empty")
+            seen[name] = clip, tools.picture(name)
+        except OSError as error:
+            problems[name] = f"cannot read it: {error.strerror}"
+        except NotAClip as bad:
+            problems[name] = str(bad)
+    if problems:
+        raise BadClips("\n".join(f"input: {name!r}: {problem}" for name, problem in problems.items()))
+    return [
+        _completed(scenario, *seen[scenario.input], tools, sink) if scenario.input else scenario
+        for scenario in scenarios
+    ]
+
+
+def _completed(scenario: Scenario, clip: Clip, picture: Picture, tools: Tools, sink: str) -> Scenario:
+    """Return a clip's scenario with what it left open. Raises: BadClips."""
+    pix_fmt = scenario.pix_fmt or nearest_format(picture.pix_fmt, tools.taken_by(scenario.encoder))
+    own_size = Resolution(*cropped(picture.width, picture.height, pix_fmt))
+    resolution = scenario.resolution if any(scenario.resolution) else own_size
+    fps = scenario.fps or picture.rate
+    if not MIN_SIDE <= min(resolution) <= max(resolution) <= MAX_SIDE:
+        what = f"its size {resolution} is not from {MIN_SIDE} to {MAX_SIDE} pixels; give another resolution"
+        raise BadClips(f"input: {scenario.input!r}: {what}")
+    if not frame_rate.MINIMUM <= fps <= frame_rate.MAXIMUM:
+        limits = f"from {frame_rate.MINIMUM} to {frame_rate.MAXIMUM} a second"
+        raise BadClips(f"input: {scenario.input!r}: its frame rate {fps} is not {limits}; give another fps")
+    whole = msgspec.structs.replace(
+        scenario, clip=clip, picture=picture, pix_fmt=pix_fmt, resolution=resolution, fps=fps
+    )
+    return named(msgspec.structs.replace(whole, lost=tools.lost(whole, sink)))

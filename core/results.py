@@ -250,6 +250,12 @@ class RecordedScenario(msgspec.Struct, frozen=True, kw_only=True):
         return self.type == BASELINE
 
     @property
+    def fps_text(self) -> str:
+        """Its frame rate for people: `30`, `29.97 (30000/1001)`."""
+        stands_for = f" ({self.frame_rate})" if self.frame_rate.endswith("/1001") else ""
+        return f"{self.fps:g}{stands_for}"
+
+    @property
     def went_well(self) -> bool:
         """Whether it neither failed nor was interrupted."""
         return self.status == "ok"

@@ -56,11 +56,8 @@ def changes_of(scenario: Scenario) -> list[str]:
     source = scenario.picture
     if source is None:
         return []
-    return [
-        *_changed_shape(scenario, source),
-        *_changed_rate(scenario, source),
-        *_changed_pixels(scenario, source),
-    ]
+    shape, rate = _changed_shape(scenario, source), _changed_rate(scenario, source)
+    return [*shape, *rate, *_changed_pixels(scenario, source)]
 
 
 def _changed_shape(scenario: Scenario, source: Picture) -> Iterator[str]:

@@ -139,6 +139,7 @@ class ClipTools:
         self._asked_for = ffmpeg
         self._programs: Programs | None = None
         self._taken: dict[str, tuple[str, ...]] = {}
+        self._encodes: dict[tuple[str, ...], Picture | None] = {}
 
     @property
     def programs(self) -> Programs:
@@ -167,18 +168,19 @@ class ClipTools:
     def lost(self, scenario: Scenario, sink: str) -> tuple[str, ...]:
         """Return what of a clip's HDR metadata an encode of it no longer has, as `scenario` encodes it."""
         source = scenario.picture
-        wanted = {
-            "mastering display": source is not None and source.mastering_display,
-            "content light level": source is not None and source.content_light,
-        }
-        if not any(wanted.values()):
+        if source is None or not (source.mastering_display or source.content_light):
             return ()
-        found = self._encoded(scenario, sink)
-        kept = {
-            "mastering display": found is not None and found.mastering_display,
-            "content light level": found is not None and found.content_light,
+        tried = (scenario.input, scenario.encoder, scenario.pix_fmt, sink)
+        if tried not in self._encodes:
+            self._encodes[tried] = self._encoded(scenario, sink)
+        found = self._encodes[tried]
+        if found is None:  # the scenario fails by its name once it is run
+            return ()
+        found_lost = {
+            "mastering display": source.mastering_display and not found.mastering_display,
+            "content light level": source.content_light and not found.content_light,
         }
-        return tuple(what for what, there in wanted.items() if there and not kept[what])
+        return tuple(what for what, is_lost in found_lost.items() if is_lost)
 
     def _encoded(self, scenario: Scenario, sink: str) -> Picture | None:
         """Return what the first frames of a stream are once they are encoded; None if that fails."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from powerbench_agent.bench.load.mp4_boxes import is_encrypted
 from powerbench_agent.bench.load.probe import NotAClip
 from powerbench_agent.bench.plan import frame_rate
 from powerbench_agent.bench.plan.clip import fingerprint
@@ -47,8 +48,7 @@ def with_clips(scenarios: Sequence[Scenario], tools: Tools, sink: str) -> list[S
     for name in dict.fromkeys(scenario.input for scenario in scenarios if scenario.input):
         try:
             clip = fingerprint(Path(name))
-            if clip.size == 0:
-                raise NotAClip("is empty")
+            _check_file(Path(name), clip)
             seen[name] = clip, tools.picture(name)
         except OSError as error:
             problems[name] = f"cannot read it: {error.strerror}"
@@ -60,6 +60,14 @@ def with_clips(scenarios: Sequence[Scenario], tools: Tools, sink: str) -> list[S
         _completed(scenario, *seen[scenario.input], tools, sink) if scenario.input else scenario
         for scenario in scenarios
     ]
+
+
+def _check_file(path: Path, clip: Clip) -> None:
+    """Check what FFmpeg would not say. Raises: NotAClip, OSError."""
+    if clip.size == 0:
+        raise NotAClip("is empty")
+    if is_encrypted(path):
+        raise NotAClip("is encrypted: give a clip that plays without a key")
 
 
 def _completed(scenario: Scenario, clip: Clip, picture: Picture, tools: Tools, sink: str) -> Scenario:

@@ -134,7 +134,9 @@ def rate_of(
         return base, False
     if average < base <= min(_MAX_BASE, average * 2):
         return base, True
-    return next((rate for rate in _COMMON_RATES if rate >= average * (1 - _SAME_RATE)), average), True
+    near = [rate for rate in _COMMON_RATES if _near(rate, average)]
+    above = [rate for rate in _COMMON_RATES if rate > average]
+    return min(near or above[:1] or [average], key=lambda rate: abs(Fraction(rate) - average)), True
 
 
 def _halved(rate: FrameRate) -> FrameRate:

@@ -82,7 +82,7 @@ async def _checked_ffmpeg(plan: Plan, display: PhaseDisplay) -> Ffmpeg:
 def _clip_lines(scenarios: Sequence[Scenario]) -> list[str]:
     """Return a line for each group whose clip is not streamed as it is: what is changed."""
     changed = {scenario.group or scenario.name: changes_of(scenario) for scenario in scenarios}
-    return [f"{name}: changed of its clip: {'; '.join(what)}." for name, what in changed.items() if what]
+    return [f"{name}: differs from its clip: {'; '.join(what)}." for name, what in changed.items() if what]
 
 
 def _check_directory(directory: Path) -> None:

@@ -59,7 +59,7 @@ def powerbench(*arguments: str, cwd: Path, **environ: str) -> subprocess.Complet
         (["run", "single", "--bitrate", "fast"], 2, ["--bitrate", "'fast'", "2500k"]),
         (["run", "single", "--resolution", "720"], 2, ["--resolution", "'720'", "1280x720"]),
         (["run", "single", "--duration", "0"], 2, ["--duration", "at least 1 s"]),
-        (["run", "single", "--fps", "29.97"], 2, ["--fps", "whole number"]),
+        (["run", "single", "--fps", "30/0"], 2, ["--fps", "30000/1001"]),
         (
             ["run", "single", "--encoder", "libx246"],
             2,

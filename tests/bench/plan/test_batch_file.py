@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -91,6 +92,15 @@ def test_an_entry_has_every_key_of_the_guide() -> None:
         hwaccel="cuda",
     )
     assert {*entry, "bitrate"} == set(KEYS)
+
+
+def test_what_an_entry_leaves_to_its_clip_is_not_set() -> None:
+    """Without its own or a default, size, rate and pixel format are the clip's, and so is the name."""
+    clip, picture = parse([{"input": "a.mp4"}, {}])
+    assert (clip.resolution, clip.fps, clip.pix_fmt, clip.name) == ((0, 0), 0, "", "")
+    assert (picture.resolution, picture.fps, picture.pix_fmt) == ((1280, 720), 30, "yuv420p")
+    (asked,) = parse({"defaults": {"fps": "29.97", "pix_fmt": "nv12"}, "scenarios": [{"input": "a.mp4"}]})
+    assert (asked.resolution, asked.fps, asked.pix_fmt) == ((0, 0), Fraction(30000, 1001), "nv12")
 
 
 def test_bitrates_may_be_one_text() -> None:

@@ -5,25 +5,61 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from powerbench_agent.bench.cli import parser
-from powerbench_agent.bench.exits import BAD_FILE, BadFile, BadFlag, code_of
+from powerbench_agent.bench.exits import BAD_FILE, BadFile, BadFlag, NotHere, code_of
+from powerbench_agent.bench.load.probe import NotAClip
 from powerbench_agent.bench.plan.clip import Clip
+from powerbench_agent.bench.plan.picture import Picture
 from powerbench_agent.bench.plan.plan import make_plan
 from powerbench_agent.bench.run.outcome import Outcome, describe
+from powerbench_agent.bench.run.resume import check_settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from powerbench_agent.bench.plan.plan import Plan
     from powerbench_agent.bench.plan.scenario import Scenario
 
 
-def plan(*words: str) -> Plan:
-    return make_plan(parser("run").parse_args(["run", *words]))
+class Looks:
+    """What looks at clips, in place of an ffmpeg: every clip has one picture, unless its name is known."""
+
+    def __init__(self, **pictures: Picture) -> None:
+        self.pictures = pictures
+        self.lost_by = ""  # the encoder that loses the clip's HDR metadata
+
+    def picture(self, path: str) -> Picture:
+        stem = Path(path).stem
+        if stem == "song":
+            raise NotAClip("has no video: give a clip that has a picture")
+        return self.pictures.get(stem, PICTURE)
+
+    def formats(self) -> list[str]:
+        return ["yuv420p", "yuv420p10le", "yuv444p", "yuv422p"]
+
+    def taken_by(self, encoder: str) -> list[str]:
+        return ["yuv420p", "yuv420p10le"] if encoder == "h265" else ["yuv420p", "yuv444p", "yuv420p10le"]
+
+    def lost(self, scenario: Scenario, sink: str) -> tuple[str, ...]:
+        assert sink == "embedded"
+        return ("mastering display",) if scenario.encoder == self.lost_by else ()
+
+
+PICTURE = Picture(width=320, height=180, rate=Fraction(30000, 1001), pix_fmt="yuv420p")
+
+
+def plan(*words: str, looks: Looks | None = None) -> Plan:
+    return make_plan(parser("run").parse_args(["run", *words]), looks or Looks())
+
+
+def clip_at(path: Path, content: bytes = b"frames") -> str:
+    path.write_bytes(content)
+    return str(path)
 
 
 def batch(path: Path, *names: str) -> str:
@@ -60,16 +96,121 @@ def test_a_clip_is_known_before_anything_is_measured(tmp_path: Path) -> None:
     clip.write_bytes(b"frames")
     (single,) = plan("single", "--input", str(clip)).scenarios
     assert single.clip == Clip(6, hashlib.sha256(b"frames").hexdigest(), 6)
-    assert single.name == "2500k_720p30_h264_a clip"
+    assert single.name == "2500k_180p29.97_h264_a clip"
     entries = [{"input": str(clip)}, {"count": 2, "input": str(clip)}, {}]
     (tmp_path / "b.json").write_text(json.dumps(entries))
     streamed, several, picture = plan("batch", "--file", str(tmp_path / "b.json")).scenarios
     assert streamed.clip == several.clip == several.streams[1].clip == single.clip
-    assert several.name == "2x_2500k_720p30_h264_a clip"
+    assert several.name == "2x_2500k_180p29.97_h264_a clip"
     assert (picture.clip, picture.name) == (None, "2500k_720p30_h264")
     described = describe(Outcome(single, "ok"))
     assert described["input_sha256"] == hashlib.sha256(b"frames").hexdigest()
     assert (described["input_size"], described["input_hashed_bytes"]) == (6, 6)
+
+
+def test_a_clip_keeps_what_nobody_asked_to_change(tmp_path: Path) -> None:
+    """Size, rate and pixel format are its own, each but for the flag that says otherwise."""
+    clip = clip_at(tmp_path / "c.mkv")
+
+    def made(*words: str) -> tuple[str, str, str, str]:
+        (scenario,) = plan("single", "--input", clip, *words).scenarios
+        return scenario.name, str(scenario.resolution), str(scenario.fps), scenario.pix_fmt
+
+    assert made() == ("2500k_180p29.97_h264_c", "320x180", "30000/1001", "yuv420p")
+    assert made("--fps", "25") == ("2500k_180p25_h264_c", "320x180", "25", "yuv420p")
+    assert made("--resolution", "640x480") == ("2500k_480p29.97_h264_c", "640x480", "30000/1001", "yuv420p")
+    ten_bits = "2500k_180p29.97_h264_c_yuv420p10le", "320x180", "30000/1001", "yuv420p10le"
+    assert made("--pix-fmt", "yuv420p10le") == ten_bits
+
+
+def test_a_batchs_clips_keep_theirs_and_say_what_is_changed(tmp_path: Path) -> None:
+    """Two clips of one batch; a default of the file is asked for, and the results have what was encoded."""
+    odd = Picture(width=321, height=241, rate=25, pix_fmt="yuv444p12le", field_order="tff")
+    looks = Looks(odd=odd)
+    looks.lost_by = "h265"
+    names = [clip_at(tmp_path / "odd.mkv"), clip_at(tmp_path / "other.mkv")]
+    entries = [*({"input": name} for name in names), {"input": names[0], "encoder": "h265", "fps": "29.97"}]
+    (tmp_path / "b.json").write_text(json.dumps({"scenarios": entries}))
+    scenarios = plan("batch", "--file", str(tmp_path / "b.json"), looks=looks).scenarios
+    first, second, third = (describe(Outcome(scenario, "ok")) for scenario in scenarios)
+    assert first["name"] == "2500k_241p25_h264_odd_yuv444p"
+    assert (first["resolution"], first["fps"], first["pix_fmt"]) == ("321x241", 25, "yuv444p")
+    assert "frame_rate" not in first
+    assert first["changes"] == ["pixel format yuv444p12le → yuv444p"]
+    assert (second["fps"], second["frame_rate"], second["changes"]) == (29.97003, "30000/1001", [])
+    assert second["outputs"][0]["frame_rate"] == "30000/1001"
+    assert second["input_picture"]["rate"] == "30000/1001"
+    assert (third["resolution"], third["pix_fmt"]) == ("320x240", "yuv420p10le")
+    assert third["changes"] == [
+        "size 321x241 → 320x240 (cropped: yuv420p10le needs even sides)",
+        "frame rate 25 → 29.97 (30000/1001)",
+        "pixel format yuv444p12le → yuv420p10le",
+        "interlaced → whole frames: h265 has no fields",
+        "HDR metadata (mastering display) → none: this ffmpeg does not pass it on",
+    ]
+
+
+def test_a_run_is_gone_on_with_by_its_fraction(tmp_path: Path) -> None:
+    """--resume compares the number that the file has; another rate, size or pixel format is refused."""
+    clip = clip_at(tmp_path / "c.mkv")
+
+    def described(*words: str) -> tuple[Scenario, dict[str, object]]:
+        (scenario,) = plan("single", "--name", "x", "--input", clip, *words).scenarios
+        entry: dict[str, object] = json.loads(msgspec.json.encode(describe(Outcome(scenario, "ok"))))
+        return scenario, entry
+
+    scenario, entry = described()
+    check_settings([scenario], {"x": entry}, tmp_path)
+    for words in (("--fps", "30"), ("--resolution", "640x360"), ("--pix-fmt", "yuv444p")):
+        with pytest.raises(BadFile, match="has other settings"):
+            check_settings([described(*words)[0]], {"x": entry}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "refusal", "said"),
+    [
+        (
+            ("--pix-fmt", "yuv402p"),
+            BadFlag,
+            "--pix-fmt: 'yuv402p' is not a pixel format .* did you mean yuv42",
+        ),
+        (("--pix-fmt", "yuv422p"), NotHere, "libx264 does not take yuv422p; it takes yuv420p, yuv444p"),
+    ],
+)
+def test_a_pixel_format_is_one_that_ffmpeg_and_the_encoder_have(
+    words: tuple[str, ...], refusal: type[Exception], said: str
+) -> None:
+    """Checked by name before anything is measured, with the nearest, or with those that could be used."""
+    with pytest.raises(refusal, match=said):
+        plan("single", *words)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("song.m4a", b"x", "has no video"),
+        ("empty.mp4", b"", "is empty"),
+        ("locked.mp4", b"\0\0\0\x10ftypisom\0\0\0\0\0\0\0\x0cmoovencv", "is encrypted"),
+        ("tiny.mkv", b"x", "its size 8x8 is not from 16 to 16384 pixels; give another resolution"),
+        ("slow.mkv", b"x", "its frame rate 1/2 is not from 1 to 480 a second; give another fps"),
+    ],
+)
+def test_a_clip_that_cannot_be_streamed_is_a_bad_file(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    """One line with its name, by flag and in a batch."""
+    looks = Looks(
+        tiny=Picture(width=8, height=8, rate=25, pix_fmt="yuv420p"),
+        slow=Picture(width=80, height=80, rate=Fraction(1, 2), pix_fmt="yuv420p"),
+    )
+    clip = clip_at(tmp_path / name, content)
+    with pytest.raises(BadFile, match=said) as refused:
+        plan("single", "--input", clip, looks=looks)
+    assert str(refused.value).startswith(f"--input {clip!r}: ")
+    (tmp_path / "b.json").write_text(json.dumps([{"input": clip}]))
+    with pytest.raises(BadFile, match=said) as refused:
+        plan("batch", "--file", str(tmp_path / "b.json"), looks=looks)
+    assert str(refused.value).startswith(f"{tmp_path}/b.json: input: {clip!r}: ")
 
 
 def test_a_clip_that_is_not_there_is_a_bad_file(tmp_path: Path) -> None:

@@ -59,13 +59,6 @@ def test_a_wait_may_be_none() -> None:
     assert scenario.parse_wait("2m30s") == 150
 
 
-@pytest.mark.parametrize("text", ["0", "29.97", "fast", "481", ""])
-def test_a_frame_rate_is_a_whole_number(text: str) -> None:
-    """A fraction, a word, or what no test picture is made at is refused."""
-    with pytest.raises(ValueError, match="frames a second"):
-        scenario.parse_fps(text)
-
-
 @pytest.mark.parametrize("text", ["x" * 101, "a\nb", "\x1b[31m", "\udcff"])
 def test_a_name_can_be_printed(text: str) -> None:
     """A name that a table, label or file could not hold is refused."""

@@ -36,15 +36,16 @@ def parse_rational(text: str) -> FrameRate | None:
         return None
     whole, denominator, decimals = match.groups()
     if denominator is not None:
-        return _simplest(Fraction(int(whole), int(denominator))) if int(denominator) else None
+        return simplest(Fraction(int(whole), int(denominator))) if int(denominator) else None
     exact = Fraction(f"{whole}.{decimals or 0}")
     ntsc = round(exact / _NTSC) * _NTSC
     digits = len(decimals or "")
     is_ntsc = digits >= 2 and ntsc.denominator > 1 and round(ntsc, digits) == exact
-    return _simplest(ntsc if is_ntsc else exact)
+    return simplest(ntsc if is_ntsc else exact)
 
 
-def _simplest(rate: Fraction) -> FrameRate:
+def simplest(rate: Fraction) -> FrameRate:
+    """Return a whole rate as a whole number."""
     return rate.numerator if rate.denominator == 1 else rate
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MIN_SIDE, MAX_SIDE = 16, 16384  # pixels that an encoder takes
 _SAME_RATE = Fraction(1, 100)  # of each other: the average of a clip that is cut is not exact
+_ROUNDING = Fraction(1, 10_000)  # likewise: 30 and 29.97 are ten times as far apart
 _MAX_BASE = 120  # fps; a larger base of a variable rate is the clock of its times, not a rate
 _COMMON_RATES = tuple(
     rate
@@ -127,24 +128,27 @@ def rate_of(
     `base`: the slowest rate whose ticks are the times of all frames (FFmpeg's r_frame_rate, tbr).
     """
     if not base or not average:
-        return base or average, False
+        known = base or average
+        return _unrounded(known) if known else None, False
     if interlaced and _near(base, average * 2):  # it counts fields
-        return _halved(base), False
+        return _unrounded(Fraction(base) / 2), False
     if _near(base, average):
-        return base, False
+        return _unrounded(base), False
     if average < base <= min(_MAX_BASE, average * 2):
-        return base, True
+        return _unrounded(base), True
     near = [rate for rate in _COMMON_RATES if _near(rate, average)]
     above = [rate for rate in _COMMON_RATES if rate > average]
     return min(near or above[:1] or [average], key=lambda rate: abs(Fraction(rate) - average)), True
 
 
-def _halved(rate: FrameRate) -> FrameRate:
-    return frame_rate.parse_rational(f"{rate.numerator}/{rate.denominator * 2}") or rate
+def _unrounded(rate: FrameRate) -> FrameRate:
+    """Return the common rate that this one rounds: containers count in milliseconds, too."""
+    rounded = (common for common in _COMMON_RATES if _near(rate, common, _ROUNDING))
+    return next(rounded, frame_rate.simplest(Fraction(rate)))
 
 
-def _near(one: FrameRate, other: FrameRate) -> bool:
-    return abs(Fraction(one) / other - 1) <= _SAME_RATE
+def _near(one: FrameRate, other: FrameRate, within: Fraction = _SAME_RATE) -> bool:
+    return abs(Fraction(one) / other - 1) <= within
 
 
 def cropped(width: int, height: int, pix_fmt: str) -> tuple[int, int]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -219,13 +218,9 @@ def test_hdr_metadata_is_kept_or_its_loss_is_said(
     scenario = planned(which, clip("hdr"), "--encoder", "h265")
     encoded = streamed(which, scenario, tmp_path / "out")
     assert encoded.colour == Colour("tv", "bt2020nc", "bt2020", "smpte2084")
-    lost = (
-        []
-        if encoded.mastering_display and encoded.content_light
-        else ["mastering display, content light level"]
-    )
-    assert [said.partition("(")[2].partition(")")[0] for said in changes_of(scenario)] == lost
-    assert which == need("ffmpeg") or not lost
+    kept = encoded.mastering_display and encoded.content_light
+    assert scenario.lost == (() if kept else ("mastering display", "content light level"))
+    assert kept or which == need("ffmpeg")
 
 
 @pytest.mark.parametrize("asked", ["640x360", "320x240"])
@@ -284,11 +279,11 @@ def test_a_program_that_does_not_end_is_not_waited_for(clip: Callable[[str], str
     """An ffprobe that hangs, or that says too much, leaves ffmpeg's own words."""
     path, real = clip("ntsc"), need("ffmpeg")
     expected = probe(path, Programs(real))
-    for script in ("trap '' TERM INT; sleep 100", "yes", "echo '{'", "exit 1"):
+    for script in ("trap '' TERM INT; sleep 100", "yes", "echo '{'; exit 1"):
         fake = tmp_path / "ffprobe"
         fake.write_text(f"#!/bin/sh\n{script}\n")
         fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
-        assert probe(path, Programs(real, str(fake)), 2.0) == expected
+        assert probe(path, Programs(real, str(fake)), 1.0) == expected
 
 
 def test_a_run_of_a_clip_says_and_records_what_it_changes(clip: Callable[[str], str], tmp_path: Path) -> None:
@@ -313,4 +308,3 @@ def test_a_run_of_a_clip_says_and_records_what_it_changes(clip: Callable[[str], 
     assert (entry["fps"], entry["frame_rate"], entry["resolution"]) == (29.97003, "30000/1001", "320x240")
     assert entry["changes"] == [said]
     assert entry["encode"]["achieved_fps"] == pytest.approx(29.97, abs=6)
-    assert shutil.which("ffmpeg")

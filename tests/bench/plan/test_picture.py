@@ -68,6 +68,8 @@ def test_the_nearest_format_loses_least(own: str, taken: tuple[str, ...], chosen
     [
         (NTSC, NTSC, False, NTSC, False),
         (NTSC, Fraction(2997, 100), False, NTSC, False),
+        (Fraction(19001, 317), Fraction(60000, 1001), False, Fraction(60000, 1001), False),
+        (Fraction(16683, 1000), None, False, Fraction(16683, 1000), False),
         (50, 25, True, 25, False),  # fields are counted
         (Fraction(60000, 1001), NTSC, True, NTSC, False),
         (50, 25, False, 50, True),

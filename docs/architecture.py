@@ -26,7 +26,14 @@ BOLD = 8.2  # likewise, in bold
 GROUPS = {
     "core": {
         "types": ["model", "options", "host"],
-        "energy and results": ["counters", "results", "bounded_file", "prometheus_windows", "windows"],
+        "energy and results": [
+            "counters",
+            "results",
+            "scores",
+            "bounded_file",
+            "prometheus_windows",
+            "windows",
+        ],
         "the kernel's files": ["procfs", "cpu_time", "sysfs", "hwmon", "processes", "process_tree", "ports"],
         "text and threads": [
             "progress",

@@ -34,11 +34,15 @@ def _tied_to_us() -> list[str]:
 class Child:
     """One ffmpeg that we started."""
 
-    def __init__(self, name: str, command: list[str], pass_fds: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, name: str, command: list[str], pass_fds: tuple[int, ...] = (), directory: Path | None = None
+    ) -> None:
+        """`directory`: where it runs; ours if it is None."""
         self.name = name
         self.lines: deque[str] = deque(maxlen=_STDERR_LINES)
         self._command = command
         self._pass_fds = pass_fds
+        self._directory = directory
         self._process: asyncio.subprocess.Process | None = None
         self._draining: asyncio.Task[None] | None = None
 
@@ -51,6 +55,7 @@ class Child:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             pass_fds=self._pass_fds,
+            cwd=self._directory,
             start_new_session=True,
         )
         assert self._process.stderr is not None  # noqa: S101 - asked for above
@@ -103,10 +108,14 @@ class Child:
             await asyncio.wait([self._draining])
 
     async def kill(self) -> None:
-        """End it at once: for one that may be deaf to signals, and whose output nobody wants."""
-        if self._process is not None and self._process.returncode is None:
+        """End it at once; nothing that it writes is wanted any more."""
+        if self._process is None or self._draining is None:
+            return
+        if self._process.returncode is None:
             self._kill(self._process)
-        await self.stop()
+        self._draining.cancel()
+        await self._process.wait()
+        await asyncio.wait([self._draining])
 
     @staticmethod
     def _kill(process: asyncio.subprocess.Process) -> None:

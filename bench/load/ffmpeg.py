@@ -46,13 +46,13 @@ async def find_ffmpeg(path: str = "") -> Ffmpeg:
     Raises: NotHere.
     """
     found = locate(path)
-    version = await _output(found, "-hide_banner", "-version")
+    version = await output_of(found, "-hide_banner", "-version")
     match = re.match(r"ffmpeg version (\S+)", version)
     if not match:
         raise NotHere(
             f"{found} is not ffmpeg: its -version prints {version[:60]!r}; name another with --ffmpeg"
         )
-    listing = await _output(found, "-hide_banner", "-encoders")
+    listing = await output_of(found, "-hide_banner", "-encoders")
     encoders = frozenset(re.findall(r"^ [VAS][A-Z.]{5} ([\w-]+)", listing, re.MULTILINE))
     digest = await asyncio.to_thread(lambda: hashlib.sha256(Path(found).read_bytes()).hexdigest())
     return Ffmpeg(found, match[1], digest, encoders)
@@ -66,10 +66,10 @@ def locate(path: str = "") -> str:
     found = shutil.which(path or "ffmpeg")
     if found is None and path:
         raise NotHere(f"no ffmpeg at {path}: give the path of an ffmpeg to --ffmpeg")
-    return found if found is not None else _packaged_ffmpeg()
+    return found if found is not None else packaged_ffmpeg()
 
 
-def _packaged_ffmpeg() -> str:
+def packaged_ffmpeg() -> str:
     """Return the ffmpeg that imageio-ffmpeg carries. Raises: NotHere."""
     try:
         import imageio_ffmpeg  # noqa: PLC0415 - an optional extra
@@ -82,7 +82,8 @@ def _packaged_ffmpeg() -> str:
         ) from None
 
 
-async def _output(*command: str) -> str:
+async def output_of(*command: str) -> str:
+    """Return what a command prints on standard output, its errors left out. Raises: NotHere."""
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -118,7 +119,7 @@ def check_version(ffmpeg: Ffmpeg) -> None:
 
 async def check_protocol(ffmpeg: Ffmpeg) -> None:
     """Check that it was built with RTMP. Raises: NotHere."""
-    listing = await _output(ffmpeg.path, "-hide_banner", "-protocols")
+    listing = await output_of(ffmpeg.path, "-hide_banner", "-protocols")
     if listing and "rtmp" not in listing.split():
         raise NotHere(
             f"{ffmpeg.path} ({ffmpeg.version}) was built without RTMP; "
@@ -140,7 +141,7 @@ def check_encoder(ffmpeg: Ffmpeg, scenario: Scenario) -> None:
 
 async def check_hwaccel(ffmpeg: Ffmpeg, hwaccel: str) -> None:
     """Check that it was built with a hardware decoder. Raises: NotHere."""
-    listing = await _output(ffmpeg.path, "-hide_banner", "-hwaccels")
+    listing = await output_of(ffmpeg.path, "-hide_banner", "-hwaccels")
     known = listing.partition(":")[2].split()
     if hwaccel not in known:
         has = ", ".join(known) or "none"

@@ -1,0 +1,82 @@
+"""What a side holds: its pictures' size, format and rate, and how many there are, as FFmpeg decodes them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from powerbench_agent.bench.quality.call import NotScored, call, count_lines, private_directory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from powerbench_agent.bench.quality.side import Side
+
+PROBE_PATIENCE = 60.0  # seconds, to decode one frame
+COUNT_PATIENCE = 1800.0  # seconds, to decode them all
+
+# FFmpeg's line about what it gives to its null output: the frames as decoded.
+_VIDEO = re.compile(r"Video: wrapped_avframe, (\w+)(?:\(([^)]*)\))?, (\d+)x(\d+)(.*)")
+_RATE = re.compile(r", ([0-9.]+)(k?) fps")
+
+
+class Picture(NamedTuple):
+    """What the first frame is like."""
+
+    width: int
+    height: int
+    pix_fmt: str
+    is_full_range: bool  # samples from 0 to 255, not from 16 to 235
+    rate: float | None  # frames a second, as FFmpeg rounds them: 29.97
+
+    @property
+    def size(self) -> str:
+        """Its size as FFmpeg spells it."""
+        return f"{self.width}x{self.height}"
+
+
+async def probe(ffmpeg: str, side: Side, patience: float = PROBE_PATIENCE) -> Picture:
+    """Return what a side's pictures are like, by decoding the first. Raises: NotScored."""
+    arguments = [*side.arguments(), "-map", "0:V:0", "-frames:v", "1", "-f", "null", "-"]
+    with private_directory() as directory:
+        try:
+            picture = parse_picture(await call(ffmpeg, arguments, directory, patience))
+        except NotScored as error:
+            raise NotScored(f"{side.url}: {error}") from None
+    if picture is None:
+        raise NotScored(f"{side.url}: ffmpeg decodes no picture")
+    return picture
+
+
+def parse_picture(lines: list[str]) -> Picture | None:
+    """Return what FFmpeg says of the pictures that it decodes; None if it decodes none."""
+    for line in lines:
+        if found := _VIDEO.search(line):
+            pix_fmt, colour, width, height, rest = found.groups()
+            is_full = pix_fmt.startswith("yuvj") or (colour or "").split(", ")[0] == "pc"
+            rate = _RATE.search(rest)
+            fps = float(rate[1]) * (1000 if rate[2] else 1) if rate else None
+            return Picture(int(width), int(height), pix_fmt, is_full, fps)
+    return None
+
+
+async def count_frames(ffmpeg: str, side: Side, patience: float = COUNT_PATIENCE) -> int:
+    """Return the number of frames that a file's decoder gives, whatever its index says.
+
+    `side`: one that ends: no loop and no generated picture. Raises: NotScored.
+    """
+    # Counted in the graph: what comes after it repeats and drops frames to hold a rate.
+    arguments = [*side.arguments(), "-map", "0:V:0", "-vf", log_frames("frames.log"), "-f", "null", "-"]
+    with private_directory() as directory:
+        await call(ffmpeg, arguments, directory, patience)
+        return count_logged(directory / "frames.log")
+
+
+def log_frames(log: str) -> str:
+    """Return a filter that writes about each frame that passes; without a tag it would be silent."""
+    return f"metadata=mode=add:key=n:value=1,metadata=mode=print:file={log}"
+
+
+def count_logged(log: Path) -> int:
+    """Return how many frames have passed. Raises: NotScored."""
+    return count_lines(log, "frame:")

@@ -1,0 +1,42 @@
+"""One side of a comparison: what FFmpeg opens, and which of its frames is the first one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple, Self
+
+
+class Side(NamedTuple):
+    """Input options, what they open, and the frame at which the comparison begins."""
+
+    options: tuple[str, ...]  # before -i
+    url: str  # not a relative path: FFmpeg runs in a directory of its own
+    first_frame: int = 0
+    loop_frames: int | None = None  # of one pass, if the options repeat the input for ever
+
+    @classmethod
+    def of_file(cls, path: Path | str, first_frame: int = 0, loop_frames: int | None = None) -> Self:
+        """Return a file as a side; one of `loop_frames` frames that repeats if that number is given."""
+        options = ("-stream_loop", "-1") if loop_frames is not None else ()
+        # The prefix keeps a colon or a dash in the name from meaning anything.
+        return cls(options, f"file:{Path(path).absolute()}", first_frame, loop_frames)
+
+    @classmethod
+    def of_picture(cls, graph: str, first_frame: int = 0) -> Self:
+        """Return a generated picture as a side, such as `testsrc2=size=640x360:rate=30`."""
+        return cls(("-f", "lavfi"), graph, first_frame)
+
+    @property
+    def skipped(self) -> int:
+        """How many frames to pass over: those of whole passes of a loop are not decoded."""
+        if self.loop_frames is None:
+            return self.first_frame
+        return self.first_frame % self.loop_frames
+
+    def arguments(self, rate: str | None = None) -> list[str]:
+        """Return the arguments that open it as it is stored, not turned upright.
+
+        `rate`: frames a second that FFmpeg is to assume, whatever the container says.
+        """
+        forced = ["-r", rate] if rate is not None else []
+        return ["-noautorotate", *forced, *self.options, "-i", self.url]

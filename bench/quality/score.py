@@ -82,23 +82,23 @@ async def score(  # noqa: PLR0913 - the last two have defaults that hardly anyon
     possible = [name for name in measures if name in scorer.measures]
     if not possible:
         raise NotScored("; ".join(scorer.why_not(name) for name in measures) or "no measure was asked for")
-    comparison = Comparison(*pictures, frames, possible, model)
+    pairing = Pairing(*pictures, frames, possible, model)
     # The rate changes no pairing; XPSNR looks two frames back, not one, if it is 32 or more.
-    rate = f"{comparison.source.rate or _UNKNOWN_RATE:g}"
+    rate = f"{pairing.source.rate or _UNKNOWN_RATE:g}"
     inputs = [*encoded.arguments(rate), *source.arguments(rate)]
-    graph = comparison.graph(encoded.skipped, source.skipped)
+    graph = pairing.graph(encoded.skipped, source.skipped)
     with private_directory() as directory:
         lines = await call(
-            scorer.path, [*inputs, "-filter_complex", graph, *comparison.outputs()], directory, patience
+            scorer.path, [*inputs, "-filter_complex", graph, *pairing.outputs()], directory, patience
         )
-        comparison.check_counts(directory)
-        found = comparison.read(directory, lines)
+        pairing.check_counts(directory)
+        found = pairing.read(directory, lines)
     return Scores(
         frames=frames,
-        size=comparison.source.size,
-        encoded_size=comparison.encoded.size,
-        pix_fmt=comparison.pix_fmt,
-        scaler="" if comparison.encoded.size == comparison.source.size else SCALER,
+        size=pairing.source.size,
+        encoded_size=pairing.encoded.size,
+        pix_fmt=pairing.pix_fmt,
+        scaler="" if pairing.encoded.size == pairing.source.size else SCALER,
         scored_by=scorer.version,
         vmaf_model=model if "vmaf" in found else None,
         missing={name: scorer.why_not(name) for name in measures if name not in possible},
@@ -106,7 +106,7 @@ async def score(  # noqa: PLR0913 - the last two have defaults that hardly anyon
     )
 
 
-class Comparison(NamedTuple):
+class Pairing(NamedTuple):
     """What FFmpeg is to compare, as a filter graph, and how its answers are read."""
 
     encoded: Picture

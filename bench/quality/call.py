@@ -46,10 +46,10 @@ async def call(ffmpeg: str, arguments: list[str], directory: Path, patience: flo
         await child.start()
         async with asyncio.timeout(patience):
             await child.wait()
+    except TimeoutError:  # before OSError, of which it is one
+        raise NotScored(f"it was not done within {patience:g} s") from None
     except OSError as error:
         raise NotScored(f"cannot run {ffmpeg}: {error.strerror}") from None
-    except TimeoutError:
-        raise NotScored(f"it was not done within {patience:g} s") from None
     finally:
         await child.kill()
     lines = list(child.lines)

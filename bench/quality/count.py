@@ -6,17 +6,17 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.bench.quality.call import NotScored, call, count_lines, private_directory
+from powerbench_agent.bench.quality.side import Side
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from powerbench_agent.bench.quality.side import Side
-
 PROBE_PATIENCE = 60.0  # seconds, to decode one frame
 COUNT_PATIENCE = 1800.0  # seconds, to decode them all
 
-# FFmpeg's line about what it gives to its null output: the frames as decoded.
-_VIDEO = re.compile(r"Video: wrapped_avframe, (\w+)(?:\(([^)]*)\))?, (\d+)x(\d+)(.*)")
+# FFmpeg's line about what it gives to its null output: the frames as decoded. What stands in the brackets may
+# have brackets of its own: yuv420p(tv, bottom coded first (swapped)).
+_VIDEO = re.compile(r"Video: wrapped_avframe, (\w+)(?:\((.*?)\))?, (\d+)x(\d+)(.*)")
 _RATE = re.compile(r", ([0-9.]+)(k?) fps")
 
 
@@ -58,6 +58,21 @@ def parse_picture(lines: list[str]) -> Picture | None:
             fps = float(rate[1]) * (1000 if rate[2] else 1) if rate else None
             return Picture(int(width), int(height), pix_fmt, is_full, fps)
     return None
+
+
+async def count_loop(ffmpeg: str, path: Path | str, patience: float = COUNT_PATIENCE) -> int:
+    """Return the number of frames in one pass of a file that is to repeat, if every pass has as many.
+
+    FFmpeg repeats by seeking to the beginning, which fails in MPEG-TS and raw streams. Raises: NotScored.
+    """
+    once = await count_frames(ffmpeg, Side.of_file(path), patience)
+    twice = await count_frames(ffmpeg, Side.of_file(path, passes=2), patience)
+    if twice != 2 * once:
+        raise NotScored(
+            f"{path} does not repeat exactly: {once} frames in one pass, {twice} in two; "
+            "copy it to MP4 or Matroska (ffmpeg -i FILE -c copy FILE.mkv)"
+        )
+    return once
 
 
 async def count_frames(ffmpeg: str, side: Side, patience: float = COUNT_PATIENCE) -> int:

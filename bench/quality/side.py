@@ -15,9 +15,15 @@ class Side(NamedTuple):
     loop_frames: int | None = None  # of one pass, if the options repeat the input for ever
 
     @classmethod
-    def of_file(cls, path: Path | str, first_frame: int = 0, loop_frames: int | None = None) -> Self:
-        """Return a file as a side; one of `loop_frames` frames that repeats if that number is given."""
-        options = ("-stream_loop", "-1") if loop_frames is not None else ()
+    def of_file(
+        cls, path: Path | str, first_frame: int = 0, loop_frames: int | None = None, passes: int = 1
+    ) -> Self:
+        """Return a file as a side: so many passes of it, without an end if `loop_frames` says how long one is.
+
+        `loop_frames`: as count_loop() tells, which also finds out whether FFmpeg can repeat this file.
+        """
+        more = -1 if loop_frames is not None else passes - 1
+        options = ("-stream_loop", str(more)) if more else ()
         # The prefix keeps a colon or a dash in the name from meaning anything.
         return cls(options, f"file:{Path(path).absolute()}", first_frame, loop_frames)
 

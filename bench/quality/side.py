@@ -18,7 +18,7 @@ class Side(NamedTuple):
     def of_file(
         cls, path: Path | str, first_frame: int = 0, loop_frames: int | None = None, passes: int = 1
     ) -> Self:
-        """Return a file as a side: so many passes of it, without an end if `loop_frames` says how long one is.
+        """Return a file as a side: so many passes of it, endless if `loop_frames` says how long one is.
 
         `loop_frames`: as count_loop() tells, which also finds out whether FFmpeg can repeat this file.
         """

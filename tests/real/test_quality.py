@@ -89,12 +89,21 @@ async def scores(
     **more: int,
 ) -> Scores:
     return await score(
-        await inspect(program, "--quality-ffmpeg"),
+        await inspected(program),
         encoded if isinstance(encoded, Side) else Side.of_file(encoded),
         reference if isinstance(reference, Side) else Side.of_file(reference),
         more.get("frames", FRAMES),
         measures,
     )
+
+
+KNOWN: dict[str, Scorer] = {}  # starting an FFmpeg three times to look at it takes a while
+
+
+async def inspected(program: str) -> Scorer:
+    if program not in KNOWN:
+        KNOWN[program] = await inspect(program, "--quality-ffmpeg")
+    return KNOWN[program]
 
 
 class Naive(NamedTuple):
@@ -165,7 +174,7 @@ async def test_a_build_without_libvmaf_scores_the_rest(tmp_path: Path, system: s
     """What it lacks is named with the remedy, and is no failure of the others."""
     reference = source(tmp_path)
     encoded = encode(reference)
-    scorer = await inspect(system, "--ffmpeg")
+    scorer = await inspected(system)
     found = await scores(system, encoded, reference)
     assert found.psnr is not None
     assert found.psnr.average == pytest.approx(Naive(encoded, reference, system).psnr(), abs=HALF)
@@ -197,7 +206,11 @@ async def test_the_container_changes_nothing(tmp_path: Path, either: str, rate: 
     assert len(set(of_container.values())) == 1, of_container
 
 
-@pytest.mark.parametrize("lost", [1, FRAMES // 2, FRAMES - 1])
+@pytest.mark.parametrize(
+    ("either", "lost"),
+    [("static", 1), ("static", FRAMES - 1), ("system", FRAMES // 2)],
+    indirect=["either"],
+)
 async def test_a_lost_frame_has_no_score(tmp_path: Path, either: str, lost: int) -> None:
     """Wherever it was lost, and of whichever side, the numbers disagree and that is said."""
     reference = source(tmp_path)
@@ -256,7 +269,7 @@ async def test_depth_and_chroma_are_those_of_the_source_or_finer(
     """Compared in the source's format, or in more bits if the encode has more, as FFmpeg's filter does."""
     reference = source(tmp_path, pix_fmt=of_source)
     encoded = encode(reference, "-pix_fmt", of_encode)
-    measures = (await inspect(either, "")).measures
+    measures = (await inspected(either)).measures
     found = await scores(either, encoded, reference, sorted(measures))
     naive = Naive(encoded, reference, either).psnr(f"[0:v]format={compared}[a]")
     assert found.pix_fmt == compared
@@ -274,16 +287,16 @@ async def test_a_range_that_was_changed_is_changed_back(tmp_path: Path, either: 
         found = await scores(either, one, other, ["psnr"])
         assert found.psnr is not None
         assert found.psnr.average is not None
-        assert found.psnr.average > 40
+        assert found.psnr.average > 36  # unscaled it is 25 or so
 
 
 @pytest.mark.parametrize("size", ["161x121", "159x90"])
 async def test_odd_sizes(tmp_path: Path, either: str, size: str) -> None:
     """An odd number of columns and rows, whose chroma planes are rounded up, is scored by every measure."""
     reference = source(tmp_path, size=size)
-    encoded = tmp_path / "odd.mkv"
+    encoded = tmp_path / "odd.mp4"
     ffmpeg("-i", reference, "-c:v", "mpeg4", "-q:v", "8", encoded)
-    measures = sorted((await inspect(either, "")).measures)
+    measures = sorted((await inspected(either)).measures)
     found = await scores(either, encoded, reference, measures)
     assert found.size == size
     assert found.psnr is not None
@@ -293,7 +306,7 @@ async def test_odd_sizes(tmp_path: Path, either: str, size: str) -> None:
 async def test_equal_pictures_need_no_infinity(tmp_path: Path, either: str) -> None:
     """A lossless encode has no decibels, and its scores are plain JSON that reads back."""
     reference = source(tmp_path)
-    measures = sorted((await inspect(either, "")).measures)
+    measures = sorted((await inspected(either)).measures)
     found = await scores(either, reference, Side.of_file(reference), measures)
     assert found.psnr is not None
     assert (found.psnr.average, found.psnr.y) == (None, None)
@@ -400,10 +413,10 @@ async def test_a_file_without_a_picture_is_named(tmp_path: Path, either: str) ->
 async def test_a_score_that_is_cancelled_leaves_no_ffmpeg(either: str) -> None:
     """Cancelled, or out of time, the FFmpeg that scores is killed."""
     endless = Side.of_picture(f"testsrc2=size={SIZE}:rate=30")
-    scorer = await inspect(either, "")
+    scorer = await inspected(either)
     working = asyncio.ensure_future(score(scorer, endless, endless, 10**9, ["psnr"]))
-    while not (mine := children(scorer)):
-        await asyncio.sleep(0.05)  # noqa: ASYNC110 - another process sets no event
+    while not (mine := children(scorer)):  # noqa: ASYNC110 - another process sets no event
+        await asyncio.sleep(0.05)
     working.cancel()
     with pytest.raises(asyncio.CancelledError):
         await working
@@ -417,7 +430,10 @@ def children(scorer: Scorer) -> list[int]:
     """Return our children that run this FFmpeg's comparison."""
     found = []
     for pid in descendants(os.getpid()):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:  # it has ended meanwhile
+            continue
         if scorer.path.encode() in words and b"-filter_complex" in words:
             found.append(pid)
     return found
@@ -439,9 +455,9 @@ async def test_one_that_can_is_chosen(system: str) -> None:
 
 async def test_a_model_is_tried_before_anything_is_measured(system: str) -> None:
     """One that libvmaf has passes; one that it has not is refused by name."""
-    scorer = await inspect(STATIC, "")
+    scorer = await inspected(STATIC)
     await check_model(scorer, "vmaf_v0.6.1neg")
-    await check_model(await inspect(system, ""), "vmaf_v0.6.1neg")
+    await check_model(await inspected(system), "vmaf_v0.6.1neg")
     for model in ("nosuch", "vmaf_v0.6.1:path=/etc/passwd"):
         with pytest.raises(NotHere, match=f"'{model}' is not a VMAF model"):
             await check_model(scorer, model)

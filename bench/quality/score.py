@@ -32,9 +32,14 @@ PATIENCE = 3600.0  # seconds; VMAF does some 20 pictures of 1080p a second on on
 # Not the fastest: without these, the samples depend on which CPU scales them.
 SCALER = "bicubic+accurate_rnd+full_chroma_int"
 
+# The samples are compared, not the notes about them: containers and encoders lose and add those, and FFmpeg
+# since 7.0 converts one side's colours if they differ, for a loss of several decibels.
+_SAMPLES_ALONE = "setparams=colorspace=unknown:color_primaries=unknown:color_trc=unknown"
+
 _MOST_THREADS = 16  # of libvmaf, each with pictures of its own in memory
 _DEPTHS = (8, 10, 12, 16)  # bits a sample, that every filter takes
 _UNKNOWN_RATE = 25.0
+_TEST_LOG = "test.log"
 
 ENCODED, SOURCE = "encoded", "source"  # what their labels and logs are called
 
@@ -53,6 +58,7 @@ _CHROMA = {
     "420": r"yuvj?a?420|nv12|nv21|p01\d|gray",
     "422": r"yuvj?a?422|nv16|nv20|p21\d|yuyv|uyvy|yvyu|y21\d",
 }
+_YUV = re.compile(r"yuv|nv\d|p\d\d\d|y2\d\d|xv|yuyv|uyvy|yvyu")
 _XPSNR = re.compile(r"XPSNR average, \d+ frames +y: +(\S+) +u: +(\S+) +v: +(\S+) +\(minimum: +(\S+)\)")
 _PSNR = re.compile(r"PSNR y:(\S+) u:(\S+) v:(\S+) average:(\S+)")
 _SSIM = re.compile(r"SSIM Y:(\S+) .*All:(\S+)")
@@ -93,6 +99,12 @@ async def score(  # noqa: PLR0913 - the last two have defaults that hardly anyon
         )
         pairing.check_counts(directory)
         found = pairing.read(directory, lines)
+    missing = {name: scorer.why_not(name) for name in measures if name not in possible}
+    if "xpsnr" in possible and "xpsnr" not in found:
+        missing["xpsnr"] = (
+            f"ffmpeg {scorer.version} misreads {pairing.pix_fmt} at {pairing.source.size}: "
+            "its xpsnr finds a difference between a picture and itself"
+        )
     return Scores(
         frames=frames,
         size=pairing.source.size,
@@ -101,7 +113,7 @@ async def score(  # noqa: PLR0913 - the last two have defaults that hardly anyon
         scaler="" if pairing.encoded.size == pairing.source.size else SCALER,
         scored_by=scorer.version,
         vmaf_model=model if "vmaf" in found else None,
-        missing={name: scorer.why_not(name) for name in measures if name not in possible},
+        missing=missing,
         **found,
     )
 
@@ -120,34 +132,57 @@ class Pairing(NamedTuple):
         """The format in which both sides are compared."""
         return common_format(self.encoded.pix_fmt, self.source.pix_fmt)
 
+    @property
+    def tests_xpsnr(self) -> bool:
+        """Whether the source is also compared with itself by XPSNR.
+
+        The filter takes lines of more than 8 bits a sample for as long as the picture is wide, which they are
+        only at some widths (1920, 1280; not 854): elsewhere it reports 8 dB of a good picture.
+        """
+        return "xpsnr" in self.measures and not self.pix_fmt.endswith("p")
+
     def graph(self, encoded_skipped: int, source_skipped: int) -> str:
         """Return the filter graph, which passes over so many frames of each side."""
-        parts = [self._side(0, ENCODED, encoded_skipped), self._side(1, SOURCE, source_skipped)]
+        copies = [str(n) for n in range(len(self.measures))]
+        extra = ["_self", "_same"] if self.tests_xpsnr else []
+        parts = [
+            self._side(0, ENCODED, encoded_skipped, copies),
+            self._side(1, SOURCE, source_skipped, copies + extra),
+        ]
+        if self.tests_xpsnr:
+            parts.append(f"[{SOURCE}_self][{SOURCE}_same]xpsnr=stats_file={_TEST_LOG}[tested]")
         threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
         for n, name in enumerate(self.measures):
             measure = _FILTERS[name].format(n=n, model=self.model, threads=threads)
             parts.append(f"{measure}[out{n}]")
         return ";".join(parts)
 
-    def _side(self, index: int, name: str, skipped: int) -> str:
+    def _side(self, index: int, name: str, skipped: int, copies: list[str]) -> str:
         """Return the chain from an input to its copies, one for each measure."""
         colours = ""
-        if self.encoded.is_full_range != self.source.is_full_range:
+        # RGB has no range of its own: FFmpeg converts it to limited range, here as when it encodes.
+        is_yuv = all(_YUV.match(picture.pix_fmt) for picture in (self.encoded, self.source))
+        if is_yuv and self.encoded.is_full_range != self.source.is_full_range:
             colours = f":out_range={'pc' if self.source.is_full_range else 'tv'}"
         steps = [
             f"[{index}:V:0]trim=start_frame={skipped}:end_frame={skipped + self.frames}",
             "settb=AVTB,setpts=N*40000",
             log_frames(f"{name}.log"),
+            _SAMPLES_ALONE,
             f"scale={self.source.width}:{self.source.height}:flags={SCALER}{colours}",
             f"format={self.pix_fmt}",
-            f"split={len(self.measures)}",
         ]
-        copies = "".join(f"[{name}{n}]" for n in range(len(self.measures)))
-        return ",".join(steps) + copies
+        if self.tests_xpsnr:
+            steps.append("copy")  # into memory that is laid out alike for both sides, and for the test
+        steps.append(f"split={len(copies)}")
+        return ",".join(steps) + "".join(f"[{name}{copy}]" for copy in copies)
 
     def outputs(self) -> list[str]:
         """Return the arguments that let every measure see all frames."""
-        return [word for n in range(len(self.measures)) for word in ("-map", f"[out{n}]", "-f", "null", "-")]
+        labels = [f"[out{n}]" for n in range(len(self.measures))]
+        if self.tests_xpsnr:
+            labels.append("[tested]")
+        return [word for label in labels for word in ("-map", label, "-f", "null", "-")]
 
     def check_counts(self, directory: Path) -> None:
         """Check that each side had every frame that was asked for. Raises: NotScored."""
@@ -173,10 +208,16 @@ class Pairing(NamedTuple):
                     f"ffmpeg logged {logged} of {self.frames} frames in {log.name}: is its disk full?"
                 )
             if name == "xpsnr":
-                found[name] = parse_xpsnr(log.read_text())
+                if not self.tests_xpsnr or self._finds_nothing(directory / _TEST_LOG):
+                    found[name] = parse_xpsnr(log.read_text())
             else:
                 found[name] = parse_psnr(lines) if name == "psnr" else parse_ssim(lines)
         return found
+
+    def _finds_nothing(self, log: Path) -> bool:
+        """Tell if XPSNR found no difference between the source and itself; of 16 bits it would overflow."""
+        found = parse_xpsnr(log.read_text())
+        return found.minimum is None and "p16" not in self.pix_fmt
 
 
 def check_turned(encoded: Picture, source: Picture) -> None:

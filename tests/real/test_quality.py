@@ -122,8 +122,8 @@ class Naive(NamedTuple):
         assert found, text
         return float(found[1])
 
-    def psnr(self, prepared: str = "[0:v]null[a]") -> float:
-        return self.printed(f"{prepared};[a][1:v]psnr", r"average:(\S+)")
+    def psnr(self, first: str = "[0:v]null[a]", second: str = "[1:v]null[b]") -> float:
+        return self.printed(f"{first};{second};[a][b]psnr", r"average:(\S+)")
 
     def ssim(self) -> float:
         return self.printed("[0:v][1:v]ssim", r"All:(\S+)")
@@ -260,6 +260,8 @@ async def test_a_rendition_is_scored_at_the_sources_size(tmp_path: Path, either:
         ("static", "yuv444p", "yuv420p", "yuv444p"),
         ("system", "yuvj420p", "yuvj420p", "yuvj420p"),
         ("static", "yuvj420p", "yuvj420p", "yuvj420p"),
+        ("static", "gbrp", "yuv444p", "yuv444p"),
+        ("static", "gray", "yuv420p", "yuv420p"),
     ],
     indirect=["either"],
 )
@@ -271,10 +273,43 @@ async def test_depth_and_chroma_are_those_of_the_source_or_finer(
     encoded = encode(reference, "-pix_fmt", of_encode)
     measures = (await inspected(either)).measures
     found = await scores(either, encoded, reference, sorted(measures))
-    naive = Naive(encoded, reference, either).psnr(f"[0:v]format={compared}[a]")
+    naive = Naive(encoded, reference, either).psnr(f"[0:v]format={compared}[a]", f"[1:v]format={compared}[b]")
     assert found.pix_fmt == compared
     assert found.psnr is not None
     assert found.psnr.average == pytest.approx(naive, abs=HALF)
+
+
+@pytest.mark.parametrize("of_encode", ["709", "none"])
+async def test_notes_about_colours_change_nothing(tmp_path: Path, either: str, of_encode: str) -> None:
+    """An encoder that notes the colours, or a container that forgets them, has not changed a sample."""
+    noted = ("-vf", "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709")
+    plain = source(tmp_path)
+    reference = tmp_path / "noted.mkv"
+    ffmpeg("-i", plain, *noted, "-c:v", "ffv1", reference)
+    other = encode(plain, *(noted if of_encode == "709" else ()))
+    alike = await scores(either, other, plain, ["psnr", "ssim"])
+    assert (await scores(either, other, reference, ["psnr", "ssim"])) == alike
+    assert alike.psnr is not None
+    assert alike.psnr.average is not None
+    assert alike.psnr.average > 25
+
+
+@pytest.mark.parametrize(("size", "is_scored"), [("160x120", False), ("320x180", True)])
+async def test_xpsnr_of_more_than_8_bits_is_tested(tmp_path: Path, size: str, *, is_scored: bool) -> None:
+    """At widths where the filter misreads such lines there is no XPSNR, and why; at others it is right."""
+    reference = source(tmp_path, size=size, pix_fmt="yuv420p10le")
+    encoded = encode(reference, "-pix_fmt", "yuv420p10le")
+    found = await scores(STATIC, encoded, reference, ["xpsnr", "psnr"])
+    assert found.psnr is not None
+    if is_scored:
+        assert found.xpsnr is not None
+        at_8_bits = "[1:v]format=yuv420p[a];[0:v]format=yuv420p[b];[a][b]xpsnr"
+        naive = Naive(encoded, reference).printed(at_8_bits, r"minimum: ([0-9.]+)")
+        assert found.xpsnr.minimum == pytest.approx(naive, abs=0.3)
+        assert found.missing == {}
+    else:
+        assert found.xpsnr is None
+        assert f"misreads yuv420p10le at {size}" in found.missing["xpsnr"]
 
 
 async def test_a_range_that_was_changed_is_changed_back(tmp_path: Path, either: str) -> None:

@@ -120,12 +120,40 @@ def test_xpsnr_weighs_by_the_source() -> None:
     assert "[source0][encoded0]xpsnr" in Pairing(SMALL, SMALL, 20, ["xpsnr"], "m").graph(0, 0)
 
 
+def test_xpsnr_is_tested_on_deep_pictures_alone() -> None:
+    """The source is compared with itself, and a difference withdraws the measure."""
+    deep = SMALL._replace(pix_fmt="yuv420p10le")
+    assert "_self" not in Pairing(SMALL, SMALL, 1, ["xpsnr"], "m").graph(0, 0)
+    assert "_self" not in Pairing(deep, deep, 1, ["psnr"], "m").graph(0, 0)
+    tested = Pairing(deep, deep, 1, ["xpsnr"], "m")
+    assert "[source_self][source_same]xpsnr=stats_file=test.log[tested]" in tested.graph(0, 0)
+    assert tested.outputs().count("-map") == 2
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "minimum", "is_scored"),
+    [("yuv420p10le", "inf", True), ("yuv420p10le", "7.9", False), ("yuv444p16le", "inf", False)],
+)
+def test_an_xpsnr_that_fails_its_test_is_none(
+    tmp_path: Path, pix_fmt: str, minimum: str, *, is_scored: bool
+) -> None:
+    """A picture differs from itself by nothing, or the filter has misread both."""
+    average = "n: 1\n\nXPSNR average, 1 frames  y: {0}  u: {0}  v: {0}  (minimum: {0})\n"
+    (tmp_path / "xpsnr.log").write_text(average.format("30.0"))
+    (tmp_path / "test.log").write_text(average.format(minimum))
+    deep = SMALL._replace(pix_fmt=pix_fmt)
+    found = Pairing(deep, deep, 1, ["xpsnr"], "m").read(tmp_path, [])
+    assert ("xpsnr" in found) == is_scored
+
+
 def test_the_range_is_named_only_if_it_was_changed() -> None:
     """Otherwise FFmpeg leaves the samples as they are."""
     full = SMALL._replace(is_full_range=True)
     assert "out_range" not in Pairing(full, full, 1, ["psnr"], "m").graph(0, 0)
     assert "out_range=tv" in Pairing(full, SMALL, 1, ["psnr"], "m").graph(0, 0)
     assert "out_range=pc" in Pairing(SMALL, full, 1, ["psnr"], "m").graph(0, 0)
+    rgb = full._replace(pix_fmt="gbrp")
+    assert "out_range" not in Pairing(SMALL, rgb, 1, ["psnr"], "m").graph(0, 0)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +226,7 @@ def test_a_turned_encode_is_refused_and_a_square_one_is_not() -> None:
         ),
         (
             (
-                "[info]   Stream #0:0: Video: wrapped_avframe, yuv420p10le(pc, bottom coded first (swapped)), "
+                "[info]   Stream #0:0: Video: wrapped_avframe, yuv420p10le(pc, bottom first (swapped)), "
                 "160x120, q=2-31, 200 kb/s, 30 fps, 30 tbn"
             ),
             Picture(160, 120, "yuv420p10le", is_full_range=True, rate=30.0),

@@ -69,7 +69,11 @@ def _bare(line: bytes) -> bytes:
 
 
 def _json_text(content: bytes) -> bytes | None:
-    """Return FFmpeg's text in a JSON object, empty if there is none in it; None if it is not an object."""
+    """Return FFmpeg's text in a JSON object, empty if there is none in it; None if it is not an object.
+
+    Where no text is of its progress, it is the one that such objects usually have it in: FFmpeg may say what
+    the stream is.
+    """
     import json  # noqa: PLC0415 - most senders never need it, and there is a process beside every encoder
 
     try:
@@ -82,7 +86,9 @@ def _json_text(content: bytes) -> bytes | None:
         text = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else _from_bytes(value)
         if any(map(_is_ffmpegs, text.splitlines())):
             return text
-    return b""
+    usual = (found.get(field) for field in _FIELDS) if isinstance(found, dict) else ()
+    said = next((text for text in usual if isinstance(text, str)), "")
+    return said.encode("utf-8", "surrogatepass")
 
 
 def _values(found: object, depth: int) -> Iterator[str | list[object]]:

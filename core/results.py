@@ -23,7 +23,8 @@ History of `format`:
   (`tune=zerolatency:bf=0`), `device`, `hwaccel`. `pix_fmt` is that of the encoded picture; `frame_rate`
   ("30000/1001") stands beside `fps` (29.97003) where that is not whole. With a clip, `input_picture` is what
   its video is, and `changes` has a line for each thing that its stream does not keep. `encode.container` is
-  what the bytes were counted in.
+  what the bytes were counted in; `encode.quality` has `of`, what was scored, `streams`, the scores of each by
+  core/scores.py, and `missing`, why a stream has none. Scores of earlier formats are wrong, and not read.
 
 Units: Unix seconds, seconds, joules, watts. Unknown keys are ignored: others may add theirs.
 """
@@ -48,11 +49,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import msgspec
 
 from powerbench_agent.core.model import ESTIMATE
+from powerbench_agent.core.scores import Scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 FORMAT = 3  # the newest
+_FIRST_WITH_TRUE_SCORES = 3
 BASELINE = "baseline"
 PIX_FMT = "yuv420p"  # of every stream in files that do not say
 
@@ -196,6 +199,17 @@ class Encode(msgspec.Struct, frozen=True):
         rate = self._per_second(self.megabits)
         return None if rate is None else rate * 1000
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """The mean score of the streams by measure, without those that are infinite."""
+        streams = (self.quality or {}).get("streams")
+        found: dict[str, list[float]] = {}
+        for stream in streams if isinstance(streams, list) else ():
+            with contextlib.suppress(msgspec.ValidationError):
+                for measure, figure in msgspec.convert(stream, Scores).figures.items():
+                    found.setdefault(measure, []).append(figure)
+        return {measure: mean(figures) for measure, figures in found.items()}
+
     def _per_second(self, amount: float | None) -> float | None:
         if amount is None or not 0 < self.seconds < math.inf:
             return None
@@ -319,6 +333,8 @@ def parse_results(content: bytes, run_id: str, bounds: Bounds = DEFAULT_BOUNDS) 
     except (msgspec.ValidationError, RecursionError) as error:
         raise BadResults("foreign", str(error)) from None
     scenarios = tuple(_completed(scenario) for scenario in found.scenarios)
+    if form < _FIRST_WITH_TRUE_SCORES:
+        scenarios = tuple(_without_scores(scenario) for scenario in scenarios)
     return msgspec.structs.replace(found, scenarios=scenarios, run_id=found.run_id or run_id)
 
 
@@ -390,6 +406,19 @@ def _completed(scenario: RecordedScenario) -> RecordedScenario:
         return msgspec.structs.replace(scenario, type=kind, group=group, streams=0)
     bitrates = scenario.bitrates or (scenario.bitrate,) * bool(scenario.bitrate or not scenario.rate)
     return msgspec.structs.replace(scenario, type=kind, group=group, bitrates=bitrates)
+
+
+def _without_scores(scenario: RecordedScenario) -> RecordedScenario:
+    """Return a scenario without its scores, and a warning that they were wrong, if it has any."""
+    encode = scenario.encode
+    if encode is None or not encode.quality:
+        return scenario
+    told = "its picture scores are not shown: older versions compared the wrong frames; measure again"
+    return msgspec.structs.replace(
+        scenario,
+        encode=msgspec.structs.replace(encode, quality=None),
+        warnings=(*scenario.warnings, told),
+    )
 
 
 def _type_by_name(scenario: RecordedScenario) -> str:

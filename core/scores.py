@@ -88,6 +88,17 @@ class Scores(msgspec.Struct, frozen=True):
     ssim: Ssim | None = None
     missing: dict[str, str] = {}  # measure: why it was not scored
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """One number a measure: mean VMAF, XPSNR's minimum, average PSNR and SSIM; without infinite ones."""
+        found = {
+            "vmaf": self.vmaf.mean if self.vmaf else None,
+            "xpsnr": self.xpsnr.minimum if self.xpsnr else None,
+            "psnr": self.psnr.average if self.psnr else None,
+            "ssim": self.ssim.average if self.ssim else None,
+        }
+        return {name: figure for name, figure in found.items() if figure is not None}
+
 
 def percentile(values: Sequence[float], percent: float) -> float:
     """Return the percentile of one value or more, interpolated linearly between the two nearest ranks."""

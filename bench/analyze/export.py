@@ -68,6 +68,7 @@ COLUMNS = {
     **dict.fromkeys(("vmaf", "psnr_db", "ssim"), _REAL),
     **dict.fromkeys(("docker_engine_cpu_percent", "docker_containers_cpu_percent"), _REAL),
     **dict.fromkeys(("outliers", "input", "input_sha256", "rate"), _TEXT),
+    "xpsnr_db": _REAL,
 }
 
 

@@ -20,7 +20,7 @@ from powerbench_agent.core.identity import StreamIdentity, stated
 from powerbench_agent.core.progress import ProgressParser, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from powerbench_agent.bench.load.containers import Container
     from powerbench_agent.bench.load.ffmpeg import Ffmpeg
@@ -150,6 +150,26 @@ def sample_command(ffmpeg: Ffmpeg, scenario: Scenario, sink: str, file: str) -> 
     return [*_encoding(ffmpeg, scenario.streams[0], 1), *frames, *_format(container), "-y", file]
 
 
+def score_command(
+    ffmpeg: Ffmpeg, scenario: Scenario, container: Container, file: str, frames: int
+) -> list[str]:
+    """Return the command line that encodes a stream's first frames to be scored: as fast as it goes."""
+    command = [ffmpeg.path, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "warning"]
+    command += [*global_options(scenario.asked), *_picture_input(scenario, ())]
+    command += ["-map", "0:V:0" if scenario.input else "0:v:0", *_picture_output(scenario)]
+    return [*command, "-frames:v", f"{frames}", *_format(container), "-y", file]
+
+
+def _picture_output(scenario: Scenario) -> list[str]:
+    """Return the options that make the encoded picture."""
+    filters = _filters(scenario)
+    return [
+        *(("-vf", filters) if filters else ()),
+        *video_options(scenario.asked, scenario.video_kbps),
+        *field_options(scenario),
+    ]
+
+
 def _encoding(ffmpeg: Ffmpeg, scenario: Scenario, progress_fd: int) -> list[str]:
     command = [ffmpeg.path, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "warning"]
     # Reports come every half second unless -stats_period says otherwise, which FFmpeg before 4.4 lacks.
@@ -157,21 +177,18 @@ def _encoding(ffmpeg: Ffmpeg, scenario: Scenario, progress_fd: int) -> list[str]
     command += [*global_options(scenario.asked), *_picture_input(scenario)]
     # A file's own sound may be missing, or end before the picture: the tone is the same for all.
     command += ["-re", "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"]
-    command += ["-map", "0:V:0" if scenario.input else "0:v:0", "-map", "1:a:0"]
-    if filters := _filters(scenario):
-        command += ["-vf", filters]
-    command += [*video_options(scenario.asked, scenario.video_kbps), *field_options(scenario)]
+    command += ["-map", "0:V:0" if scenario.input else "0:v:0", "-map", "1:a:0", *_picture_output(scenario)]
     return [*command, "-c:a", "aac", "-b:a", format_bitrate(AUDIO_KBPS)]
 
 
-def _picture_input(scenario: Scenario) -> list[str]:
-    """Return the options that read the picture: a clip in a loop, or the test picture."""
+def _picture_input(scenario: Scenario, pace: Sequence[str] = ("-re",)) -> list[str]:
+    """Return the options that read the picture, at a pace: a clip in a loop, or the test picture."""
     if scenario.input:
         decoder = ["-hwaccel", scenario.hwaccel] if scenario.hwaccel else []
-        return ["-stream_loop", "-1", *decoder, "-re", "-i", f"file:{scenario.input}"]
+        return ["-stream_loop", "-1", *decoder, *pace, "-i", f"file:{scenario.input}"]
     # testsrc2, as plain testsrc does not fill 2 Mbps and every rate above it would be the same stream.
     source = f"testsrc2=size={scenario.resolution}:rate={scenario.fps}"
-    return ["-re", "-f", "lavfi", "-i", source]
+    return [*pace, "-f", "lavfi", "-i", source]
 
 
 def _filters(scenario: Scenario) -> str:

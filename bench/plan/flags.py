@@ -13,6 +13,7 @@ from powerbench_agent.bench.load.encoders.table import find_row
 from powerbench_agent.bench.plan import defaults, scenario
 from powerbench_agent.bench.plan.frame_rate import parse_fps
 from powerbench_agent.bench.plan.order import ORDERS
+from powerbench_agent.bench.quality.measures import parse_measures
 
 
 class _AfterKind(Parser):
@@ -49,7 +50,7 @@ def add_parser(verbs: Verbs) -> None:
     _add_batch(kinds)
     # Without a kind it is the suite, with its defaults; what a kind has no flag for is off.
     run.set_defaults(kind="suite", **vars(suite.parse_args([])))
-    run.set_defaults(shard=None, compute_quality=False)
+    run.set_defaults(shard=None, quality=(), compute_quality=False, quality_ffmpeg="")
 
 
 def _add_common(verb: Parser) -> None:
@@ -193,9 +194,7 @@ def _add_batch(kinds: Verbs) -> None:
         type=checked(_parse_shard),
         help="measure the I-th of N parts on this machine; every part has the idle windows",
     )
-    batch.add_argument(
-        "--compute-quality", action="store_true", help="score each picture after its measurement"
-    )
+    _add_quality(batch)
 
 
 def _add_stream(kind: Parser) -> None:
@@ -228,10 +227,25 @@ def _add_stream(kind: Parser) -> None:
     kind.add_argument(
         "--with-baseline", action="store_true", help="measure the idle machine first, and compare with it"
     )
+    _add_quality(kind)
+
+
+def _add_quality(kind: Parser) -> None:
     kind.add_argument(
-        "--compute-quality",
-        action="store_true",
-        help="score the picture (PSNR, SSIM; VMAF if ffmpeg has libvmaf) after the measurement",
+        "--quality",
+        metavar="LIST",
+        type=checked(parse_measures),
+        default=(),
+        help="score each picture after its measurement: vmaf, xpsnr, psnr, ssim, or none",
+    )
+    kind.add_argument(
+        "--quality-ffmpeg",
+        metavar="PATH",
+        default="",
+        help="the ffmpeg that scores (default: the one that encodes, or that of the extra ffmpeg)",
+    )
+    kind.add_argument(
+        "--compute-quality", action="store_true", help="the older name of --quality vmaf,xpsnr,psnr,ssim"
     )
 
 

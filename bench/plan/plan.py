@@ -25,6 +25,7 @@ from powerbench_agent.bench.plan.scenario import (
 )
 from powerbench_agent.bench.plan.suite import Times, baseline, suite
 from powerbench_agent.core.bounded_file import UnfitFile, read_bounded_file
+from powerbench_agent.core.scores import MEASURES
 
 if TYPE_CHECKING:
     import argparse
@@ -47,7 +48,8 @@ class Plan:
     sink: str = "embedded"
     ffmpeg: str = ""
     require_measured: bool = False
-    compute_quality: bool = False
+    quality: tuple[str, ...] = ()  # what pictures are scored by
+    quality_ffmpeg: str = ""
     strict: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)  # as the results file has them
     rates: Mapping[str, Any] = field(default_factory=dict)  # likewise
@@ -76,7 +78,8 @@ def make_plan(flags: argparse.Namespace, tools: Tools | None = None) -> Plan:
         sink=flags.sink,
         ffmpeg=flags.ffmpeg,
         require_measured=flags.require_measured,
-        compute_quality=flags.compute_quality,
+        quality=flags.quality or (MEASURES if flags.compute_quality else ()),
+        quality_ffmpeg=flags.quality_ffmpeg,
         strict=flags.strict,
         settings={
             "kind": flags.kind,

@@ -1,1 +1,1 @@
-"""Picture quality: how near an encoded file is to its source."""
+"""StoredPicture quality: how near an encoded file is to its source."""

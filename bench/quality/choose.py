@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shutil
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from powerbench_agent.bench.exits import NotHere
 from powerbench_agent.bench.load.ffmpeg import output_of, packaged_ffmpeg
 from powerbench_agent.bench.quality.call import NotScored, call, private_directory
-from powerbench_agent.core.scores import MEASURES
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -38,22 +36,6 @@ class Choice(NamedTuple):
 
     scorer: Scorer
     said: str
-
-
-def parse_measures(text: str) -> tuple[str, ...]:
-    """Return the measures of a list such as `vmaf,psnr`, each once; none for `none`. Raises: ValueError."""
-    words = [word.strip().lower() for word in text.split(",")]
-    if words == ["none"]:
-        return ()
-    for word in words:
-        if word in MEASURES:
-            continue
-        if word == "none":
-            raise ValueError("none stands alone: it means that nothing is scored")
-        near = difflib.get_close_matches(word, MEASURES, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{word[:40]!r} is not one of {', '.join(MEASURES)} or none{hint}")
-    return tuple(name for name in MEASURES if name in words)
 
 
 async def choose(encoding: str, measures: Collection[str], named: str = "") -> Choice:

@@ -20,7 +20,7 @@ _VIDEO = re.compile(r"Video: wrapped_avframe, (\w+)(?:\((.*?)\))?, (\d+)x(\d+)(.
 _RATE = re.compile(r", ([0-9.]+)(k?) fps")
 
 
-class Picture(NamedTuple):
+class StoredPicture(NamedTuple):
     """What the first frame is like."""
 
     width: int
@@ -35,7 +35,7 @@ class Picture(NamedTuple):
         return f"{self.width}x{self.height}"
 
 
-async def probe(ffmpeg: str, side: Side, patience: float = PROBE_PATIENCE) -> Picture:
+async def probe(ffmpeg: str, side: Side, patience: float = PROBE_PATIENCE) -> StoredPicture:
     """Return what a side's pictures are like, by decoding the first. Raises: NotScored."""
     arguments = [*side.arguments(), "-map", "0:V:0", "-frames:v", "1", "-f", "null", "-"]
     with private_directory() as directory:
@@ -48,7 +48,7 @@ async def probe(ffmpeg: str, side: Side, patience: float = PROBE_PATIENCE) -> Pi
     return picture
 
 
-def parse_picture(lines: list[str]) -> Picture | None:
+def parse_picture(lines: list[str]) -> StoredPicture | None:
     """Return what FFmpeg says of the pictures that it decodes; None if it decodes none."""
     for line in lines:
         if found := _VIDEO.search(line):
@@ -56,7 +56,7 @@ def parse_picture(lines: list[str]) -> Picture | None:
             is_full = pix_fmt.startswith("yuvj") or (colour or "").split(", ")[0] == "pc"
             rate = _RATE.search(rest)
             fps = float(rate[1]) * (1000 if rate[2] else 1) if rate else None
-            return Picture(int(width), int(height), pix_fmt, is_full, fps)
+            return StoredPicture(int(width), int(height), pix_fmt, is_full, fps)
     return None
 
 

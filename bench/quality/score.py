@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from powerbench_agent.bench.quality.choose import Scorer
-    from powerbench_agent.bench.quality.count import Picture
+    from powerbench_agent.bench.quality.count import StoredPicture
     from powerbench_agent.bench.quality.side import Side
 
 PATIENCE = 3600.0  # seconds; VMAF does some 20 pictures of 1080p a second on one core
@@ -121,8 +121,8 @@ async def score(  # noqa: PLR0913 - the last two have defaults that hardly anyon
 class Pairing(NamedTuple):
     """What FFmpeg is to compare, as a filter graph, and how its answers are read."""
 
-    encoded: Picture
-    source: Picture
+    encoded: StoredPicture
+    source: StoredPicture
     frames: int
     measures: list[str]
     model: str
@@ -220,7 +220,7 @@ class Pairing(NamedTuple):
         return found.minimum is None and "p16" not in self.pix_fmt
 
 
-def check_turned(encoded: Picture, source: Picture) -> None:
+def check_turned(encoded: StoredPicture, source: StoredPicture) -> None:
     """Check that the encode was not turned upright, which would be scaled back. Raises: NotScored."""
     was_wide = source.width > source.height and encoded.width < encoded.height
     was_tall = source.width < source.height and encoded.width > encoded.height

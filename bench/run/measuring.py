@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from powerbench_agent.bench.load import quality
 from powerbench_agent.bench.load.child import StreamFailed
 from powerbench_agent.bench.load.streams import streaming
 from powerbench_agent.bench.meter.client import AgentFailed
@@ -19,6 +18,7 @@ from powerbench_agent.bench.meter.conditions import read_conditions, warnings_of
 from powerbench_agent.bench.run.figures import combine, encode_figures
 from powerbench_agent.bench.run.outcome import Outcome, judge
 from powerbench_agent.bench.run.phases import OpenWindow, Phases
+from powerbench_agent.bench.run.scoring import score_streams
 from powerbench_agent.core.host import Host
 from powerbench_agent.core.results import baselines_of
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from powerbench_agent.bench.meter.meters import Meters
     from powerbench_agent.bench.plan.plan import Plan
     from powerbench_agent.bench.plan.scenario import Scenario
+    from powerbench_agent.bench.quality.choose import Scorer
     from powerbench_agent.bench.run.display import PhaseDisplay
     from powerbench_agent.bench.run.phases import Settling
     from powerbench_agent.bench.run.record import Trace
@@ -63,14 +64,21 @@ class _Attempt:
                 self.cpu[end] = self.cpu.get(end, 0.0) + used
 
 
+class EncodingTools(NamedTuple):
+    """The programs of a run."""
+
+    ffmpeg: Ffmpeg
+    scorer: Scorer | None = None  # what scores pictures; None if nothing is scored
+
+
 class Measuring:
     """Measures scenarios, one at a time."""
 
     def __init__(
-        self, plan: Plan, ffmpeg: Ffmpeg, meters: Meters, display: PhaseDisplay, trace: Trace
+        self, plan: Plan, tools: EncodingTools, meters: Meters, display: PhaseDisplay, trace: Trace
     ) -> None:
         self._plan = plan
-        self._ffmpeg = ffmpeg
+        self._ffmpeg, self._scorer = tools
         self._meters = meters
         self._display = display
         self._host = Host()
@@ -92,9 +100,11 @@ class Measuring:
         if outcome.encode is None:
             return outcome, False  # what never ran has warmed nothing up
         try:
-            if self._plan.compute_quality and outcome.status == "ok":
+            if self._scorer is not None and outcome.status == "ok" and outcome.scenario.streams:
                 self._display.say("Scoring the picture, after the window.")
-                outcome = replace(outcome, quality=await self._scores(outcome.scenario))
+                scenario, measures = outcome.scenario, self._plan.quality
+                scores = await score_streams(self._ffmpeg, self._scorer, scenario, measures)
+                outcome = replace(outcome, quality=scores)
             await self._phases.wait("cooling down", outcome.scenario.cooldown)
         except asyncio.CancelledError:
             _uncancel()
@@ -180,12 +190,6 @@ class Measuring:
             ours = sum(attempt.cpu.values())
             doubts += warnings_of(attempt.before, attempt.after, self._first, ours)
         return doubts
-
-    async def _scores(self, scenario: Scenario) -> dict[str, Any]:
-        try:
-            return dict(await quality.score(self._ffmpeg, scenario.streams[0]))
-        except (StreamFailed, OSError) as failed:
-            return {"missing": str(failed)}
 
 
 def _conditions(attempt: _Attempt) -> Mapping[str, Any] | None:

@@ -15,12 +15,15 @@ from powerbench_agent.bench.load.clip_filters import changes_of
 from powerbench_agent.bench.load.nginx import private_nginx
 from powerbench_agent.bench.load.trial import check_ffmpeg
 from powerbench_agent.bench.meter import choose, fingerprint
+from powerbench_agent.bench.quality.choose import check_model
+from powerbench_agent.bench.quality.choose import choose as choose_scorer
 from powerbench_agent.bench.run import resume
-from powerbench_agent.bench.run.measuring import Measuring
+from powerbench_agent.bench.run.measuring import EncodingTools, Measuring
 from powerbench_agent.bench.run.outcome import compare
 from powerbench_agent.bench.run.record import ResultsRecord, Trace
 from powerbench_agent.bench.run.saver import Saver
 from powerbench_agent.core.results import parse_scenario, valid
+from powerbench_agent.core.scores import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from powerbench_agent.bench.meter.meters import Meters
     from powerbench_agent.bench.plan.plan import Plan
     from powerbench_agent.bench.plan.scenario import Scenario
+    from powerbench_agent.bench.quality.choose import Scorer
     from powerbench_agent.bench.run.display import PhaseDisplay
     from powerbench_agent.bench.run.outcome import Outcome
 
@@ -49,6 +53,7 @@ class Run:
 async def run(plan: Plan, display: PhaseDisplay) -> Run:
     """Run every scenario of the plan. Raises: NotHere, AgentFailed before anything is measured."""
     ffmpeg = await _checked_ffmpeg(plan, display)
+    scorer = await _checked_scorer(plan, ffmpeg, display)
     async with contextlib.AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         meters = await choose.choose(plan.agents, plan.token, session, stack, display.say)
@@ -66,7 +71,8 @@ async def run(plan: Plan, display: PhaseDisplay) -> Run:
             results = ResultsRecord(plan.output_dir, head, plan.suffix)
         if plan.sink == "nginx":
             plan = replace(plan, sink=await stack.enter_async_context(private_nginx()))
-        return await Runner(plan, ffmpeg, meters, display, results).run()
+        tools = EncodingTools(ffmpeg, scorer)
+        return await Runner(plan, tools, meters, display, results).run()
 
 
 async def _checked_ffmpeg(plan: Plan, display: PhaseDisplay) -> Ffmpeg:
@@ -77,6 +83,18 @@ async def _checked_ffmpeg(plan: Plan, display: PhaseDisplay) -> Ffmpeg:
     if not plan.ffmpeg and shutil.which("ffmpeg") != ffmpeg.path:
         display.say(f"No ffmpeg on the PATH: using {ffmpeg.version} of imageio-ffmpeg.")
     return ffmpeg
+
+
+async def _checked_scorer(plan: Plan, ffmpeg: Ffmpeg, display: PhaseDisplay) -> Scorer | None:
+    """Return the ffmpeg that scores what the plan asks for; None if that is nothing. Raises: NotHere."""
+    if not plan.quality:
+        return None
+    scorer, said = await choose_scorer(ffmpeg.path, plan.quality, plan.quality_ffmpeg)
+    if said:
+        display.say(said)
+    if "vmaf" in plan.quality and "vmaf" in scorer.measures:
+        await check_model(scorer, DEFAULT_MODEL)
+    return scorer
 
 
 def _clip_lines(scenarios: Sequence[Scenario]) -> list[str]:
@@ -114,7 +132,7 @@ class Runner:
     """Runs the scenarios of a plan that the results file does not hold yet."""
 
     def __init__(
-        self, plan: Plan, ffmpeg: Ffmpeg, meters: Meters, display: PhaseDisplay, results: ResultsRecord
+        self, plan: Plan, tools: EncodingTools, meters: Meters, display: PhaseDisplay, results: ResultsRecord
     ) -> None:
         """Take what the file holds already. Raises: BadFile if it has a scenario with other settings."""
         # What an earlier run of the same file has finished, as it stands there.
@@ -128,7 +146,7 @@ class Runner:
         self._baselines = [scenario for scenario in kept if scenario.is_baseline and valid(scenario)]
         self._trace = Trace()
         self._saver = Saver(results, self._trace, plan.scenarios, self._kept)
-        self._measuring = Measuring(plan, ffmpeg, meters, display, self._trace)
+        self._measuring = Measuring(plan, tools, meters, display, self._trace)
 
     async def run(self) -> Run:
         """Run them, and save each as soon as it is measured."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from powerbench_agent.bench.plan import frame_rate
 from powerbench_agent.bench.warnings import SPEED_SPAN
 from powerbench_agent.core.results import per_unit
+from powerbench_agent.core.scores import Scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,12 +99,21 @@ def stream_rows(
 
 def quality_rows(quality: Mapping[str, Any]) -> Iterator[Row]:
     """Yield the scores, or why there are none."""
-    for name, unit in (("psnr", "dB"), ("ssim", ""), ("vmaf", "")):
-        score = quality.get(f"{name}_db" if unit else name)
-        if isinstance(score, float):
-            yield Row(f"{name.upper()} of 10 s more", unit, "", f"{score:.3f}")
-        elif why := quality.get(f"{name}_missing"):
-            yield Row(name.upper(), str(why), "", "-")
+    streams = quality.get("streams", ())
+    for stream in streams:
+        of = f", {stream['name']}" if len(streams) > 1 else ""
+        scores = msgspec.convert(stream, Scores)
+        units = {"vmaf": scores.vmaf_model or "", "xpsnr": "dB", "psnr": "dB", "ssim": ""}
+        for measure, unit in units.items():
+            figure = scores.figures.get(measure)
+            if figure is not None:
+                yield Row(f"{measure.upper()}{of}", unit, "", f"{figure:.{4 if measure == 'ssim' else 2}f}")
+            elif getattr(scores, measure) is not None:
+                yield Row(f"{measure.upper()}{of}", unit, "", "identical")
+            elif why := scores.missing.get(measure):
+                yield Row(f"{measure.upper()}{of}", why, "", "-")
+    for name, why in quality.get("missing", {}).items():
+        yield Row("picture scores", f"{name}: {why}", "", "-")
 
 
 def show_all(console: Console, outcomes: Sequence[Outcome]) -> None:

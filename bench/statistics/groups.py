@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ENOUGH_REPEATS = 5
 ILLUSTRATION = "one run is an illustration, not a result"
-_QUALITIES = ("vmaf", "psnr_db", "ssim")
+_QUALITIES = {"vmaf": "vmaf", "xpsnr": "xpsnr_db", "psnr": "psnr_db", "ssim": "ssim"}  # measure: column
 
 
 class Overhead(NamedTuple):
@@ -103,10 +103,10 @@ class Group:
     def quality(self) -> dict[str, float]:
         """Return the mean of each score that repeats have."""
         found = {}
-        for name in _QUALITIES:
-            scores = [s.encode.quality.get(name) for s in self.repeats if s.encode and s.encode.quality]
-            if known := [score for score in scores if isinstance(score, float)]:
-                found[name] = statistics.fmean(known)
+        for name, column in _QUALITIES.items():
+            scores = [s.encode.scores for s in self.repeats if s.encode]
+            if known := [score[name] for score in scores if name in score]:
+                found[column] = statistics.fmean(known)
         return found
 
 

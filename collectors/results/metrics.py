@@ -76,13 +76,18 @@ HIGH = Metric(
     LABELS,
 )
 REPEATS = Metric("results_scenario_repeats", "gauge", "Windows that the figures are means of.", LABELS)
-VMAF = _gauge("vmaf_score", "VMAF of ten seconds with the same settings, 0 to 100")
-PSNR = _gauge("psnr_score", "PSNR of ten seconds with the same settings, in dB")
+SCORES = {
+    "vmaf": _gauge("vmaf_score", "Mean VMAF of ten seconds with the same settings, 0 to 100"),
+    "xpsnr": _gauge("xpsnr_score", "XPSNR of ten seconds with the same settings, in dB, of the worst plane"),
+    "psnr": _gauge("psnr_score", "PSNR of ten seconds with the same settings, in dB"),
+    "ssim": _gauge("ssim_score", "SSIM of ten seconds with the same settings, at most 1"),
+}
 COST = _gauge("cost", "Energy of the host at the price of a kWh, in the price's currency")
 CO2E = _gauge("co2e_grams", "Energy of the host at the grid's g CO2e a kWh")
 METRICS = (
     *(DELTA_POWER, DELTA_ENERGY, PERCENT, POWER, JOULES, WATT_HOURS, DURATION, FPS, FRAMES, DROPPED),
-    *(MJ_PER_FRAME, WH_PER_MBPS, VMAF, PSNR, COST, CO2E, LOW, HIGH, REPEATS),
+    *SCORES.values(),
+    *(MJ_PER_FRAME, WH_PER_MBPS, COST, CO2E, LOW, HIGH, REPEATS),
 )
 
 
@@ -202,9 +207,9 @@ def _encode_figures(encode: Encode) -> Iterator[tuple[Metric, float | None]]:
     yield FRAMES, encode.frames
     yield DROPPED, _number(encode.dropped)
     yield FPS, encode.fps
-    quality = encode.quality or {}
-    yield VMAF, _number(quality.get("vmaf"))
-    yield PSNR, _number(quality.get("psnr_db"))
+    scores = encode.scores
+    for measure, metric in SCORES.items():
+        yield metric, scores.get(measure)
 
 
 def _efficiency_figures(energy: Energy, encode: Encode) -> Iterator[tuple[Metric, float | None]]:

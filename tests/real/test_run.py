@@ -249,14 +249,17 @@ def test_measured_joules_or_none(tmp_path: Path) -> None:
 
 
 def test_quality_is_scored_after_the_window(tmp_path: Path) -> None:
-    """--compute-quality gives PSNR and SSIM, and says so where VMAF cannot be had."""
+    """All four scores of the test picture against itself, by an ffmpeg that has them; said which."""
     command = arguments(tmp_path, "--sink", "null", single=("--duration", "2", "--compute-quality"))
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     quality = results(tmp_path)["scenarios"][0]["encode"]["quality"]
-    assert quality["psnr_db"] > 15
-    assert 0.5 < quality["ssim"] <= 1
-    assert "vmaf" in quality or "libvmaf" in quality["vmaf_missing"]
+    (scores,) = quality["streams"]
+    assert scores["psnr"]["average"] > 30  # 28 dB and less was the score of wrong frames
+    assert 0.9 < scores["ssim"]["average"] <= 1
+    assert scores["vmaf"]["mean"] > 80
+    assert (scores["missing"], scores["vmaf_model"]) == ({}, "vmaf_v0.6.1")
+    assert "imageio-ffmpeg" in done.stdout
 
 
 def test_a_run_that_is_killed_outright_leaves_no_ffmpeg_behind(tmp_path: Path) -> None:

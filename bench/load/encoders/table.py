@@ -188,7 +188,7 @@ def _v4l2m2m(codec: str, *friendly: str) -> EncoderRow:
 
 
 ROWS = (
-    EncoderRow("libx264", "h264", _LIBX, _X26X, ("h264", "x264", "avc"), "h264", _420 + _422_444),
+    EncoderRow("libx264", "h264", _LIBX, _X26X, ("h264", "x264", "avc"), "h264", (*_420, *_422_444, "nv12")),
     EncoderRow(
         "libx265",
         "hevc",

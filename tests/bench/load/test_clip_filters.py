@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from powerbench_agent.bench.load.clip_filters import changes_of, clip_filters
+from powerbench_agent.bench.load.containers import StreamTarget
 from powerbench_agent.bench.load.encoder import encoder_command
 from powerbench_agent.bench.load.ffmpeg import Ffmpeg
 from powerbench_agent.bench.plan.picture import Picture
@@ -29,7 +30,13 @@ def stream(clip: Picture | None, size: str = "640x360", fps: FrameRate = NTSC, *
     settings = {"encoder": "h264", "preset": "fast", "input": "a.mp4", "picture": clip, **how}
     resolution = Resolution(int(width), int(height))
     return Scenario(
-        name="x", type="single", duration=9, video_kbps=900, resolution=resolution, fps=fps, **settings
+        name="x",
+        type="single",
+        duration=9,
+        video_kbps=900,
+        resolution=resolution,
+        fps=fps,
+        **{"pix_fmt": "yuv420p", **settings},
     )
 
 
@@ -106,7 +113,9 @@ def test_what_is_changed_is_done_and_said(scenario: Scenario, filters: str, said
 def test_the_command_has_the_clips_settings() -> None:
     """Rate and group of pictures, pixel format, fields; no cover picture is taken for the video."""
     clip = picture(pix_fmt="yuv420p10le", field_order="tff")
-    command = " ".join(encoder_command(FFMPEG, stream(clip, pix_fmt="yuv420p10le"), "null", 7))
+    command = " ".join(
+        encoder_command(FFMPEG, stream(clip, pix_fmt="yuv420p10le"), StreamTarget("null", "matroska"), 7)
+    )
     assert "-i file:a.mp4" in command
     assert "-map 0:V:0 -map 1:a:0 -vf fps=30000/1001 -c:v libx264" in command
     assert "-pix_fmt yuv420p10le" in command
@@ -116,7 +125,7 @@ def test_the_command_has_the_clips_settings() -> None:
 
 def test_the_test_picture_is_streamed_as_ever() -> None:
     """Its command line is that of 0.1.0, word for word."""
-    command = encoder_command(FFMPEG, stream(None, fps=30, input=""), "rtmp://h/a/s", 7)
+    command = encoder_command(FFMPEG, stream(None, fps=30, input=""), StreamTarget("rtmp://h/a/s", "flv"), 7)
     assert " ".join(command) == (
         "/usr/bin/ffmpeg -hide_banner -nostdin -nostats -loglevel warning -progress pipe:7 "
         "-re -f lavfi -i testsrc2=size=640x360:rate=30 "

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from powerbench_agent.bench.exits import NotHere
 from powerbench_agent.bench.quality.call import NotScored, call, cause, private_directory
-from powerbench_agent.bench.quality.choose import Scorer, choose, inspect, parse_measures
-from powerbench_agent.bench.quality.count import Picture, count_loop, parse_picture
+from powerbench_agent.bench.quality.choose import Scorer, choose, inspect
+from powerbench_agent.bench.quality.count import StoredPicture, count_loop, parse_picture
+from powerbench_agent.bench.quality.measures import parse_measures
 from powerbench_agent.bench.quality.score import (
     Pairing,
     check_turned,
@@ -35,7 +36,7 @@ from powerbench_agent.core.scores import MEASURES, Pooled, Psnr, Scores, percent
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SMALL = Picture(64, 48, "yuv420p", is_full_range=False, rate=30.0)
+SMALL = StoredPicture(64, 48, "yuv420p", is_full_range=False, rate=30.0)
 ALL = frozenset(MEASURES)
 scores_of_frames = st.lists(st.floats(0, 100), min_size=1, max_size=200)
 
@@ -222,27 +223,27 @@ def test_a_turned_encode_is_refused_and_a_square_one_is_not() -> None:
                 "  Stream #0:0(und): Video: wrapped_avframe, yuv420p(tv, bt709, progressive), 1280x720 "
                 "[SAR 1:1 DAR 16:9], q=2-31, 200 kb/s, 29.97 fps, 29.97 tbn"
             ),
-            Picture(1280, 720, "yuv420p", is_full_range=False, rate=29.97),
+            StoredPicture(1280, 720, "yuv420p", is_full_range=False, rate=29.97),
         ),
         (
             (
                 "[info]   Stream #0:0: Video: wrapped_avframe, yuv420p10le(pc, bottom first (swapped)), "
                 "160x120, q=2-31, 200 kb/s, 30 fps, 30 tbn"
             ),
-            Picture(160, 120, "yuv420p10le", is_full_range=True, rate=30.0),
+            StoredPicture(160, 120, "yuv420p10le", is_full_range=True, rate=30.0),
         ),
         (
             "  Stream #0:0: Video: wrapped_avframe, yuvj420p, 64x48, q=2-31, 1k fps, 1k tbn",
-            Picture(64, 48, "yuvj420p", is_full_range=True, rate=1000.0),
+            StoredPicture(64, 48, "yuvj420p", is_full_range=True, rate=1000.0),
         ),
         (
             "  Stream #0:0: Video: wrapped_avframe, gray(pc), 64x48, q=2-31",
-            Picture(64, 48, "gray", is_full_range=True, rate=None),
+            StoredPicture(64, 48, "gray", is_full_range=True, rate=None),
         ),
         ("  Stream #0:0: Video: h264 (High), yuv420p(tv), 64x48, 25 fps", None),
     ],
 )
-def test_the_decoded_picture_is_read(line: str, picture: Picture | None) -> None:
+def test_the_decoded_picture_is_read(line: str, picture: StoredPicture | None) -> None:
     """From the line about what FFmpeg gives on, not from the one about what the container claims."""
     assert parse_picture(["[info] Input #0", line]) == picture
 

@@ -22,6 +22,7 @@ from powerbench_agent.bench.plan.clip import Clip
 from powerbench_agent.bench.plan.plan import Plan
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 from powerbench_agent.bench.run import measuring, phases, runner
+from powerbench_agent.bench.run.measuring import EncodingTools
 from powerbench_agent.bench.run.record import ResultsRecord, Trace, trace_path
 from powerbench_agent.core.progress import Report
 
@@ -100,10 +101,8 @@ class Bench:
 
     async def run(self, *scenarios: Scenario, strict: bool = False) -> Run:
         plan = Plan(scenarios=scenarios, output_dir=self.results.path.parent, strict=strict)
-        ffmpeg = Ffmpeg("ffmpeg", "5.1", "", frozenset())
-        return await runner.Runner(
-            plan, ffmpeg, cast("Meters", self.meters), self.display, self.results
-        ).run()
+        tools = EncodingTools(Ffmpeg("ffmpeg", "5.1", "", frozenset()))
+        return await runner.Runner(plan, tools, cast("Meters", self.meters), self.display, self.results).run()
 
     @property
     def written(self) -> list[dict[str, Any]]:

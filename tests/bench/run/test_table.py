@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import msgspec
 import pytest
 from msgspec import structs
 from rich.console import Console
@@ -13,6 +14,7 @@ from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 from powerbench_agent.bench.run.outcome import Outcome
 from powerbench_agent.bench.run.table import doubt, show
 from powerbench_agent.core.results import Difference, Encode, Energy, Part
+from powerbench_agent.core.scores import Psnr, Scores, Ssim
 
 SCENARIO = Scenario(
     name="demo",
@@ -45,6 +47,20 @@ def test_one_run_is_called_one_only_where_it_is(repeats: int, seconds: float, wo
     said = doubt(repeats, seconds)
     assert said.startswith(words)
     assert bool(said) == bool(words)
+
+
+def scored(*missing: tuple[str, str], **scores: object) -> dict[str, object]:
+    whole = Scores(
+        frames=300,
+        size="1280x720",
+        encoded_size="1280x720",
+        pix_fmt="yuv420p",
+        scaler="",
+        scored_by="9.0",
+        missing=dict(missing),
+        **scores,  # type: ignore[arg-type]
+    )
+    return {"of": "10 s", "streams": [{"name": "demo", **msgspec.to_builtins(whole)}]}
 
 
 def printed(*, terminal: bool, outcome: Outcome = OUTCOME, width: int = 100) -> str:
@@ -97,10 +113,12 @@ def test_without_a_baseline_there_is_no_column_for_one() -> None:
 
 def test_scores_and_their_absence_are_in_the_table() -> None:
     """PSNR and SSIM have a line each, and a score that could not be had says why."""
-    quality = {"psnr_db": 38.25, "ssim": 0.974, "vmaf_missing": "this ffmpeg has no libvmaf"}
+    quality = scored(
+        ("vmaf", "this ffmpeg has no libvmaf"), psnr=Psnr(38.25, 38.0, 40.0, 40.0), ssim=Ssim(0.974, 0.98)
+    )
     text = printed(terminal=False, outcome=replace(OUTCOME, quality=quality))
-    assert "38.250" in text
-    assert "0.974" in text
+    assert "38.25" in text
+    assert "0.9740" in text
     assert "no libvmaf" in text
 
 
@@ -114,8 +132,10 @@ def test_a_name_is_shown_as_it_was_given() -> None:
 def test_no_figure_is_cut_in_a_narrow_terminal() -> None:
     """At 80 columns, with a long name and a long reason, every figure is there."""
     scenario = structs.replace(SCENARIO, name="a name that goes on and on and on")
-    quality = {"psnr_db": 38.25, "ssim": 0.974, "vmaf_missing": "this ffmpeg has no libvmaf"}
+    quality = scored(
+        ("vmaf", "this ffmpeg has no libvmaf"), psnr=Psnr(38.25, 38.0, 40.0, 40.0), ssim=Ssim(0.974, 0.98)
+    )
     text = printed(terminal=True, outcome=replace(OUTCOME, scenario=scenario, quality=quality), width=80)
-    figures = ("3.000", "0.01667", "+2.000", "+0.01111", "+200.0", "0.1000", "+0.0667", "38.250", "0.974")
+    figures = ("3.000", "0.01667", "+2.000", "+0.01111", "+200.0", "0.1000", "+0.0667", "38.25", "0.9740")
     assert [figure for figure in figures if figure not in text] == []
     assert text.count("(estimate)") == 9

@@ -123,8 +123,6 @@ async def test_figures_of_a_run(directory: Directory) -> None:
             "dropped_frames": 3,
             "energy_mj_per_frame": 1500,
             "energy_wh_per_mbps": 0.3,
-            "vmaf_score": 93.25,
-            "psnr_score": 41.5,
             "repeats": 1,
         }
     )
@@ -285,13 +283,42 @@ async def test_rates_of_the_configuration(tmp_path: Path) -> None:
     await collector.aclose()
 
 
-async def test_a_score_that_is_no_number_is_left_out(directory: Directory) -> None:
-    """An identical picture has no PSNR in dB, so none is shown."""
-    quality = {"psnr_db": "identical", "vmaf": True}
-    encode = {"seconds": 60.0, "quality": quality}
-    content = {"scenarios": [window("a", encode=encode)]}
+SCORES = {
+    "frames": 300,
+    "size": "1280x720",
+    "encoded_size": "1280x720",
+    "pix_fmt": "yuv420p",
+    "scaler": "",
+    "scored_by": "9.0",
+    "vmaf": {"mean": 93.25, "harmonic_mean": 93.0, "p1": 88.0, "minimum": 80.0},
+    "psnr": {"average": 41.5, "y": 40.0, "u": 45.0, "v": 45.0},
+    "ssim": {"average": 0.98, "y": 0.97},
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "streams", "shown"),
+    [
+        (3, [SCORES], {"vmaf_score": 93.25, "psnr_score": 41.5, "ssim_score": 0.98}),
+        (
+            3,
+            [{**SCORES, "psnr": {"average": None, "y": None, "u": None, "v": None}, "vmaf": None}],
+            {"ssim_score": 0.98},
+        ),
+        (3, [{**SCORES, "vmaf": True}, "x", {}], {}),
+        (3, "x", {}),
+        (2, [SCORES], {}),
+    ],
+)
+async def test_scores_that_are_true_are_shown(
+    directory: Directory, form: int, streams: object, shown: dict[str, float]
+) -> None:
+    """Those of this format that are numbers: identical planes have no PSNR, and older scores were wrong."""
+    encode = {"seconds": 60.0, "quality": {"of": "10 s", "streams": streams}}
+    content = {"format": form, "scenarios": [window("a", encode=encode)]}
     directory.write("test_results_20260101_000000.json", json.dumps(content))
-    assert not {"psnr_score", "vmaf_score"} & set(figures(await directory.read(), "a"))
+    found = figures(await directory.read(), "a")
+    assert {name: value for name, value in found.items() if name.endswith("_score")} == shown
 
 
 @pytest.mark.parametrize(
@@ -704,8 +731,8 @@ def test_names_kinds_and_labels_are_fixed() -> None:
     names = (
         "delta_power_watts delta_energy_wh power_pct_increase mean_power_watts total_energy_joules "
         "total_energy_wh duration_seconds avg_fps total_frames dropped_frames energy_mj_per_frame "
-        "energy_wh_per_mbps vmaf_score psnr_score cost co2e_grams delta_power_ci_lower_watts "
-        "delta_power_ci_upper_watts repeats"
+        "energy_wh_per_mbps vmaf_score xpsnr_score psnr_score ssim_score cost co2e_grams "
+        "delta_power_ci_lower_watts delta_power_ci_upper_watts repeats"
     )
     settings = ("bitrate", "rate", "resolution", "fps", "encoder", "preset", "streams")
     labels = ("run_id", "scenario", *settings, "source")

@@ -111,9 +111,9 @@ def _narrows_range(scenario: Scenario, source: Picture) -> bool:
 
 
 def _how(scenario: Scenario, source: Picture) -> str:
-    """Return how a size is changed, where that is not plain scaling."""
+    """Return how a size is changed, where that is not plain scaling: players still show the same shape."""
     size = scenario.resolution
     if _is_cropped(scenario, source):
         return f" (cropped: {scenario.pix_fmt} needs even sides)"
     ratio = (size.width / size.height) / (source.width / source.height)
-    return "" if abs(ratio - 1) <= _SAME_SHAPE else " (stretched: its shape is another)"
+    return "" if abs(ratio - 1) <= _SAME_SHAPE else " (its pixels are no longer square)"

@@ -46,16 +46,19 @@ async def find_ffmpeg(path: str = "") -> Ffmpeg:
     Raises: NotHere.
     """
     found = locate(path)
-    version = await output_of(found, "-hide_banner", "-version")
-    match = re.match(r"ffmpeg version (\S+)", version)
-    if not match:
-        raise NotHere(
-            f"{found} is not ffmpeg: its -version prints {version[:60]!r}; name another with --ffmpeg"
-        )
+    version = version_in(found, await output_of(found, "-hide_banner", "-version"))
     listing = await output_of(found, "-hide_banner", "-encoders")
     encoders = frozenset(re.findall(r"^ [VAS][A-Z.]{5} ([\w-]+)", listing, re.MULTILINE))
     digest = await asyncio.to_thread(lambda: hashlib.sha256(Path(found).read_bytes()).hexdigest())
-    return Ffmpeg(found, match[1], digest, encoders)
+    return Ffmpeg(found, version, digest, encoders)
+
+
+def version_in(path: str, text: str) -> str:
+    """Return the version in what a binary prints for -version. Raises: NotHere if it is not ffmpeg."""
+    match = re.match(r"ffmpeg version (\S+)", text)
+    if not match:
+        raise NotHere(f"{path} is not ffmpeg: its -version prints {text[:60]!r}; name another with --ffmpeg")
+    return match[1]
 
 
 def locate(path: str = "") -> str:

@@ -16,7 +16,7 @@ from powerbench_agent.bench.exits import NotHere
 from powerbench_agent.bench.load.ask import ask
 from powerbench_agent.bench.load.encoder import sample_command
 from powerbench_agent.bench.load.encoders.table import find_row
-from powerbench_agent.bench.load.ffmpeg import Ffmpeg, locate
+from powerbench_agent.bench.load.ffmpeg import Ffmpeg, locate, version_in
 from powerbench_agent.bench.load.probe_text import (
     StreamFacts,
     first_reason,
@@ -145,7 +145,9 @@ class ClipTools:
     def programs(self) -> Programs:
         """The ffmpeg that will stream, and an ffprobe. Raises: NotHere."""
         if self._programs is None:
-            self._programs = Programs.of(locate(self._asked_for))
+            programs = Programs.of(locate(self._asked_for))
+            version_in(programs.ffmpeg, _answer(programs.ffmpeg, "-version").out)
+            self._programs = programs
         return self._programs
 
     def picture(self, path: str) -> Picture:
@@ -161,7 +163,7 @@ class ClipTools:
         if not row.is_software or not row.rates:  # its frames come over an upload, or it is no encoder
             return row.formats
         if encoder not in self._taken:
-            said = _TAKEN.search(self._ask("-h", f"encoder={row.name}").out)
+            said = _TAKEN.search(_answer(self.programs.ffmpeg, "-h", f"encoder={row.name}").out)
             self._taken[encoder] = tuple(said[1].split()) if said else ()
         return self._taken[encoder]
 
@@ -193,11 +195,13 @@ class ClipTools:
             except (NotAClip, OSError):
                 return None
 
-    def _ask(self, *what: str) -> Reply:
-        try:
-            return ask([self.programs.ffmpeg, "-hide_banner", *what], _SECONDS)
-        except OSError as error:
-            raise _cannot_run(self.programs.ffmpeg, error) from None
+
+def _answer(ffmpeg: str, *what: str) -> Reply:
+    """Return what an ffmpeg says of itself. Raises: NotHere."""
+    try:
+        return ask([ffmpeg, "-hide_banner", *what], _SECONDS)
+    except OSError as error:
+        raise _cannot_run(ffmpeg, error) from None
 
 
 def _cannot_run(ffmpeg: str, error: OSError) -> NotHere:

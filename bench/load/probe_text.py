@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _STREAM = re.compile(r"^  Stream #0:\d+[^:]*: (Video|Audio): (.*)$", re.MULTILINE)
 _INPUT = re.compile(r"^Input #0, (.+), from '", re.MULTILINE)
-_DURATION = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+)", re.MULTILINE)
-_ROTATION = re.compile(r"display ?matrix: rotation of (-?[\d.]+) degrees", re.IGNORECASE)
+_DURATION = re.compile(r"^  Duration: (\d{1,6}):(\d\d):(\d\d\.\d{1,9})", re.MULTILINE)
+_ROTATION = re.compile(r"display ?matrix: rotation of (-?\d{1,4}(?:\.\d{1,9})?) degrees", re.IGNORECASE)
 _SIZE = re.compile(r"[ ,](\d{1,6})x(\d{1,6})(?:[ ,\[]|$)")
 _FORMAT = re.compile(r", (\w+)(?:\(([^)]*)\))?, \d+x\d+")
 _RATES = re.compile(r"([\d.]+k?) (fps|tbr)\b")
@@ -75,7 +75,15 @@ def parse_ffprobe(text: str) -> StreamFacts | None:
         streams = [stream for stream in document["streams"] if isinstance(stream, dict)]
         video = next(stream for stream in streams if _is_video(stream))
         return _of_stream(video, streams, document.get("format") or {})
-    except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError):
+    except (
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        StopIteration,
+        RecursionError,
+    ):
         return None
 
 
@@ -123,7 +131,7 @@ def parse_banner(text: str) -> StreamFacts | None:
     duration = _DURATION.search(text)
     return StreamFacts(
         container=container[1],
-        codec=video.split(",")[0].split()[0],
+        codec=codec[0] if (codec := re.match(r"\w+", video)) else "",
         width=int(size[1]) if size else 0,
         height=int(size[2]) if size else 0,
         base=rates.get("tbr") or None,

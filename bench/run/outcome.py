@@ -131,6 +131,9 @@ def _stream_fault(outcome: Outcome) -> str:
 def _stream_warnings(outcome: Outcome) -> list[str]:
     """Return how streams differ from what was requested, by name if there are several."""
     found = []
+    if lost := outcome.scenario.lost:
+        what = f"the stream lacks the clip's HDR metadata ({', '.join(lost)})"
+        found.append(f"{what}: this ffmpeg does not pass it on; name a newer one with --ffmpeg")
     for stream in outcome.scenario.streams:
         of = f"{stream.name}: " if len(outcome.per_stream) > 1 else ""
         if (one := outcome.per_stream.get(stream.name)) is not None:

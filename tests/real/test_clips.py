@@ -300,7 +300,7 @@ def test_a_run_of_a_clip_says_and_records_what_it_changes(clip: Callable[[str], 
         env={**os.environ, "LC_ALL": "C.UTF-8"},
     )
     assert done.returncode == 0, done.stderr
-    said = "size 320x180 → 320x240 (stretched: its shape is another)"
+    said = "size 320x180 → 320x240 (its pixels are no longer square)"
     assert f"500k_240p29.97_h264_a: differs from its clip: {said}." in done.stdout
     assert "320x240 at 29.97 (30000/1001) fps" in done.stdout
     (file,) = tmp_path.glob("test_results_*.json")

@@ -55,7 +55,7 @@ def test_a_clip_that_stays_as_it_is_only_has_its_rate_held() -> None:
             stream(picture(), "320x240", 25),
             "scale=320:240,fps=25",
             [
-                "size 640x360 → 320x240 (stretched: its shape is another)",
+                "size 640x360 → 320x240 (its pixels are no longer square)",
                 "frame rate 29.97 (30000/1001) → 25",
             ],
         ),

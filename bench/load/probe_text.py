@@ -35,6 +35,12 @@ _RANGES = {"tv": "tv", "pc": "pc", "mpeg": "tv", "jpeg": "pc"}
 _FIELDS = {"tt": "tff", "tb": "tff", "bb": "bff", "bt": "bff", "top": "tff", "bottom": "bff"}
 _FIRST_FIELD = {"T": "tff", "B": "bff"}
 
+# What reading a document of another form raises, wherever in it that is.
+_MALFORMED = (
+    *(LookupError, ValueError, TypeError, AttributeError, ArithmeticError),
+    *(StopIteration, RecursionError),
+)
+
 
 class StreamFacts(NamedTuple):
     """What a container and the header of its first video stream say."""

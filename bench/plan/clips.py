@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from powerbench_agent.bench.load.mp4_boxes import is_encrypted
+from powerbench_agent.bench.load.clip_file import fault_of
 from powerbench_agent.bench.load.probe import NotAClip
 from powerbench_agent.bench.plan import frame_rate
 from powerbench_agent.bench.plan.clip import fingerprint
@@ -66,8 +66,8 @@ def _check_file(path: Path, clip: Clip) -> None:
     """Check what FFmpeg would not say. Raises: NotAClip, OSError."""
     if clip.size == 0:
         raise NotAClip("is empty")
-    if is_encrypted(path):
-        raise NotAClip("is encrypted: give a clip that plays without a key")
+    if fault := fault_of(path):
+        raise NotAClip(fault)
 
 
 def _completed(scenario: Scenario, clip: Clip, picture: Picture, tools: Tools, sink: str) -> Scenario:

@@ -20,8 +20,10 @@ from powerbench_agent.core.results import (
     list_results,
     mean_energy,
     newest,
+    parse_scenario,
     per_unit,
     repeats,
+    settings_of,
     valid,
 )
 
@@ -142,6 +144,29 @@ def test_what_cannot_be_averaged_stands_apart() -> None:
         ("x", "", 1),
     ]
     assert [valid(same.first) for same in found] == [True, True, False]
+
+
+def test_streams_of_other_pixel_formats_are_not_averaged() -> None:
+    """8 bits and 10 are two settings; a file that does not say was of 8."""
+    ten_bits = {"pix_fmt": "yuv420p10le"}
+    windows = [
+        stream(30.0),
+        stream(31.0, pix_fmt="yuv420p"),
+        stream(40.0, **ten_bits),
+        stream(41.0, **ten_bits),
+    ]
+    found = [(watts(list(group.windows)), str(settings_of(group.first))) for group in repeats(windows)]
+    assert found == [([30.0, 31.0], "0 fps"), ([40.0, 41.0], "0 fps   yuv420p10le")]
+
+
+def test_repeats_of_a_fractional_rate_are_one_group() -> None:
+    """29.97003 stands for 30000/1001 in every repeat, and is shown as both."""
+    entry = {"name": "x", "type": "single", "fps": 29.97003, "frame_rate": "30000/1001"}
+    windows = [parse_scenario(entry) for _ in range(2)]
+    assert len(repeats(windows)) == 1
+    assert windows[0].fps_text == "29.97 (30000/1001)"
+    assert parse_scenario({"name": "x", "fps": 12.5, "frame_rate": "25/2"}).fps_text == "12.5"
+    assert parse_scenario({"name": "x", "fps": 30}).fps_text == "30"
 
 
 def test_clips_of_one_name_are_told_apart() -> None:

@@ -10,7 +10,6 @@ import pytest
 from places import CAPTURES
 
 from powerbench_agent.bench.exits import NotHere
-from powerbench_agent.bench.load.mp4_boxes import is_encrypted
 from powerbench_agent.bench.load.probe import ClipTools, NotAClip, Programs, probe
 from powerbench_agent.bench.plan.picture import Colour, Picture
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
@@ -148,28 +147,3 @@ def test_hdr_metadata_is_looked_for_in_an_encode(program: str, tmp_path: Path) -
     for _ in range(2):
         assert tools.lost(scenario, "null") == ("mastering display", "content light level")
     assert count.read_text() == "encode\n"
-
-
-def box(kind: bytes, content: bytes) -> bytes:
-    return (len(content) + 8).to_bytes(4) + kind + content
-
-
-@pytest.mark.parametrize(
-    ("content", "encrypted"),
-    [
-        (box(b"ftyp", b"isom") + box(b"moov", b"..encv.."), True),
-        (box(b"mdat", b"encv") + box(b"moov", b"avc1"), False),
-        (b"\0\0\0\1mdat" + (20).to_bytes(8) + b"....." + box(b"moov", b"encv"), False),  # its size is wrong
-        (b"\0\0\0\1mdat" + (21).to_bytes(8) + b"....." + box(b"moov", b"encv"), True),
-        (b"\0\0\0\0mdatencv", False),  # to the end of the file
-        (b"encv" * 100, False),
-        (b"", False),
-        (b"\x1aE\xdf\xa3", False),
-    ],
-)
-def test_an_encrypted_mp4_is_known_by_its_movie_box(
-    tmp_path: Path, content: bytes, *, encrypted: bool
-) -> None:
-    """Only there: the word may stand in the media as well."""
-    (tmp_path / "a").write_bytes(content)
-    assert is_encrypted(tmp_path / "a") is encrypted

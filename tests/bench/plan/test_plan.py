@@ -185,6 +185,7 @@ def test_a_pixel_format_is_one_that_the_encoder_has(words: tuple[str, ...], said
         ("song.m4a", b"x", "has no video"),
         ("empty.mp4", b"", "is empty"),
         ("locked.mp4", b"\0\0\0\x10ftypisom\0\0\0\0\0\0\0\x0cmoovencv", "is encrypted"),
+        ("cut.mp4", b"\0\0\0\x10ftypisom", "is cut off: it has 12 of its 16 bytes"),
         ("tiny.mkv", b"x", "its size 8x8 is not from 16 to 16384 pixels; give another resolution"),
         ("slow.mkv", b"x", "its frame rate 1/2 is not from 1 to 480 a second; give another fps"),
     ],

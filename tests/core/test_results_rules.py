@@ -156,7 +156,7 @@ def test_streams_of_other_pixel_formats_are_not_averaged() -> None:
         stream(41.0, **ten_bits),
     ]
     found = [(watts(list(group.windows)), str(settings_of(group.first))) for group in repeats(windows)]
-    assert found == [([30.0, 31.0], "0 fps"), ([40.0, 41.0], "0 fps   yuv420p10le")]
+    assert found == [([30.0, 31.0], "0 fps"), ([40.0, 41.0], "0 fps yuv420p10le")]
 
 
 def test_repeats_of_a_fractional_rate_are_one_group() -> None:

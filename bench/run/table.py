@@ -9,7 +9,7 @@ import msgspec
 
 from powerbench_agent.bench.plan import frame_rate
 from powerbench_agent.bench.warnings import SPEED_SPAN
-from powerbench_agent.core.results import per_unit
+from powerbench_agent.core.results import Encode, per_unit
 from powerbench_agent.core.scores import Scores
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from powerbench_agent.bench.run.outcome import Outcome
-    from powerbench_agent.core.results import Difference, Encode, Energy, Origin
+    from powerbench_agent.core.results import Difference, Energy, Origin
 
 _NAME_WIDTH = 14
 _FIGURE_WIDTH = 8  # of "estimate", and of any figure
@@ -131,7 +131,8 @@ def show_all(console: Console, outcomes: Sequence[Outcome]) -> None:
     if not terminal:
         console.print(title, highlight=False, markup=False)
     table.add_column("scenario", overflow="fold")
-    for heading in ("streams", "W", "Δ W", "J/frame", "kbps", "speed"):
+    scored = any(_vmaf(outcome) for outcome in outcomes)
+    for heading in ("streams", "W", "Δ W", "J/frame", "kbps", "speed", *(["VMAF"] if scored else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     for outcome in outcomes:
         energy, encode, versus = outcome.energy, outcome.encode, outcome.versus
@@ -146,8 +147,16 @@ def show_all(console: Console, outcomes: Sequence[Outcome]) -> None:
             "" if cost is None else f"{cost:.4f}",
             "" if encode.kbps is None else f"{encode.kbps:.0f}",
             "" if encode.min_speed is None else f"{encode.min_speed:.3f}",
+            *([_vmaf(outcome)] if scored else ()),
         )
     console.print(table)
+
+
+def _vmaf(outcome: Outcome) -> str:
+    """Return the mean VMAF of a scenario's streams; "" if they were not scored by it."""
+    quality = outcome.quality
+    score = Encode(0.0, quality=dict(quality)).scores.get("vmaf") if quality else None
+    return "" if score is None else f"{score:.2f}"
 
 
 def show(console: Console, outcome: Outcome) -> None:

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 from powerbench_agent.bench.run.outcome import Outcome
-from powerbench_agent.bench.run.table import doubt, show
+from powerbench_agent.bench.run.table import doubt, show, show_all
 from powerbench_agent.core.results import Difference, Encode, Energy, Part
-from powerbench_agent.core.scores import Psnr, Scores, Ssim
+from powerbench_agent.core.scores import Pooled, Psnr, Scores, Ssim
 
 SCENARIO = Scenario(
     name="demo",
@@ -120,6 +120,15 @@ def test_scores_and_their_absence_are_in_the_table() -> None:
     assert "38.25" in text
     assert "0.9740" in text
     assert "no libvmaf" in text
+
+
+def test_a_batchs_table_has_a_column_for_scores_if_there_are_any() -> None:
+    """Mean VMAF, and nothing for a scenario that has none."""
+    good = replace(OUTCOME, quality=scored(vmaf=Pooled(93.25, 93.0, 88.0, 80.0), vmaf_model="vmaf_v0.6.1"))
+    for outcomes, has in (([good, OUTCOME], True), ([OUTCOME, OUTCOME], False)):
+        out = io.StringIO()
+        show_all(Console(file=out, width=120), outcomes)
+        assert ("VMAF" in out.getvalue()) == ("93.25" in out.getvalue()) == has
 
 
 def test_a_name_is_shown_as_it_was_given() -> None:

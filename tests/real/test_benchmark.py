@@ -16,6 +16,8 @@ import pytest
 from real.conftest import BIN, agent, free_port, get, need, series, wait_for
 from real.test_run import descendants, ffmpegs, results, started
 
+from powerbench_agent.core.results import FORMAT
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -94,7 +96,7 @@ def test_several_streams_have_their_own_figures_and_their_own_ingest(tmp_path: P
         assert (running.returncode, errors) == (0, "")
     content = results(tmp_path)
     idle, pair = content["scenarios"]
-    assert content["format"] == 2
+    assert content["format"] == FORMAT
     assert (idle["type"], idle["streams"]) == ("baseline", 0)
     assert (pair["type"], pair["streams"], pair["bitrates"]) == ("multi", 2, ["400k", "400k"])
     encode = pair["encode"]

@@ -75,11 +75,9 @@ async def _try_out(ffmpeg: Ffmpeg, stream: Scenario, container: Container) -> No
     what = f"{ffmpeg.path} ({ffmpeg.version}) failed to encode a test picture with {asked}: {reason}"
     row = stream.asked.row
     others = [other.known_as for other in await opening(ffmpeg, row.codec) if other != row]
-    can = (
-        f"for {row.codec}, {' and '.join(others)} can be used here"
-        if others
-        else "name another ffmpeg with --ffmpeg"
-    )
+    can = "name another ffmpeg with --ffmpeg"
+    if others:
+        can = f"for {row.codec}, {' and '.join(others)} can be used here"
     raise NotHere(f"{what}; {can}")
 
 
@@ -141,18 +139,13 @@ def refusal(exit_code: int, printed: Iterable[str]) -> str:
     ignored = [line for line in said if _IGNORED.search(line)]
     if exit_code == 0:
         return _short(ignored)
-    return (
-        _short([line for line in said if not _CHATTER.match(line)])
-        or f"it printed nothing, and ended with {exit_code}"
-    )
+    causes = [line for line in said if not _CHATTER.match(line)]
+    return _short(causes) or f"it printed nothing, and ended with {exit_code}"
 
 
 def _short(lines: Sequence[str]) -> str:
-    """Return the first line, without what ffmpeg guesses about its causes."""
-    return (
-        re.sub(r" \(.*\) (specified for output file .*? )?has not", " has not", lines[0]).partition(
-            ". The most"
-        )[0]
-        if lines
-        else ""
-    )
+    """Return the first line, without what ffmpeg explains of its options and guesses about its causes."""
+    if not lines:
+        return ""
+    cause = lines[0].partition(". The")[0]
+    return re.sub(r" \(.*\)( specified for output file .*?)? has not", " has not", cause)

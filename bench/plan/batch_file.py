@@ -174,6 +174,8 @@ class _Entry:
             self.problems += [f"{key}: {what}" for key, what in problems(made.asked)]
         if made.hwaccel and not made.input:
             self.problems.append("hwaccel: decodes a clip; give one as input")
+        if encoder == "copy" and not made.input:
+            self.problems.append("encoder: copy sends a clip on as it is; give one as input")
         bitrates = self._bitrates(kind, made.rate)
         if self.problems:
             return None

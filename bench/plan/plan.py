@@ -155,6 +155,8 @@ def _stream(flags: argparse.Namespace) -> Scenario:
     if flags.hwaccel and not flags.input:
         raise BadFlag("--hwaccel: decodes a clip; give one with --input")
     has_clip = flags.input is not None
+    if asked.encoder == "copy" and not has_clip:
+        raise BadFlag("--encoder copy: sends a clip on as it is; give one with --input")
     no_size, test_size = Resolution(0, 0), parse_resolution(defaults.RESOLUTION)
     stream = Scenario(
         name=flags.name,

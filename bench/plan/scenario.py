@@ -224,6 +224,8 @@ def _name_of(scenario: Scenario) -> str:
         spent += f"_{scenario.rate.kind}"
     count = f"{len(rates)}x_" if scenario.type == "multi" else ""
     picture = f"{scenario.resolution.height}p{frame_rate.short(scenario.fps)}"
+    if scenario.encoder == "copy":
+        return f"{count}copy_{picture}{_of_clip(scenario.input)}"
     usual = ("", *scenario.asked.row.formats[:1])
     pixels = "" if scenario.pix_fmt in usual else f"_{scenario.pix_fmt}"
     return f"{count}{spent}_{picture}_{scenario.encoder}{_of_clip(scenario.input)}{pixels}"

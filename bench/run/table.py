@@ -170,7 +170,11 @@ def show(console: Console, outcome: Outcome) -> None:
         return
     lines = [*energy_rows(energy, idle), *stream_rows(energy, encode, outcome.versus, scenario.asked_kbps)]
     lines += quality_rows(outcome.quality or {})
-    settings = [scenario.encoder, scenario.preset, "" if scenario.rate.kind == "cbr" else str(scenario.rate)]
+    settings = [
+        scenario.encoder,
+        scenario.preset,
+        "" if scenario.rate.kind in ("cbr", "copy") else str(scenario.rate),
+    ]
     title = (
         f"{'' if outcome.status == 'ok' else outcome.status.upper() + ', '}{scenario.name}: "
         f"{scenario.resolution} at {frame_rate.full(scenario.fps)} fps, {' '.join(filter(None, settings))}"

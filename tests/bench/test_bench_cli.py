@@ -78,6 +78,7 @@ def powerbench(*arguments: str, cwd: Path, **environ: str) -> subprocess.Complet
         (["run", "single", "--encoder", "vvc", "--pix-fmt", "yuv420p"], 2, ["--pix-fmt", "yuv420p10le"]),
         (["run", "single", "--encoder-options", "crf=3"], 2, ["--encoder-options", "use --rate crf"]),
         (["run", "single", "--encoder-options", "vf=null"], 2, ["vf is not an option of an encoder"]),
+        (["run", "single", "--encoder", "copy"], 2, ["copy", "--input"]),
         (["run", "single", "--hwaccel", "cuda"], 2, ["--hwaccel", "--input"]),
         (["run", "single", "--device", "../x"], 2, ["--device", "/dev/dri/renderD128"]),
         (["run", "single", "--colour", "red"], 2, ["--colour"]),

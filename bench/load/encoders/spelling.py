@@ -86,7 +86,8 @@ def check_preset(row: EncoderRow, preset: str) -> str:
         return f"{preset[:40]!r}: {row.known_as} takes a whole number from {speed}"
     if preset in speed.words:
         return ""
-    return f"{preset[:40]!r} is not a preset of {row.known_as}{nearest(preset, speed.words)}; it has {speed}"
+    what = f"{preset[:40]!r} is not a preset of {row.known_as}, which has {speed}"
+    return f"{what}{nearest(preset, speed.words)}"
 
 
 def check_rate(row: EncoderRow, rate: RateControl) -> str:
@@ -112,8 +113,8 @@ def check_pix_fmt(row: EncoderRow, pix_fmt: str) -> str:
         return ""
     if not row.formats:
         return f"{row.known_as} does not change the pixel format: omit it"
-    near = nearest(pix_fmt, row.formats)
-    return f"{row.known_as} does not take {pix_fmt[:40]!r}{near}; it takes {', '.join(row.formats)}"
+    what = f"{row.known_as} takes {', '.join(row.formats)}, and not {pix_fmt[:40]!r}"
+    return f"{what}{nearest(pix_fmt, row.formats)}"
 
 
 def problems(asked: EncoderAsked) -> Iterator[tuple[str, str]]:

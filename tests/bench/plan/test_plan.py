@@ -166,10 +166,10 @@ def test_a_run_is_gone_on_with_by_its_fraction(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--pix-fmt", "yuv402p"), "--pix-fmt: h264 does not take 'yuv402p'; did you mean yuv42"),
+        (("--pix-fmt", "yuv402p"), "--pix-fmt: h264 takes .*, and not 'yuv402p'; did you mean yuv42"),
         (
             ("--encoder", "av1", "--pix-fmt", "yuv422p"),
-            "libsvtav1 does not take 'yuv422p'.*; it takes yuv420p, ",
+            "libsvtav1 takes yuv420p, yuv420p10le, and not 'yuv422p'",
         ),
     ],
 )

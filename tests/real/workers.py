@@ -17,11 +17,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from gpu_trees import DGPU, SECOND, Gpus
 from real.conftest import agent, free_port, get, need, series, wait_for
 from real.dockerd import Dockerd
 from stubs import stub, truth
 from trees import Powercap, add_frequency, add_hwmon
+
+from powerbench_agent.core.results import FORMAT
+from powerbench_agent.core.scores import Pooled, Psnr, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,6 +120,19 @@ def configure(directory: Path, targets: dict[str, str]) -> Path:
     return directory / "prometheus.yml"
 
 
+SCORES = Scores(
+    frames=300,
+    size="1280x720",
+    encoded_size="1280x720",
+    pix_fmt="yuv420p",
+    scaler="",
+    scored_by="9.0",
+    vmaf=Pooled(mean=93.5, harmonic_mean=93.0, p1=88.0, minimum=80.0),
+    vmaf_model="vmaf_v0.6.1",
+    psnr=Psnr(average=41.25, y=40.0, u=45.0, v=45.0),
+)
+
+
 def _config(directory: Path, engine: Dockerd) -> Path:
     """Write the agents' configuration, and the results files that they watch."""
     results = directory / "results"
@@ -125,7 +142,8 @@ def _config(directory: Path, engine: Dockerd) -> Path:
     newer = json.loads((CAPTURES / "results_format2.json").read_text())
     for scenario in newer["scenarios"]:
         if "encode" in scenario:
-            scenario["encode"]["quality"] = {"vmaf": 93.5, "psnr_db": 41.25}
+            scenario["encode"]["quality"] = {"of": "10 s", "streams": [msgspec.to_builtins(SCORES)]}
+    newer["format"] = FORMAT
     newer["conclusions"] = [{"group": "abr", "source": "rapl", "low": 21.5, "high": 48.5}]
     (results / "test_results_20260304_050607.json").write_text(json.dumps(newer))
     config = directory / "agent.toml"

@@ -176,14 +176,14 @@ def costs() -> Row:
                 "Quality of a ten-second encode with the same settings, 0 to 100.",
                 "none",
                 "vmaf_score",
-                "not computed; run with --compute-quality",
+                "not scored; run with --quality vmaf",
             ),
             _bars(
                 "PSNR",
                 "Quality of a ten-second encode with the same settings, in dB.",
                 "suffix: dB",
                 "psnr_score",
-                "not computed; run with --compute-quality",
+                "not scored; run with --quality psnr",
             ),
             _bars(
                 "Frames encoded per second",

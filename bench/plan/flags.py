@@ -235,7 +235,6 @@ def _add_quality(kind: Parser) -> None:
         "--quality",
         metavar="LIST",
         type=checked(parse_measures),
-        default=(),
         help="score each picture after its measurement: vmaf, xpsnr, psnr, ssim, or none",
     )
     kind.add_argument(
@@ -314,7 +313,7 @@ def _add_rate(kind: Parser) -> None:
         "--rate",
         type=checked(parse_rate),
         default=None,
-        help="rate control: cbr, vbr, crf=23, qp=28 or cq=30; if empty, cbr where the encoder has it",
+        help="rate control: cbr, vbr, crf=23, qp=28 or cq=30; if empty, a bitrate: cbr for most encoders",
     )
     kind.add_argument(
         "--gop",

@@ -190,7 +190,7 @@ class Guarded(asyncio.Protocol):
             foreign = foreign_protocol(data)
             if foreign:
                 self._note(foreign, self._peer)
-        # Empty lines between requests are no request: RFC 9112, 2.2.
+        # Empty lines between requests do not start one: RFC 9112, 2.2.
         if not self._busy and self._head is None and data.strip(b"\r\n"):
             self._await_head()
         self._inner.data_received(data)

@@ -64,7 +64,7 @@ GROUPS = {
     },
     "collectors": {"one file each": ["host", "estimate", "textfile"]},
     "bench": {
-        "every verb": ["cli", "flags", "exits", "files", "warnings"],
+        "every verb": ["cli", "flags", "exits", "files", "warnings", "nearest"],
         "one file each": ["compare", "doctor"],
     },
 }

@@ -24,7 +24,7 @@ _SAME_SHAPE = 0.01  # by which the ratio of width to height may differ
 def clip_filters(scenario: Scenario) -> list[str]:
     """Return the filters between the clip and the encoder."""
     source, size = scenario.picture, scenario.resolution
-    if source is None:  # a clip that nobody looked at
+    if source is None:  # the clip was not probed
         return [f"scale={size.width}:{size.height}", f"fps={scenario.fps}"]
     filters = []
     scaling = []

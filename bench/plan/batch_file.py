@@ -7,7 +7,6 @@ command line.
 
 from __future__ import annotations
 
-import difflib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from powerbench_agent.bench.exits import BadFile
 from powerbench_agent.bench.load.encoders.rates import RateControl, parse_rate
 from powerbench_agent.bench.load.encoders.spelling import completed, default_rate, parse_extra, problems
 from powerbench_agent.bench.load.encoders.table import find_row
+from powerbench_agent.bench.nearest import nearest
 from powerbench_agent.bench.plan import defaults, scenario
 from powerbench_agent.bench.plan.frame_rate import parse_fps
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
@@ -102,13 +102,7 @@ def _top(document: Any, where: str) -> tuple[Any, dict[str, Any], list[str]]:
 
 
 def _unknown(key: str, known: Collection[str]) -> str:
-    return f"{str(key)[:40]!r} is not a key here{_nearest(key, known)}"
-
-
-def _nearest(word: Any, known: Collection[str]) -> str:
-    """Return a hint at the known word that was probably meant; "" if none is near."""
-    near = difflib.get_close_matches(str(word), known, 1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"{str(key)[:40]!r} is not a key here{nearest(str(key), known)}"
 
 
 class _Entry:
@@ -130,7 +124,7 @@ class _Entry:
         is_multi = "bitrates" in self._fields or "count" in self._fields
         kind = self._fields.get("type", "multi" if is_multi else "single")
         if kind not in TYPES:
-            hint = _nearest(kind, TYPES)
+            hint = nearest(str(kind), TYPES)
             self.problems.append(f"type: {str(kind)[:40]!r} is not one of {', '.join(TYPES)}{hint}")
             return None
         made = self._baseline() if kind == "baseline" else self._test(kind)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from powerbench_agent.bench.exits import BadFile
+from powerbench_agent.bench.nearest import nearest
 from powerbench_agent.core.bounded_file import UnfitFile, read_bounded_file
 
 _MAX_BYTES = 65_536
@@ -38,8 +38,7 @@ def _check(found: dict[str, Any], where: Path) -> None:
     """Check the keys and their values. Raises: BadFile."""
     for key, value in found.items():
         if key not in (*_NUMBERS, *_TEXTS):
-            near = difflib.get_close_matches(key, (*_NUMBERS, *_TEXTS), 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = nearest(key, (*_NUMBERS, *_TEXTS))
             raise BadFile(f"--rates {where}: {key!r} is not a key here{hint}")
         if key in _TEXTS:
             if not isinstance(value, str):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
+from powerbench_agent.bench.nearest import nearest
 from powerbench_agent.core.scores import MEASURES
 
 
@@ -17,7 +16,6 @@ def parse_measures(text: str) -> tuple[str, ...]:
             continue
         if word == "none":
             raise ValueError("none stands alone: it means that nothing is scored")
-        near = difflib.get_close_matches(word, MEASURES, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{word[:40]!r} is not one of {', '.join(MEASURES)} or none{hint}")
+        what = f"{word[:40]!r} is not one of {', '.join(MEASURES)} or none"
+        raise ValueError(what + nearest(word, MEASURES))
     return tuple(name for name in MEASURES if name in words)

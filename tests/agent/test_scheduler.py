@@ -695,6 +695,7 @@ async def test_an_absent_source_is_looked_for_within_ten_seconds_whatever_the_ph
         assert collector.read_at[1] - collector.read_at[0] <= SEARCH_SECONDS
 
 
+@pytest.mark.looptime
 async def test_a_reading_that_lacks_a_part_is_up_and_its_fault_is_counted(
     loop_clock: LoopClock, scripted: type[Scripted]
 ) -> None:
@@ -706,5 +707,5 @@ async def test_a_reading_that_lacks_a_part_is_up_and_its_fault_is_counted(
         await scheduler.beat()
         state = scheduler.snapshot.states["fake"]
         assert (state.up, state.faults) == (up, {"frequency": 1})
-        await asyncio.sleep(2.0)
+        await loop_clock.until(loop_clock.monotonic() + 2.0)
     await scheduler.aclose()

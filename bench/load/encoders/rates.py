@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import NamedTuple
+
+from powerbench_agent.bench.nearest import nearest
 
 BY_BITRATE = {
     "cbr": "a constant bitrate",
@@ -48,6 +49,5 @@ def parse_rate(text: str) -> RateControl:
         raise ValueError(f"{text!r}: {kind} needs a number, like {kind}=28")
     if kind in BY_BITRATE:
         raise ValueError(f"{text!r}: write --rate {kind}, and the bitrate as --bitrate 2500k")
-    near = difflib.get_close_matches(kind, KINDS, 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise ValueError(f"{text!r} is not a rate control: write cbr, vbr, crf=23, qp=28 or cq=30{hint}")
+    what = f"{text!r} is not a rate control: write cbr, vbr, crf=23, qp=28 or cq=30"
+    raise ValueError(what + nearest(kind, KINDS))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.bench.load.encoders.rates import KINDS, RateControl
 from powerbench_agent.bench.load.encoders.table import find_row
+from powerbench_agent.bench.nearest import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
     from powerbench_agent.bench.load.encoders.table import EncoderRow
 
@@ -132,12 +132,6 @@ def problems(asked: EncoderAsked) -> Iterator[tuple[str, str]]:
     for key, problem in checks.items():
         if problem:
             yield key, problem
-
-
-def nearest(word: str, known: Collection[str]) -> str:
-    """Return a hint at the known word that was probably meant; "" if none is near."""
-    near = difflib.get_close_matches(word, known, 1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def completed(asked: EncoderAsked) -> EncoderAsked:

@@ -6,8 +6,9 @@ what a hardware encoder needs of its device. Ranges and words are those of FFmpe
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, NamedTuple
+
+from powerbench_agent.bench.nearest import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -297,7 +298,6 @@ def find_row(name: str) -> EncoderRow:
     row = BY_NAME.get(name.strip().lower())
     if row is not None:
         return row
-    near = difflib.get_close_matches(name.lower(), BY_NAME, 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = nearest(name.lower(), BY_NAME)
     what = f"{name[:40]!r} is not an encoder that powerbench knows{hint}"
     raise ValueError(f"{what} (powerbench doctor --encoders lists them)")

@@ -15,12 +15,13 @@ from powerbench_agent.bench.load.child import Child, StreamFailed
 from powerbench_agent.bench.load.clip_filters import clip_filters, field_options
 from powerbench_agent.bench.load.containers import StreamTarget, choose_container
 from powerbench_agent.bench.load.encoders.spelling import global_options, upload_filter, video_options
+from powerbench_agent.bench.load.inputs import picture_input
 from powerbench_agent.bench.plan.scenario import AUDIO_KBPS, format_bitrate
 from powerbench_agent.core.identity import StreamIdentity, stated
 from powerbench_agent.core.progress import ProgressParser, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from powerbench_agent.bench.load.containers import Container
     from powerbench_agent.bench.load.ffmpeg import Ffmpeg
@@ -155,7 +156,7 @@ def score_command(
 ) -> list[str]:
     """Return the command line that encodes a stream's first frames to be scored: as fast as it goes."""
     command = [ffmpeg.path, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "warning"]
-    command += [*global_options(scenario.asked), *_picture_input(scenario, ())]
+    command += [*global_options(scenario.asked), *picture_input(scenario, ())]
     command += ["-map", "0:V:0" if scenario.input else "0:v:0", *_picture_output(scenario)]
     return [*command, "-frames:v", f"{frames}", *_format(container), "-y", file]
 
@@ -174,21 +175,11 @@ def _encoding(ffmpeg: Ffmpeg, scenario: Scenario, progress_fd: int) -> list[str]
     command = [ffmpeg.path, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "warning"]
     # Reports come every half second unless -stats_period says otherwise, which FFmpeg before 4.4 lacks.
     command += ["-progress", f"pipe:{progress_fd}"]
-    command += [*global_options(scenario.asked), *_picture_input(scenario)]
+    command += [*global_options(scenario.asked), *picture_input(scenario)]
     # A file's own sound may be missing, or end before the picture: the tone is the same for all.
     command += ["-re", "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"]
     command += ["-map", "0:V:0" if scenario.input else "0:v:0", "-map", "1:a:0", *_picture_output(scenario)]
     return [*command, "-c:a", "aac", "-b:a", format_bitrate(AUDIO_KBPS)]
-
-
-def _picture_input(scenario: Scenario, pace: Sequence[str] = ("-re",)) -> list[str]:
-    """Return the options that read the picture, at a pace: a clip in a loop, or the test picture."""
-    if scenario.input:
-        decoder = ["-hwaccel", scenario.hwaccel] if scenario.hwaccel else []
-        return ["-stream_loop", "-1", *decoder, *pace, "-i", f"file:{scenario.input}"]
-    # testsrc2, as plain testsrc does not fill 2 Mbps and every rate above it would be the same stream.
-    source = f"testsrc2=size={scenario.resolution}:rate={scenario.fps}"
-    return [*pace, "-f", "lavfi", "-i", source]
 
 
 def _filters(scenario: Scenario) -> str:

@@ -28,7 +28,7 @@ def fault_of(path: Path) -> str:
         head = file.read(_HEAD)
         movie = b""
         if head[:4] == _EBML:
-            end = _end_of_segment(file)
+            end = _end_of_segment(file, there)
         elif head[4:] in _FIRST_BOXES:
             end, movie = _walk_boxes(file, there)
         else:
@@ -60,12 +60,14 @@ def _walk_boxes(file: IO[bytes], there: int) -> tuple[int, bytes]:
     return at, movie
 
 
-def _end_of_segment(file: IO[bytes]) -> int:
+def _end_of_segment(file: IO[bytes], there: int) -> int:
     """Return where a Matroska's Segment ends; 0 if it does not say, as a live one."""
     file.seek(len(_EBML))
     header = _size_of_element(file)
-    file.seek(header or 0, 1)
-    if header is None or file.read(len(_SEGMENT)) != _SEGMENT:
+    if header is None or header > there:  # a file system need not seek as far as a header says
+        return 0
+    file.seek(header, 1)
+    if file.read(len(_SEGMENT)) != _SEGMENT:
         return 0
     size = _size_of_element(file)
     return file.tell() + size if size is not None else 0

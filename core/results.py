@@ -186,7 +186,10 @@ class Encode(msgspec.Struct, frozen=True):
     min_speed: float | None = None  # the slowest stream's, over any 10 s of the window
     dropped: int | None = None
     duplicated: int | None = None
+    megapixels: float | None = None  # encoded, of all renditions
+    speed: float | None = None  # seconds of content a second, the mean over the streams
     quality: dict[str, Any] | None = None
+    whole: bool = False  # from a first frame to a last one: bitrates are of its content, not of the window
 
     @property
     def fps(self) -> float | None:
@@ -195,7 +198,9 @@ class Encode(msgspec.Struct, frozen=True):
 
     @property
     def kbps(self) -> float | None:
-        """Kilobits written a second."""
+        """Kilobits written a second; of content, where that is encoded as fast as it goes."""
+        if self.whole and self.media_seconds and self.megabits is not None:
+            return self.megabits / self.media_seconds * 1000
         rate = self._per_second(self.megabits)
         return None if rate is None else rate * 1000
 
@@ -452,6 +457,9 @@ def describe_encode(encode: Encode) -> dict[str, Any]:
         "min_speed": encode.min_speed,
         "dropped": encode.dropped,
         "duplicated": encode.duplicated,
+        "megapixels": encode.megapixels,
+        "speed": encode.speed,
+        **({"whole": True} if encode.whole else {}),
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from powerbench_agent.bench.load.encoders.spelling import upload_filter
 from powerbench_agent.bench.plan import frame_rate
 from powerbench_agent.bench.plan.picture import is_rgb
 
@@ -19,6 +20,20 @@ if TYPE_CHECKING:
 
 _KEEP_FIELDS = ("h264", "libx264", "mpeg2video")  # encoders that can encode fields as fields
 _SAME_SHAPE = 0.01  # by which the ratio of width to height may differ
+
+
+def picture_filters(scenario: Scenario) -> list[str]:
+    """Return the filters between the picture and its encoder: one rendition's of a clip or test picture."""
+    filters: list[str] = []
+    size = scenario.resolution
+    if scenario.asked.row.name == "copy":
+        return filters
+    if scenario.input:
+        filters += clip_filters(scenario)
+    elif any(scenario.drawn) and scenario.drawn != size:
+        filters.append(f"scale={size.width}:{size.height}")
+    upload = "" if scenario.part else upload_filter(scenario.asked)
+    return [*filters, upload] if upload else filters
 
 
 def clip_filters(scenario: Scenario) -> list[str]:

@@ -1,35 +1,87 @@
-"""In which container a stream travels: RTMP carries FLV, which not every codec fits into. Pure."""
+"""In which container an output travels, and what each container takes. Pure."""
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Literal, NamedTuple
 
-Container = Literal["flv", "matroska", "mpegts", "nut"]
+from powerbench_agent.bench.plan.sink import kind_of
+
+Container = Literal["flv", "matroska", "mpegts", "nut", "mp4", "mov", "webm"]
 
 
 class StreamTarget(NamedTuple):
-    """Where a stream goes."""
+    """Where an output goes."""
 
     url: str  # or "null"
     container: Container
+    copy: str = ""  # the URL that gets the same packets, in NUT or, what that does not take, MPEG-TS
 
 
 _HEVC_IN_FLV = (6, 1)  # the first release of FFmpeg with it
+_SUFFIXES: dict[str, Container] = {
+    ".flv": "flv",
+    ".mkv": "matroska",
+    ".mov": "mov",
+    ".mp4": "mp4",
+    ".nut": "nut",
+    ".ts": "mpegts",
+    ".webm": "webm",
+}
+# Codecs that each container takes. FFmpeg refuses some others; MPEG-TS takes AV1 and VP9, and no player
+# finds a picture in it. What is not listed is found out when the encoder is tried.
+_TAKES: dict[Container, tuple[str, ...]] = {
+    "mpegts": ("h264", "hevc", "vvc", "mpeg2video"),
+    "nut": ("h264", "hevc", "av1", "vp9", "mpeg2video"),
+    "webm": ("av1", "vp9"),
+}
 
 
-def choose_container(codec: str, sink: str, release: tuple[int, int]) -> Container:
-    """Return the container of a stream of this codec to this sink.
+def choose_container(
+    codec: str,
+    sink: str,
+    release: tuple[int, int],
+    *,
+    direct: bool = False,
+) -> Container:
+    """Return the container of an output of this codec to this sink.
 
-    `release`: of the ffmpeg at both ends, (0, 0) for a development build. An RTMP server gets FLV; whether
-    this ffmpeg puts the codec into it is found out when the encoder is tried. Elsewhere it is NUT, which
-    takes nearly all: live Matroska refuses encoders that tell their headers late (libaom, rav1e), MPEG-TS
-    loses AV1 and VP9 without a word. What older results were measured with stays: FLV over RTMP into the
-    embedded sink, Matroska into none.
+    `release`: of the ffmpeg at both ends, (0, 0) for a development build; `direct`: whether the embedded sink
+    is this process and not an RTMP server. An RTMP server gets FLV; whether this ffmpeg puts the codec into
+    it is found out when the encoder is tried. Elsewhere it is NUT, which takes nearly all: live Matroska
+    refuses encoders that tell their headers late (libaom, rav1e), MPEG-TS loses AV1 and VP9 without a word.
+    What older results were measured with stays: FLV over RTMP into the embedded sink, Matroska into none.
     """
-    if sink.startswith("rtmp"):
+    kind = kind_of(sink)
+    if kind in ("rtmp", "rtmps", "nginx"):
         return "flv"
-    if sink != "embedded":
+    if kind in ("srt", "udp"):
+        return "mpegts"
+    if kind == "file":
+        return _SUFFIXES.get(PurePath(sink).suffix.lower(), "matroska")
+    if kind == "null":
         return "matroska" if codec in ("h264", "hevc", "vvc") else "nut"
-    if codec == "h264" or (codec == "hevc" and (release == (0, 0) or release >= _HEVC_IN_FLV)):
+    over_rtmp = kind == "embedded" and not direct
+    if over_rtmp and (codec == "h264" or (codec == "hevc" and _takes_hevc(release))):
         return "flv"
+    return copy_container(codec)
+
+
+def copy_container(codec: str) -> Container:
+    """Return the container in which an output comes to this process."""
     return "mpegts" if codec == "vvc" else "nut"
+
+
+def _takes_hevc(release: tuple[int, int]) -> bool:
+    return release == (0, 0) or release >= _HEVC_IN_FLV
+
+
+def misfit(codec: str, sink: str, container: Container) -> str:
+    """Return why a container cannot take a codec, and what to do; "" if it can, or if only FFmpeg knows."""
+    if kind_of(sink) == "file" and PurePath(sink).suffix.lower() not in _SUFFIXES:
+        return f"name a file that ends in {', '.join(_SUFFIXES)}"
+    takes = _TAKES.get(container)
+    if codec == "copy" or takes is None or codec in takes:
+        return ""
+    instead = "file:OUT.mkv" if kind_of(sink) == "file" else "embedded, tcp:// or file:OUT.mkv"
+    return f"{container} does not take {codec}: use {instead}"

@@ -1,4 +1,4 @@
-"""An encoder that streams in real time, and its command line.
+"""An encoder at work, and its command line.
 
 Its progress comes over a pipe of its own, so that no token appears in its arguments and no agent can block
 it; `Relay` passes the progress on to an agent's /ingest.
@@ -7,21 +7,23 @@ it; `Relay` passes the progress on to an agent's /ingest.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import re
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.bench.load.child import Child, StreamFailed
-from powerbench_agent.bench.load.clip_filters import clip_filters, field_options
+from powerbench_agent.bench.load.clip_filters import field_options, picture_filters
 from powerbench_agent.bench.load.containers import StreamTarget, choose_container
-from powerbench_agent.bench.load.encoders.spelling import global_options, upload_filter, video_options
-from powerbench_agent.bench.load.inputs import picture_input
+from powerbench_agent.bench.load.encoders.spelling import global_options, video_options
+from powerbench_agent.bench.load.inputs import TONE, length_options, pace_options, picture_input
 from powerbench_agent.bench.plan.scenario import AUDIO_KBPS, format_bitrate
 from powerbench_agent.core.identity import StreamIdentity, stated
 from powerbench_agent.core.progress import ProgressParser, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from powerbench_agent.bench.load.containers import Container
     from powerbench_agent.bench.load.ffmpeg import Ffmpeg
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 
 _SAMPLE_FRAMES = 3
+_LAST_REPORT_SECONDS = 1.0
 
 
 class Point(NamedTuple):
@@ -38,14 +41,21 @@ class Point(NamedTuple):
     report: Report
 
 
+class Chosen(NamedTuple):
+    """A picture that is encoded: its name among those that are read or filtered, and filters of its own."""
+
+    name: str
+    filters: tuple[str, ...] = ()
+
+
 class Encoder(Child):
-    """An encoder in real time, and the reports it has sent."""
+    """An encoder, and the reports it has sent."""
 
     def __init__(
         self,
         ffmpeg: Ffmpeg,
         scenario: Scenario,
-        target: StreamTarget,
+        targets: Sequence[StreamTarget],
         on_data: Callable[[int, bytes], None] = lambda *_: None,
         sink: Child | None = None,
     ) -> None:
@@ -54,13 +64,15 @@ class Encoder(Child):
         `sink`: the process at the other end of the stream, if it is ours.
         """
         self._read_fd, self._write_fd = os.pipe()
-        command = encoder_command(ffmpeg, scenario, target, self._write_fd)
+        command = encoder_command(ffmpeg, scenario, targets, self._write_fd)
         super().__init__(scenario.name, command, (self._write_fd,))
+        self.command = tuple(command)
         self.points: list[Point] = []
         self._on_data = on_data
         self._sink = sink
         self._parser = ProgressParser()
         self._transport: asyncio.ReadTransport | None = None
+        self._told_all = asyncio.Event()
 
     @property
     def has_sent_a_frame(self) -> bool:
@@ -75,7 +87,16 @@ class Encoder(Child):
             os.close(self._write_fd)
         loop = asyncio.get_running_loop()
         pipe = os.fdopen(self._read_fd, "rb", 0)
-        self._transport, _ = await loop.connect_read_pipe(lambda: _Progress(self._take), pipe)
+        self._transport, _ = await loop.connect_read_pipe(
+            lambda: _Progress(self._take, self._told_all.set), pipe
+        )
+
+    async def wait(self) -> None:
+        """Wait until it has ended, and all that it reported has been taken in."""
+        await super().wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_REPORT_SECONDS):  # a grandchild may hold the pipe
+                await self._told_all.wait()
 
     def check_alive(self) -> None:
         """Raise StreamFailed if the stream has died, naming the end that died first."""
@@ -103,99 +124,152 @@ class Encoder(Child):
 
 
 class _Progress(asyncio.Protocol):
-    def __init__(self, take: Callable[[bytes], None]) -> None:
+    def __init__(self, take: Callable[[bytes], None], end: Callable[[], None]) -> None:
         self._take = take
+        self._end = end
 
     def data_received(self, data: bytes) -> None:
         self._take(data)
 
-
-def encoder_command(ffmpeg: Ffmpeg, scenario: Scenario, target: StreamTarget, progress_fd: int) -> list[str]:
-    """Return the command line of a stream: picture and tone, in real time."""
-    planned = scenario.stabilization + scenario.duration
-    # Windows are wall clock and a signal ends them; this ends an encoder that has been left behind.
-    seconds = f"{planned * 2 + 120:.0f}"
-    return [*_encoding(ffmpeg, scenario, progress_fd), "-t", seconds, *_output(target)]
+    def connection_lost(self, _: Exception | None) -> None:
+        self._end()
 
 
-def identity_of(scenario: Scenario, container: Container) -> StreamIdentity:
+def encoder_command(
+    ffmpeg: Ffmpeg, scenario: Scenario, targets: Sequence[StreamTarget], progress_fd: int
+) -> list[str]:
+    """Return the command line of a stream at its pace: picture and tone to each of its targets.
+
+    `targets`: of its renditions, in their order; none of a scenario that is a part of the work.
+    """
+    command = [*_head(ffmpeg, progress_fd), *_inputs(scenario)]
+    if scenario.part:
+        return [*command, *_unencoded(scenario)]
+    length = length_options(scenario)
+    graph, pictures = _pictures(scenario)
+    command += graph
+    for rendition, picture, target in zip(scenario.renditions, pictures, targets, strict=True):
+        command += [*_encoding(rendition, picture), *length, *_output(target)]
+    return command
+
+
+def identity_of(scenario: Scenario, container: str) -> StreamIdentity:
     """Return what a stream's feeder states of it."""
-    row = scenario.asked.row
+    first = scenario.renditions[0]
+    row = first.asked.row
+    encoder = "" if scenario.part else row.name
     return stated(
         {
-            "codec": "" if row.name == "copy" else row.codec,
-            "encoder": row.name,
-            "preset": scenario.preset,
-            "resolution": str(scenario.resolution),
-            "fps": str(scenario.fps),
+            "codec": "" if encoder in ("", "copy") else row.codec,
+            "encoder": encoder,
+            "preset": "" if scenario.part else first.preset,
+            "resolution": str(first.resolution),
+            "fps": str(first.fps),
             "container": container,
         }
     )
 
 
 def trial_command(ffmpeg: Ffmpeg, scenario: Scenario, container: Container) -> list[str]:
-    """Return the command line of a stream's first frames, with the same options but to no one."""
-    return [
-        *_encoding(ffmpeg, scenario, 1),
-        "-frames:v",
-        "3",
-        "-y",
-        *_output(StreamTarget(os.devnull, container)),
-    ]
+    """Return the command line of a rendition's first frames, with the same options but to no one."""
+    command = [*_head(ffmpeg, 1), *_inputs(scenario), *_encoding(scenario, _picture(scenario))]
+    return [*command, "-frames:v", f"{_SAMPLE_FRAMES}", *_output(StreamTarget(os.devnull, container))]
 
 
 def sample_command(ffmpeg: Ffmpeg, scenario: Scenario, sink: str, file: str) -> list[str]:
     """Return the command line that puts a stream's first frames into a file, as its sink would get them."""
-    container = choose_container(scenario.asked.row.codec, sink, ffmpeg.number)
-    frames = ["-frames:v", f"{_SAMPLE_FRAMES}", "-t", "5"]
-    return [*_encoding(ffmpeg, scenario.streams[0], 1), *frames, *_format(container), "-y", file]
+    first = scenario.streams[0].renditions[0]
+    container = choose_container(first.asked.row.codec, sink, ffmpeg.number)
+    command = [*_head(ffmpeg, 1), *_inputs(first), *_encoding(first, _picture(first))]
+    return [*command, "-frames:v", f"{_SAMPLE_FRAMES}", "-t", "5", *_format(container), "-y", file]
 
 
-def score_command(
-    ffmpeg: Ffmpeg, scenario: Scenario, container: Container, file: str, frames: int
-) -> list[str]:
-    """Return the command line that encodes a stream's first frames to be scored: as fast as it goes."""
-    command = [ffmpeg.path, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "warning"]
-    command += [*global_options(scenario.asked), *picture_input(scenario, ())]
-    command += ["-map", "0:V:0" if scenario.input else "0:v:0", *_picture_output(scenario)]
-    return [*command, "-frames:v", f"{frames}", *_format(container), "-y", file]
-
-
-def _picture_output(scenario: Scenario) -> list[str]:
-    """Return the options that make the encoded picture."""
-    filters = _filters(scenario)
-    return [
-        *(("-vf", filters) if filters else ()),
-        *video_options(scenario.asked, scenario.video_kbps),
-        *field_options(scenario),
-    ]
-
-
-def _encoding(ffmpeg: Ffmpeg, scenario: Scenario, progress_fd: int) -> list[str]:
-    command = [ffmpeg.path, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "warning"]
+def _head(ffmpeg: Ffmpeg, progress_fd: int) -> list[str]:
     # Reports come every half second unless -stats_period says otherwise, which FFmpeg before 4.4 lacks.
-    command += ["-progress", f"pipe:{progress_fd}"]
-    command += [*global_options(scenario.asked), *picture_input(scenario)]
+    quiet = ["-hide_banner", "-nostdin", "-nostats", "-loglevel", "warning"]
+    return [ffmpeg.path, *quiet, "-progress", f"pipe:{progress_fd}"]
+
+
+def _inputs(scenario: Scenario) -> list[str]:
+    """Return the options that choose devices and read the picture and the tone."""
+    devices: list[str] = []
+    for rendition in scenario.renditions:
+        options = global_options(rendition.asked)
+        if options != devices[-len(options) :]:
+            devices += options
+    command = [*devices, *picture_input(scenario)]
     # A file's own sound may be missing, or end before the picture: the tone is the same for all.
-    command += ["-re", "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"]
-    command += ["-map", "0:V:0" if scenario.input else "0:v:0", "-map", "1:a:0", *_picture_output(scenario)]
-    return [*command, "-c:a", "aac", "-b:a", format_bitrate(AUDIO_KBPS)]
+    return [*command, *pace_options(scenario.pace), *TONE] if scenario.has_tone else command
 
 
-def _filters(scenario: Scenario) -> str:
-    """Return the filters between the picture and its encoder, "" if there are none."""
-    is_encoded = scenario.asked.row.name != "copy"
-    filters = clip_filters(scenario) if scenario.input and is_encoded else []
-    filters += [upload] if (upload := upload_filter(scenario.asked)) else []
-    return ",".join(filters)
+def _picture(scenario: Scenario) -> Chosen:
+    """Return the picture of a lone rendition."""
+    filters = picture_filters(scenario)
+    return Chosen(_source(scenario), ("-vf", ",".join(filters)) if filters else ())
+
+
+def _source(scenario: Scenario) -> str:
+    """Return the picture among what is read. `V`: no cover picture."""
+    return "0:V:0" if scenario.input else "0:v:0"
+
+
+def _pictures(scenario: Scenario) -> tuple[list[str], list[Chosen]]:
+    """Return (the filter graph, if there is one, each rendition's picture).
+
+    A ladder's picture is decoded once, and each rendition scaled from it.
+    """
+    renditions = scenario.renditions
+    if len(renditions) == 1:
+        return [], [_picture(renditions[0])]
+    copies = "".join(f"[c{number}]" for number in range(len(renditions)))
+    chains = [f"[{_source(scenario)}]split={len(renditions)}{copies}"]
+    for number, rendition in enumerate(renditions):
+        filters = picture_filters(rendition) or ["null"]
+        chains.append(f"[c{number}]{','.join(filters)}[v{number}]")
+    return ["-filter_complex", ";".join(chains)], [Chosen(f"[v{n}]") for n in range(len(renditions))]
+
+
+def _encoding(rendition: Scenario, picture: Chosen) -> list[str]:
+    """Return the options that encode one rendition, and its tone."""
+    command = ["-map", picture.name, *(("-map", "1:a:0") if rendition.has_tone else ()), *picture.filters]
+    command += [*video_options(rendition.asked, rendition.video_kbps), *field_options(rendition)]
+    if rendition.has_tone:
+        command += ["-c:a", "aac", "-b:a", format_bitrate(AUDIO_KBPS)]
+    return command
+
+
+def _unencoded(scenario: Scenario) -> list[str]:
+    """Return the outputs of a scenario that decodes, and perhaps scales, and encodes nothing."""
+    length = [*length_options(scenario), "-f", "null", "-"]
+    if scenario.part == "decode":
+        return ["-map", _source(scenario), *length]
+    graph, pictures = _pictures(scenario)
+    return [*graph, *(word for name, filters in pictures for word in ("-map", name, *filters, *length))]
 
 
 def _output(target: StreamTarget) -> list[str]:
-    """Return the options that write the stream."""
-    url, container = target
+    """Return the options that write an output, and its copy if it has one."""
+    url, container, copy = target
     if url == "null":  # /dev/null and not the null muxer, which counts no bytes
-        return [*_format(container), "-y", os.devnull]
-    return [*_format(container), url]
+        url = os.devnull
+    is_file = url == os.devnull or url.startswith("file:")
+    if not copy:
+        return [*_format(container), *(["-y"] if is_file else []), url]
+    form = ":".join(f"{key}={value}" for key, value in _pairs(_format(container)))
+    aside = "mpegts" if container == "mpegts" else "nut"
+    # The stream itself must arrive; of the copy it is said what is missing.
+    slaves = f"[{form}:onfail=abort]{_in_tee(url)}|[f={aside}:flush_packets=1:onfail=ignore]{_in_tee(copy)}"
+    return ["-flags", "+global_header", "-f", "tee", "-y", slaves]
+
+
+def _in_tee(url: str) -> str:
+    r"""Return a URL as tee takes it: `\`, `'` and `|` have a meaning there."""
+    return re.sub(r"([\\'|])", r"\\\1", url)
+
+
+def _pairs(options: Sequence[str]) -> list[tuple[str, str]]:
+    keys = [option.removeprefix("-") for option in options[::2]]
+    return list(zip(keys, options[1::2], strict=True))
 
 
 def _format(container: Container) -> list[str]:
@@ -203,5 +277,7 @@ def _format(container: Container) -> list[str]:
         return ["-f", "flv", "-flvflags", "no_duration_filesize"]
     if container in ("mpegts", "nut"):
         return ["-f", container, "-flush_packets", "1"]
+    if container != "matroska":
+        return ["-f", container]
     # Short clusters: a stream whose bytes are counted once a group of pictures has no bitrate in between.
     return ["-f", "matroska", "-live", "1", "-cluster_time_limit", "100", "-flush_packets", "1"]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 MINIMUM = (4, 1)  # the oldest release that run has been tried with
+_WITH_READRATE = (5, 0)
 _ANSWER_SECONDS = 10.0  # for an ffmpeg to list what it can do
 
 
@@ -117,6 +118,15 @@ def check_version(ffmpeg: Ffmpeg) -> None:
         raise NotHere(
             f"{ffmpeg.path} ({ffmpeg.version}) is too old: run needs ffmpeg {oldest} or newer; "
             "install one, or name it with --ffmpeg"
+        )
+
+
+def check_readrate(ffmpeg: Ffmpeg) -> None:
+    """Check that it can read at another pace than real time. Raises: NotHere."""
+    if (0, 0) < ffmpeg.number < _WITH_READRATE:
+        raise NotHere(
+            f"{ffmpeg.path} ({ffmpeg.version}) can only hold real time: a --pace of times real time needs "
+            "ffmpeg 5.0 or newer; name one with --ffmpeg"
         )
 
 

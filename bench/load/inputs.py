@@ -4,19 +4,44 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from powerbench_agent.bench.plan import frame_rate
+from powerbench_agent.bench.plan.pace import REALTIME
 
+if TYPE_CHECKING:
+    from powerbench_agent.bench.plan.pace import Pace
     from powerbench_agent.bench.plan.scenario import Scenario
 
-REALTIME = ("-re",)
+TONE = ("-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000")
 
 
-def picture_input(scenario: Scenario, pace: Sequence[str] = REALTIME) -> list[str]:
-    """Return the options that read a scenario's picture; `pace`: those that hold a speed."""
+def picture_input(scenario: Scenario) -> list[str]:
+    """Return the options that read a scenario's picture at its pace.
+
+    A stream's clip is repeated for ever; at the greatest pace it is read as often as its length asks for.
+    """
+    pace = pace_options(scenario.pace)
     if scenario.input:
         decoder = ["-hwaccel", scenario.hwaccel] if scenario.hwaccel else []
-        return ["-stream_loop", "-1", *decoder, *pace, "-i", f"file:{scenario.input}"]
+        loop = [] if scenario.to_end else ["-stream_loop", "-1"]
+        return [*loop, *decoder, *pace, "-i", f"file:{scenario.input}"]
     # testsrc2, as plain testsrc does not fill 2 Mbps and every rate above it would be the same stream.
-    source = f"testsrc2=size={scenario.resolution}:rate={scenario.fps}"
-    return [*pace, "-f", "lavfi", "-i", source]
+    size = scenario.drawn if any(scenario.drawn) else scenario.resolution
+    return [*pace, "-f", "lavfi", "-i", f"testsrc2=size={size}:rate={scenario.fps}"]
+
+
+def pace_options(pace: Pace) -> list[str]:
+    """Return the options that hold an input to a pace; none at the greatest."""
+    if pace.is_max:
+        return []
+    return ["-re"] if pace == REALTIME else ["-readrate", f"{pace.speed:g}"]
+
+
+def length_options(scenario: Scenario) -> list[str]:
+    """Return the options that end an output by itself."""
+    if scenario.to_end:
+        return []
+    if scenario.pace.is_max:
+        return ["-frames:v", str(frame_rate.frames_in(scenario.fps, scenario.duration))]
+    # Windows are wall clock and a signal ends them; this ends an encoder that has been left behind.
+    planned = (scenario.stabilization + scenario.duration) * scenario.pace.speed
+    return ["-t", f"{planned * 2 + 120:.0f}"]

@@ -1,6 +1,6 @@
-"""Where a stream goes, and where its progress goes: an RTMP sink of our own, and an agent's /ingest.
+"""Where a stream goes, and where its progress goes: an RTMP server of our own, and an agent's /ingest.
 
-The private nginx of `--sink nginx` is in nginx.py.
+The private nginx of `--sink nginx` is in nginx.py, and what is received by this process in tap.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from powerbench_agent.bench.load.child import Child
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from powerbench_agent.bench.load.containers import Container
     from powerbench_agent.bench.load.ffmpeg import Ffmpeg
     from powerbench_agent.bench.meter.client import AgentClient
     from powerbench_agent.core.identity import StreamIdentity
@@ -28,23 +27,27 @@ _MAX_QUEUED = 256  # chunks of progress
 
 
 class Sink(Child):
-    """A second ffmpeg that accepts one sender and discards what it receives, undecoded.
+    """A second ffmpeg: an RTMP server that takes one sender, and discards what it receives, undecoded."""
 
-    FLV comes over RTMP, other containers over plain TCP.
-    """
-
-    def __init__(self, ffmpeg: Ffmpeg, name: str, container: Container = "flv") -> None:
+    def __init__(self, ffmpeg: Ffmpeg, name: str, copy: str = "") -> None:
+        """`copy`: the URL that gets what is received, in NUT."""
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
+        self.url = f"rtmp://127.0.0.1:{port}/live/stream"
         command = [ffmpeg.path, "-hide_banner", "-nostdin", "-loglevel", "warning"]
-        if container == "flv":
-            self.url = f"rtmp://127.0.0.1:{port}/live/stream"
-            command += ["-f", "flv", "-listen", "1", "-timeout", f"{_LISTEN_SECONDS}", "-i", self.url]
-        else:
-            self.url = f"tcp://127.0.0.1:{port}"
-            listen = f"?listen=1&listen_timeout={_LISTEN_SECONDS * 1000}"
-            command += ["-f", container, "-i", self.url + listen]
-        command += ["-c", "copy", "-f", "null", "-"]
+        command += [
+            "-f",
+            "flv",
+            "-listen",
+            "1",
+            "-timeout",
+            f"{_LISTEN_SECONDS}",
+            "-i",
+            self.url,
+            "-c",
+            "copy",
+        ]
+        command += ["-f", "nut", "-flush_packets", "1", copy] if copy else ["-f", "null", "-"]
         super().__init__(f"sink of {name}", command)
 
 

@@ -8,17 +8,16 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.bench.load.child import StreamFailed
-from powerbench_agent.bench.load.containers import StreamTarget, choose_container
 from powerbench_agent.bench.load.encoder import Encoder, identity_of
-from powerbench_agent.bench.load.sinks import Relay, Sink
+from powerbench_agent.bench.load.outlets import open_outlets
+from powerbench_agent.bench.load.sinks import Relay
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from powerbench_agent.bench.load.child import Child
-    from powerbench_agent.bench.load.containers import Container
     from powerbench_agent.bench.load.ffmpeg import Ffmpeg
-    from powerbench_agent.bench.meter.client import AgentClient
+    from powerbench_agent.bench.load.outlets import Outlet, Way
     from powerbench_agent.bench.plan.scenario import Scenario
 
 _CONNECT_SECONDS = 10.0  # for the embedded sink to come up
@@ -26,70 +25,95 @@ _START_SECONDS = 20.0  # for an encoder to send its first frame
 
 
 class RunningStream(NamedTuple):
-    """One stream that runs."""
+    """One stream that runs, or that is about to."""
 
     scenario: Scenario
     encoder: Encoder
-    sink: Sink | None
-    container: Container
+    outlets: Sequence[Outlet]
 
     def cpu_seconds(self) -> dict[str, float]:
         """Return the CPU time of its two ends."""
         used = {"encoder": self.encoder.cpu_seconds()}
-        if self.sink is not None:
-            used["sink"] = self.sink.cpu_seconds()
+        sinks = [outlet.sink for outlet in self.outlets if outlet.sink is not None]
+        if sinks:
+            used["sink"] = sum(sink.cpu_seconds() for sink in sinks)
         return used
 
 
 @contextlib.asynccontextmanager
-async def streaming(
-    ffmpeg: Ffmpeg, scenario: Scenario, sink: str, client: AgentClient
-) -> AsyncIterator[Sequence[RunningStream]]:
+async def streaming(ffmpeg: Ffmpeg, scenario: Scenario, way: Way) -> AsyncIterator[Sequence[RunningStream]]:
     """Run a scenario's streams for as long as the context lasts; all of them run when it begins.
 
     They start one after the other: at once, their first seconds would compete for the CPUs, and some would
-    begin behind real time. `client`: the agent that gets their progress. Raises: StreamFailed.
+    begin behind real time. Raises: StreamFailed.
     """
-    several = len(scenario.streams) > 1 and sink.startswith("rtmp")
     async with contextlib.AsyncExitStack() as stack:
         streams: list[RunningStream] = []
-        for number, one in enumerate(scenario.streams, 1):
-            container = choose_container(one.asked.row.codec, sink, ffmpeg.number)
-            target = StreamTarget(f"{sink}-{number}" if several else sink, container)
-            relay = Relay(client, one.name, identity_of(one, container))
-            stack.push_async_callback(relay.close)
-            streams.append(await stack.enter_async_context(_stream(ffmpeg, one, target, relay.send)))
+        for stream, outlets, on_data in await _ways_out(stack, ffmpeg, scenario, way):
+            streams.append(await _start(stack, ffmpeg, stream, outlets, on_data))
             for earlier in streams:
                 earlier.encoder.check_alive()
         yield streams
 
 
 @contextlib.asynccontextmanager
-async def _stream(
-    ffmpeg: Ffmpeg, scenario: Scenario, target: StreamTarget, on_data: Callable[[int, bytes], None]
-) -> AsyncIterator[RunningStream]:
-    """Run one stream for as long as the context lasts. Raises: StreamFailed."""
-    url, container = target
+async def ready(ffmpeg: Ffmpeg, scenario: Scenario, way: Way) -> AsyncIterator[Sequence[RunningStream]]:
+    """Prepare a scenario's streams, which the caller starts and this stops. Raises: StreamFailed."""
     async with contextlib.AsyncExitStack() as stack:
-        sink: Sink | None = None
-        if url == "embedded":
-            sink = Sink(ffmpeg, scenario.name, container)
-            stack.push_async_callback(sink.stop)
-            await sink.start()
-        give_up = time.monotonic() + _CONNECT_SECONDS
-        while True:
-            reached = StreamTarget(sink.url, container) if sink else target
-            encoder = Encoder(ffmpeg, scenario, reached, on_data, sink)
-            if await _started(encoder, url):
-                stack.push_async_callback(encoder.stop)
-                break
-            # A listening ffmpeg takes one connection and must not be probed: so the encoder tries again.
-            sink_ended = sink is not None and sink.exit_code is not None
-            if sink is None or sink_ended or time.monotonic() > give_up:
-                failed: Child = sink if sink is not None and sink_ended else encoder
-                raise StreamFailed(f"{failed.name} did not start: {_explain(failed, url)}")
-            await asyncio.sleep(0.1)
-        yield RunningStream(scenario, encoder, sink, container)
+        streams = []
+        for stream, outlets, on_data in await _ways_out(stack, ffmpeg, scenario, way):
+            encoder = _encoder(ffmpeg, stream, outlets, on_data)
+            stack.push_async_callback(encoder.stop)
+            streams.append(RunningStream(stream, encoder, outlets))
+        yield streams
+
+
+async def _ways_out(
+    stack: contextlib.AsyncExitStack, ffmpeg: Ffmpeg, scenario: Scenario, way: Way
+) -> Sequence[tuple[Scenario, Sequence[Outlet], Callable[[int, bytes], None]]]:
+    """Return each stream with its outlets, and what takes its progress. Raises: StreamFailed."""
+    found = []
+    streams = scenario.streams
+    for number, one in enumerate(streams):
+        place = number, len(streams)
+        outlets = await open_outlets(stack, ffmpeg, one, way, place)
+        container = outlets[0].container if outlets else "null"
+        relay = Relay(way.client, one.name, identity_of(one, container))
+        stack.push_async_callback(relay.close)
+        found.append((one, outlets, relay.send))
+    return found
+
+
+def _encoder(
+    ffmpeg: Ffmpeg, stream: Scenario, outlets: Sequence[Outlet], on_data: Callable[[int, bytes], None]
+) -> Encoder:
+    sinks = [outlet.sink for outlet in outlets if outlet.sink is not None]
+    targets = [outlet.target for outlet in outlets]
+    return Encoder(ffmpeg, stream, targets, on_data, sinks[0] if sinks else None)
+
+
+async def _start(
+    stack: contextlib.AsyncExitStack,
+    ffmpeg: Ffmpeg,
+    stream: Scenario,
+    outlets: Sequence[Outlet],
+    on_data: Callable[[int, bytes], None],
+) -> RunningStream:
+    """Return a stream that sends frames, for as long as the stack lasts. Raises: StreamFailed."""
+    url = outlets[0].target.url if outlets else "null"
+    give_up = time.monotonic() + _CONNECT_SECONDS
+    while True:
+        encoder = _encoder(ffmpeg, stream, outlets, on_data)
+        if await _started(encoder, url):
+            stack.push_async_callback(encoder.stop)
+            return RunningStream(stream, encoder, outlets)
+        # A listening ffmpeg takes one connection and must not be probed: so the encoder tries again.
+        sink = next((outlet.sink for outlet in outlets if outlet.sink is not None), None)
+        sink_ended = sink is not None and sink.exit_code is not None
+        if sink is None or sink_ended or time.monotonic() > give_up:
+            failed: Child = sink if sink is not None and sink_ended else encoder
+            raise StreamFailed(f"{failed.name} did not start: {_explain(failed, url)}")
+        await asyncio.sleep(0.1)
 
 
 async def _started(encoder: Encoder, target: str) -> bool:

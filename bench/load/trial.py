@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from powerbench_agent.bench.exits import NotHere
+from powerbench_agent.bench.exits import BadFlag, NotHere
 from powerbench_agent.bench.load.child import Child
-from powerbench_agent.bench.load.containers import choose_container
+from powerbench_agent.bench.load.containers import misfit
 from powerbench_agent.bench.load.encoder import trial_command
 from powerbench_agent.bench.load.encoders.spelling import default_rate
 from powerbench_agent.bench.load.encoders.table import ROWS
@@ -19,8 +19,11 @@ from powerbench_agent.bench.load.ffmpeg import (
     check_encoder,
     check_hwaccel,
     check_protocol,
+    check_readrate,
     check_version,
 )
+from powerbench_agent.bench.load.outlets import container_of
+from powerbench_agent.bench.plan.pace import MAX, REALTIME
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 
 if TYPE_CHECKING:
@@ -42,13 +45,20 @@ _SPEAKER = re.compile(r"^(\[[^\]]*\] )+")  # of a line, with an address in memor
 
 async def check_ffmpeg(ffmpeg: Ffmpeg, scenarios: Iterable[Scenario], sink: str) -> None:
     """Check that this ffmpeg can do all that the scenarios ask of it. Raises: NotHere."""
-    streams = [scenario.streams[0] for scenario in scenarios if scenario.type != "baseline"]
+    whole = [scenario.streams[0] for scenario in scenarios if scenario.type != "baseline"]
+    streams = [rendition for stream in whole for rendition in stream.renditions]
     check_version(ffmpeg)
+    if any(stream.pace not in (REALTIME, MAX) for stream in streams):
+        check_readrate(ffmpeg)
     for stream in streams:
         check_encoder(ffmpeg, stream)
         check_device(stream.device or stream.asked.row.family.default_device)
     for hwaccel in {stream.hwaccel for stream in streams if stream.hwaccel}:
         await check_hwaccel(ffmpeg, hwaccel)
+    for stream in streams:
+        container = container_of(ffmpeg, stream, sink)
+        if problem := misfit(stream.asked.row.codec, sink, container):
+            raise BadFlag(f"--sink {sink}: {problem}")
     containers = {container_of(ffmpeg, stream, sink) for stream in streams}
     if "flv" in containers:
         await check_protocol(ffmpeg)
@@ -59,11 +69,6 @@ async def check_ffmpeg(ffmpeg: Ffmpeg, scenarios: Iterable[Scenario], sink: str)
         if settings not in tried and stream.asked.row.name != "copy":
             tried.add(settings)
             await _try_out(ffmpeg, stream, container_of(ffmpeg, stream, sink))
-
-
-def container_of(ffmpeg: Ffmpeg, stream: Scenario, sink: str) -> Container:
-    """Return the container in which a stream travels to such a sink."""
-    return choose_container(stream.asked.row.codec, sink, ffmpeg.number)
 
 
 async def _try_out(ffmpeg: Ffmpeg, stream: Scenario, container: Container) -> None:
@@ -113,10 +118,9 @@ async def open_encoder(
 
     One that has not ended after `seconds` is killed.
     """
-    size = _TINY if stream.asked.row.is_software else stream.resolution
     child = Child(
         "trial",
-        trial_command(ffmpeg, structs.replace(stream, input="", picture=None, resolution=size), container),
+        trial_command(ffmpeg, _tried(stream), container),
     )
     try:
         await child.start()
@@ -127,6 +131,14 @@ async def open_encoder(
     finally:
         await child.kill()
     return refusal(child.exit_code or 0, child.lines)
+
+
+def _tried(stream: Scenario) -> Scenario:
+    """Return a stream of the test picture with the same encoder, in its pace or faster."""
+    size = _TINY if stream.asked.row.is_software else stream.resolution
+    pace = REALTIME if stream.has_tone else MAX
+    plain = structs.replace(stream, input="", picture=None, resolution=size, pace=pace, part="", to_end=False)
+    return structs.replace(plain, drawn=Resolution(0, 0))
 
 
 def refusal(exit_code: int, printed: Iterable[str]) -> str:

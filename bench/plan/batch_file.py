@@ -14,24 +14,46 @@ import msgspec
 
 from powerbench_agent.bench.exits import BadFile
 from powerbench_agent.bench.load.encoders.rates import RateControl, parse_rate
-from powerbench_agent.bench.load.encoders.spelling import completed, default_rate, parse_extra, problems
+from powerbench_agent.bench.load.encoders.spelling import (
+    EncoderAsked,
+    completed,
+    default_rate,
+    parse_extra,
+    problems,
+)
 from powerbench_agent.bench.load.encoders.table import find_row
 from powerbench_agent.bench.nearest import nearest
 from powerbench_agent.bench.plan import defaults, scenario
 from powerbench_agent.bench.plan.frame_rate import parse_fps
-from powerbench_agent.bench.plan.scenario import Resolution, Scenario
+from powerbench_agent.bench.plan.ladder import MAX_RENDITIONS, parse_ladder, rendition_names, with_ladder
+from powerbench_agent.bench.plan.pace import REALTIME, parse_pace
+from powerbench_agent.bench.plan.scenario import Rendition, Resolution, Scenario
 from powerbench_agent.core.terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from powerbench_agent.bench.plan.ladder import Rung
+
 KEYS = (
     *("type", "name", "bitrate", "bitrates", "count", "resolution", "fps", "duration", "stabilization"),
     *("cooldown", "outputs", "encoder", "preset", "input", "rate", "pix_fmt", "gop", "encoder_options"),
-    *("device", "hwaccel"),
+    *("device", "hwaccel", "pace", "ladder", "split"),
 )
 TYPES = ("baseline", "single", "multi")
 _TOP = ("scenarios", "defaults", "name", "description")
+_RENDITION = (
+    "resolution",
+    "bitrate",
+    "rate",
+    "encoder",
+    "preset",
+    "pix_fmt",
+    "gop",
+    "encoder_options",
+    "device",
+)
+_OF_ENCODER = ("preset", "rate", "pix_fmt", "encoder_options", "device")  # not passed on to another one
 _IDLE = ("type", "name", "duration", "stabilization", "cooldown")
 _MAX_SCENARIOS = 10_000
 
@@ -144,6 +166,8 @@ class _Entry:
 
     def _test(self, kind: str) -> Scenario | None:
         encoder = self._value("encoder", lambda text: find_row(text).known_as, defaults.ENCODER)
+        pace = self._optional("pace", parse_pace) or REALTIME
+        outputs = self._outputs()
         made = Scenario(
             type="single",
             name=self._value("name", scenario.parse_name, ""),
@@ -161,8 +185,11 @@ class _Entry:
             encoder_options=self._optional("encoder_options", parse_extra) or (),
             device=self._optional("device", scenario.parse_device) or "",
             hwaccel=self._optional("hwaccel", scenario.parse_hwaccel) or "",
-            outputs=self._outputs(),
+            outputs=outputs if len(outputs) == 1 else (),
             input=self._input(),
+            pace=pace,
+            to_end=pace.is_max and bool(self._fields.get("input")) and "duration" not in self._fields,
+            split=self._flag("split"),
         )
         if encoder is not None:
             self.problems += [f"{key}: {what}" for key, what in problems(made.asked)]
@@ -170,7 +197,10 @@ class _Entry:
             self.problems.append("hwaccel: decodes a clip; give one as input")
         if encoder == "copy" and not made.input:
             self.problems.append("encoder: copy sends a clip on as it is; give one as input")
-        bitrates = self._bitrates(kind, made.rate)
+        if made.split and not made.input:
+            self.problems.append("split: is about decoding a clip; give one as input")
+        ladder = self._ladder(made, outputs)
+        bitrates = (0.0,) * self._count(kind) if ladder else self._bitrates(kind, made.rate)
         if self.problems:
             return None
         made = msgspec.structs.replace(made, preset=completed(made.asked).preset)
@@ -178,9 +208,105 @@ class _Entry:
             made = msgspec.structs.replace(made, video_kbps=bitrates[0])
         else:
             made = msgspec.structs.replace(made, type="multi", bitrates=bitrates)
+        if ladder:
+            made = with_ladder(made, ladder)
         if made.input:
             return made
         return scenario.named(msgspec.structs.replace(made, pix_fmt=completed(made.asked).pix_fmt))
+
+    def _count(self, kind: str) -> int:
+        """Return how many ladders there are at once."""
+        for key in ("bitrates", "resolution"):
+            if key in self._own:
+                self.problems.append(f"{key}: does not go with a ladder, whose renditions have their own")
+        count: int | None = self._optional("count", scenario.parse_count)
+        if kind == "multi" and "count" not in self._fields:
+            self.problems.append("count: a multi of ladders needs one")
+        if kind == "single" and count not in (None, 1):
+            self.problems.append("count: a single has one ladder; write type multi")
+        return count or 1
+
+    def _ladder(self, made: Scenario, outputs: tuple[Any, ...]) -> tuple[Rendition, ...]:
+        """Return the renditions, as a ladder in one text or as several outputs; none of a plain stream."""
+        if made.encoder == "copy" and ("ladder" in self._fields or len(outputs) > 1):
+            self.problems.append("encoder: copy does not scale, as a ladder must")
+            return ()
+        if "ladder" in self._fields:
+            if outputs:
+                self.problems.append("ladder: give a ladder or outputs, not both")
+            rungs: tuple[Rung, ...] = self._optional("ladder", parse_ladder) or ()
+            listed = [_fields_of(rung) for rung in rungs]
+            return self._renditions(listed, "ladder")
+        return self._renditions(list(outputs), "outputs") if len(outputs) > 1 else ()
+
+    def _renditions(self, listed: list[Any], key: str) -> tuple[Rendition, ...]:
+        if len(listed) > MAX_RENDITIONS:
+            self.problems.append(f"{key}: must be at most {MAX_RENDITIONS} renditions")
+            return ()
+        made: list[Rendition] = []
+        for number, fields in enumerate(listed, 1):
+            if not isinstance(fields, dict):
+                self.problems.append(
+                    f'{key}: rendition {number}: must be an object, like {{"resolution": "1280x720"}}'
+                )
+                continue
+            common = {name: self._fields[name] for name in _RENDITION if name in self._fields}
+            common.pop("resolution", None)
+            if "encoder" in fields:
+                common = {name: value for name, value in common.items() if name not in _OF_ENCODER}
+            if "rate" in fields:
+                common.pop("bitrate", None)
+            one = _Entry(fields, common)
+            rendition = one.rendition(is_of_clip=bool(self._fields.get("input")))
+            self.problems += [f"{key}: rendition {number}: {problem}" for problem in one.problems]
+            if rendition is not None:
+                made.append(rendition)
+        names = rendition_names([rendition.resolution for rendition in made])
+        pairs = zip(made, names, strict=True)
+        return tuple(msgspec.structs.replace(one, rendition=name) for one, name in pairs)
+
+    def rendition(self, *, is_of_clip: bool) -> Rendition | None:
+        """Return a rendition of a ladder, without its name, or None if there are problems."""
+        self.problems += [_unknown(key, _RENDITION) for key in self._own if key not in _RENDITION]
+        if "resolution" not in self._fields:
+            self.problems.append("resolution: every rendition needs one, like 1280x720")
+        encoder = self._value("encoder", lambda text: find_row(text).known_as, defaults.ENCODER)
+        if encoder is None or self.problems:
+            return None
+        rate = self._rate(encoder)
+        if rate.has_bitrate and "bitrate" not in self._fields:
+            self.problems.append("bitrate: a rendition needs one, or a rate by quality like crf=23")
+        if not rate.has_bitrate and "bitrate" in self._own:
+            self.problems.append(
+                f"bitrate: does not go with rate {rate}, which spends what the picture takes"
+            )
+        made = Rendition(
+            rendition="",
+            resolution=self._value("resolution", scenario.parse_resolution, "") or Resolution(0, 0),
+            encoder=encoder,
+            video_kbps=(self._value("bitrate", scenario.parse_bitrate, "") or 0.0)
+            if rate.has_bitrate
+            else 0.0,
+            preset=self._text("preset"),
+            rate=rate,
+            pix_fmt=self._text("pix_fmt"),
+            gop=self._optional("gop", scenario.parse_gop) or 0,
+            encoder_options=self._optional("encoder_options", parse_extra) or (),
+            device=self._optional("device", scenario.parse_device) or "",
+        )
+        asked = EncoderAsked(encoder, made.preset, rate, made.pix_fmt, 0, made.encoder_options, made.device)
+        self.problems += [f"{key}: {what}" for key, what in problems(asked)]
+        if self.problems:
+            return None
+        whole = completed(asked)
+        pix_fmt = made.pix_fmt if is_of_clip else whole.pix_fmt
+        return msgspec.structs.replace(made, preset=whole.preset, pix_fmt=pix_fmt)
+
+    def _flag(self, key: str) -> bool:
+        value = self._fields.get(key, False)
+        if not isinstance(value, bool):
+            self.problems.append(f"{key}: must be true or false, not {json.dumps(value)[:40]}")
+        return value is True
 
     def _picture(self, key: str, parse: Callable[[str], Any], default: str) -> Any:
         """Return a setting of the picture; None if it is left to the clip."""
@@ -213,17 +339,25 @@ class _Entry:
             return None
 
     def _outputs(self) -> tuple[Any, ...]:
-        """Return the one output that is named, for the record; more than one is refused, never ignored."""
+        """Return the outputs that are named: several are a ladder, and one is for the record."""
         outputs = self._fields.get("outputs", [])
         if not isinstance(outputs, list):
             self.problems.append("outputs: must be a list")
             return ()
-        if len(outputs) > 1:
-            self.problems.append(
-                f"outputs: {len(outputs)} outputs, but a stream is encoded once; "
-                "give one output, or one scenario for each rendition"
-            )
+        if len(outputs) == 1 and isinstance(outputs[0], dict):
+            for key in _RENDITION:
+                self._check_lone_output(key, outputs[0])
         return tuple(outputs)
+
+    def _check_lone_output(self, key: str, output: dict[str, Any]) -> None:
+        """Check that the one output says what its scenario says, which is what is encoded."""
+        if key not in output:
+            return
+        said = self._fields.setdefault(key, output[key])
+        if str(said) != str(output[key]):
+            self.problems.append(
+                f"outputs: {key} is {output[key]}, and {said} in the scenario; write it once"
+            )
 
     def _input(self) -> str:
         name = self._fields.get("input", "")
@@ -276,3 +410,13 @@ class _Entry:
                 self.problems.append(f"bitrates: {error}")
                 found.append(0.0)
         return found
+
+
+def _fields_of(rung: Rung) -> dict[str, Any]:
+    """Return a rendition of a ladder in one text as an output would have it."""
+    fields: dict[str, Any] = {"resolution": str(rung.resolution)}
+    if rung.video_kbps:
+        fields["bitrate"] = f"{rung.video_kbps:g}k"
+    if rung.rate is not None:
+        fields["rate"] = str(rung.rate)
+    return fields

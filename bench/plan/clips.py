@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from powerbench_agent.bench.plan.clip import Clip
     from powerbench_agent.bench.plan.picture import Picture
+    from powerbench_agent.bench.plan.scenario import Rendition
 
 
 class Tools(Protocol):
@@ -82,7 +83,21 @@ def _completed(scenario: Scenario, clip: Clip, picture: Picture, tools: Tools, s
     if not frame_rate.MINIMUM <= fps <= frame_rate.MAXIMUM:
         limits = f"from {frame_rate.MINIMUM} to {frame_rate.MAXIMUM} a second"
         raise BadClips(f"input: {scenario.input!r}: its frame rate {fps} is not {limits}; give another fps")
+    ladder = tuple(_with_format(rung, picture, tools) for rung in scenario.ladder)
     whole = msgspec.structs.replace(
-        scenario, clip=clip, picture=picture, pix_fmt=pix_fmt, resolution=resolution, fps=fps
+        scenario,
+        clip=clip,
+        picture=picture,
+        pix_fmt=ladder[0].pix_fmt if ladder else pix_fmt,
+        resolution=resolution,
+        fps=fps,
+        duration=(picture.duration or scenario.duration) if scenario.to_end else scenario.duration,
+        ladder=ladder,
     )
     return named(msgspec.structs.replace(whole, lost=tools.lost(whole, sink)))
+
+
+def _with_format(rung: Rendition, picture: Picture, tools: Tools) -> Rendition:
+    """Return a rendition of a clip whose pixel format is that of the clip, unless it has one of its own."""
+    pix_fmt = rung.pix_fmt or nearest_format(picture.pix_fmt, tools.taken_by(rung.encoder))
+    return msgspec.structs.replace(rung, pix_fmt=pix_fmt)

@@ -12,7 +12,10 @@ from powerbench_agent.bench.load.encoders.spelling import parse_extra
 from powerbench_agent.bench.load.encoders.table import find_row
 from powerbench_agent.bench.plan import defaults, scenario
 from powerbench_agent.bench.plan.frame_rate import parse_fps
+from powerbench_agent.bench.plan.ladder import parse_ladder
 from powerbench_agent.bench.plan.order import ORDERS
+from powerbench_agent.bench.plan.pace import parse_pace
+from powerbench_agent.bench.plan.sink import parse_sink
 from powerbench_agent.bench.quality.measures import parse_measures
 
 
@@ -65,8 +68,10 @@ def _add_common(verb: Parser) -> None:
     add_agents(verb)
     verb.add_argument(
         "--sink",
+        type=checked(parse_sink),
         default="embedded",
-        help="where streams go: embedded, null, nginx (a private one), or an rtmp:// URL (default: embedded)",
+        help="where streams go: embedded, null, nginx (a private one), a URL of rtmp, srt, udp or tcp, "
+        "or file:OUT.mkv, which is kept (default: embedded)",
     )
     verb.add_argument(
         "--ffmpeg", metavar="PATH", default="", help="use this ffmpeg (default: the one on the PATH)"
@@ -221,6 +226,25 @@ def _add_stream(kind: Parser) -> None:
         type=Path,
         help="stream this clip in a loop, as it is, instead of a test picture",
     )
+    kind.add_argument(
+        "--pace",
+        type=checked(parse_pace),
+        default="realtime",
+        help="realtime, 2x (times real time), or max: a file encoded from its first frame to its last, "
+        "as fast as it goes, over which the energy is measured",
+    )
+    kind.add_argument(
+        "--ladder",
+        metavar="WxH:RATE,…",
+        type=checked(parse_ladder),
+        default=None,
+        help="encode several renditions of one decoded picture, like 1920x1080:5M,1280x720:2500k,854x480:1M",
+    )
+    kind.add_argument(
+        "--split",
+        action="store_true",
+        help="measure decoding and scaling in windows of their own, too: what a frame costs of each",
+    )
     _add_times(kind)
     _add_encoder(kind)
     _add_rate(kind)
@@ -252,8 +276,9 @@ def _add_times(kind: Parser) -> None:
     kind.add_argument(
         "--duration",
         type=checked(scenario.parse_duration),
-        default=defaults.DURATION,
-        help="measurement time, in seconds or as 2m30s",
+        default=None,
+        help=f"measurement time, in seconds or as 2m30s (default: {defaults.DURATION}); "
+        "with --pace max, how much of the clip (default: all of it)",
     )
     kind.add_argument(
         "--stabilization",

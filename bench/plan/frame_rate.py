@@ -65,6 +65,6 @@ def full(rate: FrameRate) -> str:
     return rounded if Fraction(rounded) == rate else f"{rounded} ({rate})"
 
 
-def frames_in(rate: FrameRate, seconds: int) -> int:
+def frames_in(rate: FrameRate, seconds: float) -> int:
     """Return how many frames a stream has in so many seconds, rounded."""
-    return round(rate * seconds)
+    return round(rate * Fraction(seconds))

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 from powerbench_agent.bench.exits import BadFile, BadFlag
 from powerbench_agent.bench.flags import read_token
 from powerbench_agent.bench.load.encoders.spelling import EncoderAsked, completed, default_rate, problems
 from powerbench_agent.bench.load.probe import ClipTools
 from powerbench_agent.bench.meter import choose
-from powerbench_agent.bench.plan import defaults, order, rates
+from powerbench_agent.bench.plan import defaults, order, rates, sink
 from powerbench_agent.bench.plan.batch_file import BadBatch, parse_batch
 from powerbench_agent.bench.plan.clips import BadClips, with_clips
 from powerbench_agent.bench.plan.frame_rate import parse_fps
+from powerbench_agent.bench.plan.ladder import renditions_of, with_ladder
 from powerbench_agent.bench.plan.scenario import (
+    MAX_NAME,
     Resolution,
     Scenario,
     named,
     parse_bitrate,
+    parse_duration,
     parse_resolution,
 )
 from powerbench_agent.bench.plan.suite import Times, baseline, suite
@@ -62,20 +66,19 @@ def make_plan(flags: argparse.Namespace, tools: Tools | None = None) -> Plan:
 
     Raises: BadFlag, BadFile, NotHere.
     """
-    if flags.sink not in ("embedded", "null", "nginx") and not re.match(r"rtmp://[^/]+/.+", flags.sink):
-        raise BadFlag(f"--sink {flags.sink!r}: must be embedded, null, nginx, or like rtmp://HOST/APP/STREAM")
     choose.check_urls(flags.agent)
     once, suffix = _scenarios(flags, tools or ClipTools(flags.ffmpeg)), ""
     if flags.shard is not None:
         number, count = flags.shard
         once = _shard(once, number, count)
         suffix = f"_s{number}of{count}"
+    scenarios = tuple(order.in_blocks(once, flags.repeat, flags.order, flags.seed))
     return Plan(
-        scenarios=tuple(order.in_blocks(once, flags.repeat, flags.order, flags.seed)),
+        scenarios=scenarios,
         output_dir=flags.output_dir,
         agents=tuple(flags.agent),
         token=read_token(flags.token_file),
-        sink=flags.sink,
+        sink=sink.with_place(flags.sink, sum(len(outputs_of(scenario)) for scenario in scenarios)),
         ffmpeg=flags.ffmpeg,
         require_measured=flags.require_measured,
         quality=flags.quality or (MEASURES if flags.compute_quality else ()),
@@ -94,6 +97,11 @@ def make_plan(flags: argparse.Namespace, tools: Tools | None = None) -> Plan:
     )
 
 
+def outputs_of(scenario: Scenario) -> list[Scenario]:
+    """Return what a scenario sends to a sink: each rendition of each stream."""
+    return [one for stream in scenario.streams if not stream.part for one in stream.renditions]
+
+
 def _shard(once: list[Scenario], number: int, count: int) -> list[Scenario]:
     """Return one machine's part. Raises: BadFlag if there is no test in it."""
     ours = order.shard(once, number, count)
@@ -109,7 +117,7 @@ def _scenarios(flags: argparse.Namespace, tools: Tools) -> list[Scenario]:
     if flags.kind == "batch":
         return _batch(flags.file, tools, flags.sink)
     times = Times(
-        duration=flags.duration,
+        duration=flags.duration or parse_duration(defaults.DURATION),
         stabilization=flags.stabilization,
         cooldown=flags.cooldown,
         baseline=flags.baseline_duration,
@@ -118,12 +126,13 @@ def _scenarios(flags: argparse.Namespace, tools: Tools) -> list[Scenario]:
         return suite(times, _asked(flags))
     idle = [baseline(times)] if flags.with_baseline else []
     try:
-        return [*idle, *with_clips([_stream(flags)], tools, flags.sink)]
+        streams = with_clips([_stream(flags)], tools, flags.sink)
     except BadClips as bad:
         raise BadFile(f"--{str(bad).replace(': ', ' ', 1)}") from None
+    return [*idle, *(part for stream in streams for part in parts_of(stream))]
 
 
-def _batch(file: Path, tools: Tools, sink: str) -> list[Scenario]:
+def _batch(file: Path, tools: Tools, to: str) -> list[Scenario]:
     """Return the scenarios of a batch file. Raises: BadFile, NotHere."""
     try:
         content = read_bounded_file(file, _MAX_BATCH_BYTES)
@@ -137,9 +146,10 @@ def _batch(file: Path, tools: Tools, sink: str) -> list[Scenario]:
     if lost:
         raise BadBatch("\n".join(f"{file}: input: {name!r}: is not a file" for name in lost))
     try:
-        return with_clips(scenarios, tools, sink)
+        made = with_clips(scenarios, tools, to)
     except BadClips as bad:
         raise BadBatch("\n".join(f"{file}: {line}" for line in str(bad).splitlines())) from None
+    return [part for one in made for part in parts_of(one)]
 
 
 def _stream(flags: argparse.Namespace) -> Scenario:
@@ -152,19 +162,16 @@ def _stream(flags: argparse.Namespace) -> Scenario:
         raise BadFile(f"--input {str(flags.input)!r}: is not a file")
     asked = _asked(flags)
     rate = asked.rate
-    if flags.hwaccel and not flags.input:
-        raise BadFlag("--hwaccel: decodes a clip; give one with --input")
     has_clip = flags.input is not None
-    if asked.encoder == "copy" and not has_clip:
-        raise BadFlag("--encoder copy: sends a clip on as it is; give one with --input")
+    _check_clip_flags(flags, asked.encoder)
     no_size, test_size = Resolution(0, 0), parse_resolution(defaults.RESOLUTION)
     stream = Scenario(
         name=flags.name,
         type="multi" if bitrates else "single",
-        duration=flags.duration,
+        duration=flags.duration or parse_duration(defaults.DURATION),
         stabilization=flags.stabilization,
         cooldown=flags.cooldown,
-        video_kbps=0.0 if bitrates else _kbps(flags, rate),
+        video_kbps=0.0 if bitrates or flags.ladder else _kbps(flags, rate),
         bitrates=bitrates,
         resolution=flags.resolution or (no_size if has_clip else test_size),
         fps=flags.fps or (0 if has_clip else parse_fps(defaults.FPS)),
@@ -177,8 +184,56 @@ def _stream(flags: argparse.Namespace) -> Scenario:
         device=asked.device,
         hwaccel=flags.hwaccel or "",
         input=str(flags.input.resolve()) if flags.input else "",
+        pace=flags.pace,
+        to_end=flags.pace.is_max and has_clip and flags.duration is None,
+        split=flags.split,
     )
+    if flags.ladder:
+        stream = _with_ladder(flags, stream)
     return stream if has_clip else named(stream)
+
+
+def _check_clip_flags(flags: argparse.Namespace, encoder: str) -> None:
+    """Check that what only a clip can have comes with one. Raises: BadFlag."""
+    if flags.input is not None:
+        return
+    for flag, is_given, why in (
+        ("hwaccel", bool(flags.hwaccel), "decodes a clip"),
+        ("encoder copy", encoder == "copy", "sends a clip on as it is"),
+        ("split", flags.split, "measures what decoding, scaling and encoding a clip take"),
+    ):
+        if is_given:
+            raise BadFlag(f"--{flag}: {why}; give one with --input")
+
+
+def _with_ladder(flags: argparse.Namespace, stream: Scenario) -> Scenario:
+    """Return the scenario with its ladder. Raises: BadFlag."""
+    if flags.resolution:
+        raise BadFlag("--resolution: does not go with --ladder, whose renditions have their own")
+    if stream.encoder == "copy":
+        raise BadFlag("--ladder: copy does not scale; give an --encoder")
+    for rung in flags.ladder:
+        by_bitrate = (rung.rate or stream.rate).has_bitrate
+        if by_bitrate and not rung.video_kbps and not flags.bitrate:
+            raise BadFlag(
+                f"--ladder: {rung.resolution} has no bitrate; write it like {rung.resolution}:2500k"
+            )
+    ladder = renditions_of(stream, flags.ladder, flags.bitrate or 0.0)
+    for rendition in with_ladder(stream, ladder).renditions:
+        if found := [f"--ladder: {rendition.resolution}: {what}" for _, what in problems(rendition.asked)]:
+            raise BadFlag("; ".join(found))
+    return with_ladder(stream, ladder)
+
+
+def parts_of(stream: Scenario) -> list[Scenario]:
+    """Return a stream, after the windows that tell its decoding and scaling apart, if they are asked for."""
+    if not stream.split:
+        return [stream]
+    parts: tuple[Literal["decode", "decode+scale"], ...] = ("decode", "decode+scale")
+    of = [
+        msgspec.structs.replace(stream, name=f"{stream.name}:{part}"[-MAX_NAME:], part=part) for part in parts
+    ]
+    return [*of, stream]
 
 
 def _asked(flags: argparse.Namespace) -> EncoderAsked:
@@ -208,9 +263,12 @@ def _kbps(flags: argparse.Namespace, rate: RateControl) -> float:
 def _bitrates(flags: argparse.Namespace) -> tuple[float, ...]:
     """Return the video bitrate of each stream of a `multi`, in kbps. Raises: BadFlag."""
     rate = _asked(flags).rate
+    if flags.bitrates and flags.ladder:
+        raise BadFlag("--bitrates: do not go with --ladder, whose renditions have their own")
     if flags.bitrates and not rate.has_bitrate:
         raise BadFlag(f"--bitrates: do not go with --rate {rate}, which spends what the picture takes")
-    bitrates: tuple[float, ...] = flags.bitrates or (_kbps(flags, rate),) * (flags.count or 0)
+    each = 0.0 if flags.ladder else _kbps(flags, rate)
+    bitrates: tuple[float, ...] = flags.bitrates or (each,) * (flags.count or 0)
     if not bitrates:
         raise BadFlag("multi: give the number of streams with --count, or their --bitrates")
     if flags.bitrates and flags.count not in (None, len(bitrates)):

@@ -13,6 +13,7 @@ from powerbench_agent.bench.load.encoders.spelling import EncoderAsked
 from powerbench_agent.bench.plan import frame_rate
 from powerbench_agent.bench.plan.clip import Clip
 from powerbench_agent.bench.plan.frame_rate import FrameRate
+from powerbench_agent.bench.plan.pace import REALTIME, Pace
 from powerbench_agent.bench.plan.picture import Picture
 from powerbench_agent.core.options import parse_seconds
 
@@ -41,6 +42,21 @@ class Resolution(NamedTuple):
         return f"{self.width}x{self.height}"
 
 
+class Rendition(msgspec.Struct, frozen=True, kw_only=True):
+    """One picture of a ladder; its fields are those of a scenario."""
+
+    rendition: str  # "720p"
+    resolution: Resolution
+    encoder: str
+    video_kbps: float = 0.0
+    preset: str = ""
+    rate: RateControl = RateControl()
+    pix_fmt: str = ""
+    gop: int = 0
+    encoder_options: tuple[tuple[str, str], ...] = ()
+    device: str = ""
+
+
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """One window to measure: an idle one, a stream's, or several streams'. Seconds and kbps."""
 
@@ -65,6 +81,13 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     clip: Clip | None = None  # which one that is
     picture: Picture | None = None  # and what its video is
     lost: tuple[str, ...] = ()  # what of the clip's HDR metadata this ffmpeg does not pass on
+    pace: Pace = REALTIME
+    to_end: bool = False  # at the greatest pace: a clip from its first frame to its last, whatever that takes
+    ladder: tuple[Rendition, ...] = ()  # the pictures that are made of one
+    rendition: str = ""  # which of them this is
+    drawn: Resolution = Resolution(0, 0)  # the size of the test picture, if it is not the stream's own
+    part: Literal["", "decode", "decode+scale"] = ""  # of the work: "" is all of it
+    split: bool = False  # whether its parts are measured as well
     outputs: tuple[Any, ...] = ()  # the one output that a batch file names, as it is written there
     group: str = ""  # the name that repeats share
     block: int = 0  # which repeat
@@ -83,11 +106,38 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
+    def renditions(self) -> tuple[Scenario, ...]:
+        """Each picture that one of its streams is encoded to, as a scenario; itself if it is no ladder."""
+        if not self.ladder:
+            return (self,)
+        return tuple(
+            msgspec.structs.replace(
+                self,
+                name=f"{self.name} {rung.rendition}",
+                ladder=(),
+                drawn=self.resolution,
+                **msgspec.structs.asdict(rung),
+            )
+            for rung in self.ladder
+        )
+
+    @property
+    def has_tone(self) -> bool:
+        """Whether a tone is encoded beside the picture: in streams, not in a file that is encoded."""
+        return not self.pace.is_max and not self.part
+
+    @property
+    def audio_kbps(self) -> float:
+        """What the tones of all streams are asked for."""
+        return AUDIO_KBPS * sum(len(stream.renditions) for stream in self.streams) if self.has_tone else 0.0
+
+    @property
     def asked_kbps(self) -> float | None:
         """What all streams together were asked for: video and audio; None if they go by quality."""
-        if not self.rate.has_bitrate:
+        encoded = [one for stream in self.streams for one in stream.renditions]
+        if self.part or not all(one.rate.has_bitrate for one in encoded):
             return None
-        return sum(stream.video_kbps + AUDIO_KBPS for stream in self.streams)
+        return sum(one.video_kbps for one in encoded) + self.audio_kbps
 
     @property
     def asked(self) -> EncoderAsked:
@@ -123,14 +173,22 @@ def parse_count(text: str) -> int:
 def format_bitrates(scenario: Scenario) -> str:
     """Return a scenario's video bitrate for tables and labels: `2500k`, `1000k+2500k`, `0k` if idle.
 
-    It is "" for streams that go by quality.
+    It is "" for streams that go by quality; a ladder's are those of one, in its order.
     """
+    if scenario.ladder:
+        by_quality = any(not rung.rate.has_bitrate for rung in scenario.ladder)
+        return "" if by_quality else "+".join(format_bitrate(rung.video_kbps) for rung in scenario.ladder)
     if not scenario.rate.has_bitrate:
         return ""
     rates = [format_bitrate(stream.video_kbps) for stream in scenario.streams]
     if not rates:
         return "0k"
     return "+".join(rates) if len(set(rates)) > 1 else rates[0]
+
+
+def format_resolution(scenario: Scenario) -> str:
+    """Return a scenario's picture size: `1280x720`; of a ladder `1920x1080+1280x720`."""
+    return "+".join(str(one.resolution) for one in scenario.renditions)
 
 
 def format_bitrate(kbps: float) -> str:
@@ -216,19 +274,26 @@ def named(scenario: Scenario) -> Scenario:
 
 
 def _name_of(scenario: Scenario) -> str:
+    count = f"{len(scenario.streams)}x_" if scenario.type == "multi" else ""
+    pace = "" if scenario.pace == REALTIME else f"_{scenario.pace}"
+    rate = frame_rate.short(scenario.fps)
+    if scenario.ladder:
+        sizes = "+".join(rung.rendition for rung in scenario.ladder)
+        encoders = "+".join(dict.fromkeys(rung.encoder for rung in scenario.ladder))
+        name = f"{count}ladder_{sizes}_{rate}fps_{encoders}{_of_clip(scenario.input)}{pace}"
+        return name[:MAX_NAME]
     rates = [format_bitrate(stream.video_kbps) for stream in scenario.streams]
     spent = "+".join(rates) if len(set(rates)) > 1 else rates[0]
     if not scenario.rate.has_bitrate:
         spent = str(scenario.rate).replace("=", "")
     elif scenario.rate.kind != "cbr":
         spent += f"_{scenario.rate.kind}"
-    count = f"{len(rates)}x_" if scenario.type == "multi" else ""
-    picture = f"{scenario.resolution.height}p{frame_rate.short(scenario.fps)}"
+    picture = f"{scenario.resolution.height}p{rate}"
     if scenario.encoder == "copy":
-        return f"{count}copy_{picture}{_of_clip(scenario.input)}"
+        return f"{count}copy_{picture}{_of_clip(scenario.input)}{pace}"
     usual = ("", *scenario.asked.row.formats[:1])
     pixels = "" if scenario.pix_fmt in usual else f"_{scenario.pix_fmt}"
-    return f"{count}{spent}_{picture}_{scenario.encoder}{_of_clip(scenario.input)}{pixels}"
+    return f"{count}{spent}_{picture}_{scenario.encoder}{_of_clip(scenario.input)}{pixels}{pace}"
 
 
 def _of_clip(path: str) -> str:

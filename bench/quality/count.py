@@ -60,13 +60,17 @@ def parse_picture(lines: list[str]) -> StoredPicture | None:
     return None
 
 
-async def count_loop(ffmpeg: str, path: Path | str, patience: float = COUNT_PATIENCE) -> int:
+async def count_loop(
+    ffmpeg: str, path: Path | str, patience: float = COUNT_PATIENCE, *, rate: str = ""
+) -> int:
     """Return the number of frames in one pass of a file that is to repeat, if every pass has as many.
+
+    `rate`: frames a second to which it is brought before they are counted.
 
     FFmpeg repeats by seeking to the beginning, which fails in MPEG-TS and raw streams. Raises: NotScored.
     """
-    once = await count_frames(ffmpeg, Side.of_file(path), patience)
-    twice = await count_frames(ffmpeg, Side.of_file(path, passes=2), patience)
+    once = await count_frames(ffmpeg, Side.of_file(path)._replace(rate=rate), patience)
+    twice = await count_frames(ffmpeg, Side.of_file(path, passes=2)._replace(rate=rate), patience)
     if twice != 2 * once:
         raise NotScored(
             f"{path} does not repeat exactly: {once} frames in one pass, {twice} in two; "
@@ -81,7 +85,8 @@ async def count_frames(ffmpeg: str, side: Side, patience: float = COUNT_PATIENCE
     `side`: one that ends: no loop and no generated picture. Raises: NotScored.
     """
     # Counted in the graph: what comes after it repeats and drops frames to hold a rate.
-    arguments = [*side.arguments(), "-map", "0:V:0", "-vf", log_frames("frames.log"), "-f", "null", "-"]
+    steps = ",".join([*([f"fps={side.rate}"] if side.rate else []), log_frames("frames.log")])
+    arguments = [*side.arguments(), "-map", "0:V:0", "-vf", steps, "-f", "null", "-"]
     with private_directory() as directory:
         await call(ffmpeg, arguments, directory, patience)
         return count_logged(directory / "frames.log")

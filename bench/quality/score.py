@@ -92,7 +92,7 @@ async def score(  # noqa: PLR0913 - the last two have defaults that hardly anyon
     # The rate changes no pairing; XPSNR looks two frames back, not one, if it is 32 or more.
     rate = f"{pairing.source.rate or _UNKNOWN_RATE:g}"
     inputs = [*encoded.arguments(rate), *source.arguments(rate)]
-    graph = pairing.graph(encoded.skipped, source.skipped)
+    graph = pairing.graph(encoded, source)
     with private_directory() as directory:
         lines = await call(
             scorer.path, [*inputs, "-filter_complex", graph, *pairing.outputs()], directory, patience
@@ -141,13 +141,13 @@ class Pairing(NamedTuple):
         """
         return "xpsnr" in self.measures and not self.pix_fmt.endswith("p")
 
-    def graph(self, encoded_skipped: int, source_skipped: int) -> str:
-        """Return the filter graph, which passes over so many frames of each side."""
+    def graph(self, encoded: Side, source: Side) -> str:
+        """Return the filter graph, which compares the frames of both sides from the first ones on."""
         copies = [str(n) for n in range(len(self.measures))]
         extra = ["_self", "_same"] if self.tests_xpsnr else []
         parts = [
-            self._side(0, ENCODED, encoded_skipped, copies),
-            self._side(1, SOURCE, source_skipped, copies + extra),
+            self._side(0, ENCODED, encoded, copies),
+            self._side(1, SOURCE, source, copies + extra),
         ]
         if self.tests_xpsnr:
             parts.append(f"[{SOURCE}_self][{SOURCE}_same]xpsnr=stats_file={_TEST_LOG}[tested]")
@@ -157,7 +157,7 @@ class Pairing(NamedTuple):
             parts.append(f"{measure}[out{n}]")
         return ";".join(parts)
 
-    def _side(self, index: int, name: str, skipped: int, copies: list[str]) -> str:
+    def _side(self, index: int, name: str, side: Side, copies: list[str]) -> str:
         """Return the chain from an input to its copies, one for each measure."""
         colours = ""
         # RGB has no range of its own: FFmpeg converts it to limited range, here as when it encodes.
@@ -165,7 +165,7 @@ class Pairing(NamedTuple):
         if is_yuv and self.encoded.is_full_range != self.source.is_full_range:
             colours = f":out_range={'pc' if self.source.is_full_range else 'tv'}"
         steps = [
-            f"[{index}:V:0]trim=start_frame={skipped}:end_frame={skipped + self.frames}",
+            f"[{index}:V:0]{','.join(side.steps(self.frames))}",
             "settb=AVTB,setpts=N*40000",
             log_frames(f"{name}.log"),
             _SAMPLES_ALONE,

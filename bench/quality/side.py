@@ -13,6 +13,8 @@ class Side(NamedTuple):
     url: str  # not a relative path: FFmpeg runs in a directory of its own
     first_frame: int = 0
     loop_frames: int | None = None  # of one pass, if the options repeat the input for ever
+    rate: str = ""  # frames a second to which it is brought before they are counted; "" leaves it as it is
+    without: tuple[int, ...] = ()  # frames that are left out, counted from the first one
 
     @classmethod
     def of_file(
@@ -38,6 +40,16 @@ class Side(NamedTuple):
         if self.loop_frames is None:
             return self.first_frame
         return self.first_frame % self.loop_frames
+
+    def steps(self, count: int) -> list[str]:
+        """Return the filters that pass on `count` of its frames, from the first one."""
+        last = self.skipped + count + len(self.without)
+        steps = [f"fps={self.rate}"] if self.rate else []
+        steps.append(f"trim=start_frame={self.skipped}:end_frame={last}")
+        if self.without:
+            left_out = "+".join(f"eq(n\\,{number})" for number in self.without)
+            steps.append(f"select=not({left_out})")
+        return steps
 
     def arguments(self, rate: str | None = None) -> list[str]:
         """Return the arguments that open it as it is stored, not turned upright.

@@ -19,8 +19,8 @@ class PhaseDisplay(Protocol):
     def say(self, text: str) -> None:
         """Print a line that stays."""
 
-    def begin(self, title: str, seconds: float) -> None:
-        """Begin a phase of so many seconds."""
+    def begin(self, title: str, total: float, unit: str = "s") -> None:
+        """Begin a phase of so many seconds, or so much else; `unit` is "" if the end is not known."""
 
     def update(self, elapsed: float, news: str) -> None:
         """Show how far the phase has come."""
@@ -57,9 +57,9 @@ class LiveDisplay:
         """Print a line above the bars."""
         self._console.print(text, highlight=False, markup=False)
 
-    def begin(self, title: str, seconds: float) -> None:
-        """Add a bar."""
-        self._task = self._progress.add_task(title, total=seconds, news="")
+    def begin(self, title: str, total: float, unit: str = "s") -> None:
+        """Add a bar; it moves to and fro if the end is not known."""
+        self._task = self._progress.add_task(title, total=total if unit else None, news="")
 
     def update(self, elapsed: float, news: str) -> None:
         """Move the bar."""
@@ -68,7 +68,8 @@ class LiveDisplay:
     def end(self) -> None:
         """Fill the bar."""
         task = self._progress.tasks[self._task]
-        self._progress.update(self._task, completed=task.total)
+        total = task.total if task.total is not None else 1.0
+        self._progress.update(self._task, completed=total, total=total)
 
 
 class PlainDisplay:
@@ -77,28 +78,29 @@ class PlainDisplay:
     def __init__(self, console: Console, *, progress: bool) -> None:
         self._console = console
         self._show = progress
-        self._title = self._news = ""
-        self._seconds = self._last_line = 0.0
+        self._title = self._news = self._unit = ""
+        self._total = self._last_line = 0.0
 
     def say(self, text: str) -> None:
         """Print a line."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def begin(self, title: str, seconds: float) -> None:
+    def begin(self, title: str, total: float, unit: str = "s") -> None:
         """Print that it begins."""
-        self._title, self._seconds, self._news = title, seconds, ""
+        self._title, self._total, self._unit, self._news = title, total, unit, ""
         self._last_line = time.monotonic()
         if self._show:
-            self.say(f"{title}: {seconds:g} s")
+            self.say(f"{title}: {total:g} {unit}" if unit else f"{title}: to its end")
 
     def update(self, elapsed: float, news: str) -> None:
         """Print how far it has come, now and then."""
         self._news = news
         now = time.monotonic()
-        is_due = now - self._last_line >= _PLAIN_EVERY and elapsed < self._seconds
+        is_due = now - self._last_line >= _PLAIN_EVERY and elapsed < self._total
         if self._show and is_due:
             self._last_line = now
-            line = f"{self._title}: {elapsed:.0f} of {self._seconds:g} s"
+            of = f"{elapsed:.0f} of {self._total:g} {self._unit}" if self._unit else "still encoding"
+            line = f"{self._title}: {of}"
             self.say(f"{line}, {news}" if news else line)
 
     def end(self) -> None:

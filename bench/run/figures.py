@@ -6,8 +6,11 @@ Reports come every half second, windows begin and end between them: figures at a
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
+from powerbench_agent.bench.plan.pace import REALTIME
 from powerbench_agent.bench.warnings import MAX_BITRATE_MISS, MIN_SPEED, SPEED_SPAN
 from powerbench_agent.core.results import Encode
 
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from powerbench_agent.bench.load.encoder import Point
+    from powerbench_agent.bench.load.outlets import Outlet
+    from powerbench_agent.bench.plan.pace import Pace
+    from powerbench_agent.bench.plan.scenario import Scenario
     from powerbench_agent.core.progress import Report
 
 
@@ -27,6 +33,7 @@ def combine(encodes: Sequence[Encode]) -> Encode:
 
     dropped = total([encode.dropped for encode in encodes])
     duplicated = total([encode.duplicated for encode in encodes])
+    speed = total([encode.speed for encode in encodes])
     return Encode(
         frames=total([encode.frames for encode in encodes]),
         media_seconds=total([encode.media_seconds for encode in encodes]),
@@ -35,6 +42,9 @@ def combine(encodes: Sequence[Encode]) -> Encode:
         min_speed=min((e.min_speed for e in encodes if e.min_speed is not None), default=None),
         dropped=None if dropped is None else round(dropped),
         duplicated=None if duplicated is None else round(duplicated),
+        megapixels=total([encode.megapixels for encode in encodes]),
+        speed=None if speed is None else speed / len(encodes),
+        whole=all(encode.whole for encode in encodes),
     )
 
 
@@ -56,6 +66,83 @@ def encode_figures(points: Sequence[Point], begin: float, end: float) -> Encode:
         min_speed=smallest_speed(points, begin, end),
         dropped=None if dropped is None else round(dropped),
         duplicated=None if duplicated is None else round(duplicated),
+    )
+
+
+def whole_figures(points: Sequence[Point], seconds: float, scenario: Scenario) -> Encode:
+    """Return what the reports say of an encode that ran from its first frame to its last.
+
+    `seconds`: that the window lasted, which is the encode.
+    """
+    last = points[-1].report if points else None
+    frames = last.frames if last else None
+    return Encode(
+        frames=frames,
+        media_seconds=None if frames is None else float(frames / scenario.fps),
+        megabits=None if last is None or last.size is None else last.size * 8e-6,
+        seconds=seconds,
+        dropped=None if last is None or last.dropped is None else round(last.dropped),
+        duplicated=None if last is None or last.duplicated is None else round(last.duplicated),
+        whole=True,
+    )
+
+
+class RenditionFigures(NamedTuple):
+    """What one rendition of a ladder wrote in a window."""
+
+    stream: str
+    rendition: str
+    megabits: float | None  # None: not counted
+    seconds: float  # of its content
+    bytes_of: str
+
+    @property
+    def kbps(self) -> float | None:
+        """Kilobits written a second."""
+        return None if self.megabits is None else self.megabits / self.seconds * 1000
+
+
+def rendition_figures(
+    stream: str, encode: Encode, outlets: Sequence[Outlet], begin: float, end: float
+) -> list[RenditionFigures]:
+    """Return what the renditions of a ladder wrote between two monotonic seconds; none of a plain stream.
+
+    `encode`: what their stream did in that time.
+    """
+    content = encode.media_seconds if encode.whole and encode.media_seconds else encode.seconds
+    return [
+        RenditionFigures(
+            stream, outlet.rendition.rendition, _counted(outlet, begin, end), content, outlet.bytes_of
+        )
+        for outlet in outlets
+        if outlet.rendition.rendition
+    ]
+
+
+def _counted(outlet: Outlet, begin: float, end: float) -> float | None:
+    """Return the megabits that an outlet's counter has for a span; None if it has no counter."""
+    if outlet.counter is None:
+        return None
+    points = outlet.counter.points
+    first, last = at(points, begin), at(points, end)
+    return None if last is None else (last - (first or 0.0)) * 8e-6  # before the first byte there was none
+
+
+def completed(
+    encode: Encode, stream: Scenario, outlets: Sequence[Outlet], begin: float, end: float
+) -> Encode:
+    """Return a stream's figures with what its outlets counted, its pixels, and its speed."""
+    megabits = encode.megabits
+    if stream.ladder or (megabits is None and outlets):
+        counted = [_counted(outlet, begin, end) for outlet in outlets]
+        known = [amount for amount in counted if amount is not None]
+        megabits = sum(known) if len(known) == len(outlets) else None
+    pixels = sum(one.resolution.width * one.resolution.height for one in stream.renditions)
+    return msgspec.structs.replace(
+        encode,
+        megabits=megabits,
+        megapixels=None if encode.frames is None or stream.part else encode.frames * pixels / 1e6,
+        speed=None if encode.media_seconds is None else encode.media_seconds / encode.seconds,
     )
 
 
@@ -89,7 +176,7 @@ def smallest_speed(points: Sequence[Point], begin: float, end: float) -> float |
     return min(speeds, default=None)
 
 
-def warnings_of(encode: Encode, asked_kbps: float | None) -> list[str]:
+def warnings_of(encode: Encode, asked_kbps: float | None, pace: Pace = REALTIME) -> list[str]:
     """Return how the stream differs from what was requested, each with what to do.
 
     `asked_kbps`: None for a stream that goes by quality.
@@ -101,11 +188,16 @@ def warnings_of(encode: Encode, asked_kbps: float | None) -> list[str]:
             "compare it with others by the achieved rate, or choose a bitrate that suits the picture"
         )
     span = f"{SPEED_SPAN:g} s" if encode.seconds >= SPEED_SPAN else "the window"
-    if encode.min_speed is not None and encode.min_speed < MIN_SPEED:
+    held = not pace.is_max
+    if held and encode.min_speed is not None and encode.min_speed < MIN_SPEED * pace.speed:
         found.append(
-            f"the encoder fell below real time (smallest speed over {span}: {encode.min_speed:.3f}): "
+            f"the encoder fell below {_named(pace)} (smallest speed over {span}: {encode.min_speed:.3f}): "
             "choose a faster --preset, a smaller --resolution or --fps, or fewer other programs"
         )
     if encode.dropped:
         found.append(f"{encode.dropped} frames were dropped: the machine or the sink was too slow")
     return found
+
+
+def _named(pace: Pace) -> str:
+    return "real time" if pace == REALTIME else f"{pace.speed:g} times real time"

@@ -6,19 +6,31 @@ What goes wrong in a scenario ends that scenario; what was measured until then i
 from __future__ import annotations
 
 import asyncio
+import math
+import resource
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from powerbench_agent.bench.load.child import StreamFailed
-from powerbench_agent.bench.load.streams import streaming
+from powerbench_agent.bench.load.outlets import Way
+from powerbench_agent.bench.load.streams import ready, streaming
 from powerbench_agent.bench.meter.client import AgentFailed
 from powerbench_agent.bench.meter.conditions import describe as describe_conditions
 from powerbench_agent.bench.meter.conditions import read_conditions, warnings_of
-from powerbench_agent.bench.run.figures import combine, encode_figures
+from powerbench_agent.bench.plan import frame_rate
+from powerbench_agent.bench.plan.sink import kind_of
+from powerbench_agent.bench.run import keeping
+from powerbench_agent.bench.run.figures import (
+    combine,
+    completed,
+    encode_figures,
+    rendition_figures,
+    whole_figures,
+)
 from powerbench_agent.bench.run.outcome import Outcome, judge
 from powerbench_agent.bench.run.phases import OpenWindow, Phases
-from powerbench_agent.bench.run.scoring import score_streams
+from powerbench_agent.bench.run.scoring import score_outputs
 from powerbench_agent.core.host import Host
 from powerbench_agent.core.results import baselines_of
 
@@ -34,12 +46,14 @@ if TYPE_CHECKING:
     from powerbench_agent.bench.plan.scenario import Scenario
     from powerbench_agent.bench.quality.choose import Scorer
     from powerbench_agent.bench.run.display import PhaseDisplay
+    from powerbench_agent.bench.run.keeping import KeptOutput
     from powerbench_agent.bench.run.phases import Settling
     from powerbench_agent.bench.run.record import Trace
     from powerbench_agent.core.results import RecordedScenario
 
 CLOCK_STEP_SECONDS = 0.5
 MAX_BASELINE_AGE = 3600.0  # seconds
+_DRAIN_SECONDS = 2.0  # for the last bytes of an encode to arrive
 
 
 class _Attempt:
@@ -50,11 +64,24 @@ class _Attempt:
         self.window = OpenWindow()
         self.points: dict[str, list[Point]] = {}  # by stream
         self.cpu: dict[str, float] = {}  # seconds of encoders and sinks
-        self.container = ""  # in which the streams travel
+        self.streams: Sequence[RunningStream] = ()
+        self.kept: list[KeptOutput] = []  # for the scores
         self.settling: Settling | None = None
         self.before: Conditions | None = None
         self.after: Conditions | None = None
         self.clock_step = 0.0  # seconds by which the wall clock was set
+
+    @property
+    def containers(self) -> tuple[str, ...]:
+        """In which its outputs travel."""
+        outlets = [outlet for stream in self.streams for outlet in stream.outlets]
+        return tuple(dict.fromkeys(outlet.container for outlet in outlets))
+
+    @property
+    def bytes_of(self) -> tuple[str, ...]:
+        """What the bytes of its outputs are of."""
+        outlets = [outlet for stream in self.streams for outlet in stream.outlets]
+        return tuple(dict.fromkeys(outlet.bytes_of for outlet in outlets))
 
     def add_cpu(self, streams: Sequence[RunningStream], before: Sequence[Mapping[str, float]]) -> None:
         """Add the CPU time that the ends of the streams have used since then."""
@@ -84,10 +111,13 @@ class Measuring:
         self._host = Host()
         self._phases = Phases(meters, trace, display, self._host)
         self._first = read_conditions(self._host)
+        self._kept: list[KeptOutput] = []  # of the latest scenario
 
     async def measure(self, scenario: Scenario, baselines: Sequence[RecordedScenario]) -> Outcome:
         """Return a scenario, measured and judged; `baselines`: the idle windows of the run so far."""
+        self._forget()
         attempt = await self._attempt(scenario)
+        self._kept = attempt.kept
         outcome = self._outcome(scenario, attempt)
         warnings = (*outcome.warnings, *_age_of_baselines(outcome, baselines))
         return judge(replace(outcome, warnings=warnings), baselines, strict=self._plan.strict)
@@ -100,16 +130,22 @@ class Measuring:
         if outcome.encode is None:
             return outcome, False  # what never ran has warmed nothing up
         try:
-            if self._scorer is not None and outcome.status == "ok" and outcome.scenario.streams:
+            if self._scorer is not None and outcome.status == "ok" and self._kept:
                 self._display.say("Scoring the picture, after the window.")
-                scenario, measures = outcome.scenario, self._plan.quality
-                scores = await score_streams(self._ffmpeg, self._scorer, scenario, measures)
+                scores = await score_outputs(self._scorer, self._kept, self._plan.quality)
                 outcome = replace(outcome, quality=scores)
+            self._forget()
             await self._phases.wait("cooling down", outcome.scenario.cooldown)
         except asyncio.CancelledError:
             _uncancel()
             return outcome, True
         return outcome, False
+
+    def _forget(self) -> None:
+        """Drop what was kept for the scores."""
+        for output in self._kept:
+            output.forget()
+        self._kept = []
 
     async def _attempt(self, scenario: Scenario) -> _Attempt:
         """Run one scenario, whatever happens in it."""
@@ -119,6 +155,8 @@ class Measuring:
         try:
             if scenario.type == "baseline":
                 await self._idle(scenario, attempt)
+            elif scenario.pace.is_max:
+                await self._encode(scenario, attempt)
             else:
                 await self._stream(scenario, attempt)
         except (StreamFailed, AgentFailed) as failure:
@@ -138,31 +176,71 @@ class Measuring:
         finally:
             attempt.after = read_conditions(self._host)
 
+    def _way(self) -> Way:
+        keep_in = self._plan.output_dir if self._scorer is not None else None
+        return Way(self._plan.sink, self._meters.clients[0], keep_in)
+
     async def _stream(self, scenario: Scenario, attempt: _Attempt) -> None:
-        client = self._meters.clients[0]
-        async with streaming(self._ffmpeg, scenario, self._plan.sink, client) as streams:
+        async with streaming(self._ffmpeg, scenario, self._way()) as streams:
             encoders = [stream.encoder for stream in streams]
-            attempt.container = streams[0].container
+            attempt.streams = streams
             attempt.points = {stream.scenario.name: stream.encoder.points for stream in streams}
             await self._phases.wait("warming up", scenario.stabilization, encoders)
             attempt.settling = await self._phases.settle(scenario.stabilization, encoders)
             cpu_before = [stream.cpu_seconds() for stream in streams]
             attempt.before = read_conditions(self._host)
             name = scenario.name
+            keeping.end_in_time(streams)
+            keeping.mark(streams)
             try:
                 await self._phases.measure(name, name, scenario.duration, attempt.window, encoders)
             finally:
+                keeping.mark(streams)
                 attempt.after = read_conditions(self._host)
                 attempt.add_cpu(streams, cpu_before)
+                attempt.kept = keeping.of_window(streams, attempt.window.began, attempt.window.ended)
+
+    async def _encode(self, scenario: Scenario, attempt: _Attempt) -> None:
+        """Encode from the first frame to the last: the window is the encode."""
+        async with ready(self._ffmpeg, scenario, self._way()) as streams:
+            attempt.streams = streams
+            attempt.points = {stream.scenario.name: stream.encoder.points for stream in streams}
+            await self._phases.wait("resting", scenario.stabilization)
+            attempt.settling = await self._phases.settle(scenario.stabilization)
+            encoders = [stream.encoder for stream in streams]
+            attempt.before = read_conditions(self._host)
+            cpu_before = _cpu_of_children()
+            try:
+                await self._phases.measure_encodes(
+                    scenario.name,
+                    frames_to_encode(scenario),
+                    attempt.window,
+                    encoders,
+                    lambda: keeping.end_when_enough(streams),
+                )
+            finally:
+                attempt.after = read_conditions(self._host)
+                attempt.cpu["encoder"] = _cpu_of_children() - cpu_before
+                for tap in keeping.taps_of(streams):
+                    await tap.drained(_DRAIN_SECONDS)
+                keeping.mark(streams)
+                attempt.kept = keeping.of_encode(streams)
 
     def _outcome(self, scenario: Scenario, attempt: _Attempt) -> Outcome:
         """Return an attempt's figures and doubts, not yet judged."""
         window = attempt.window
         energy = window.energy()
-        per_stream = {}
-        if energy is not None:
-            for name, points in attempt.points.items():
-                per_stream[name] = encode_figures(points, window.began, window.ended)
+        per_stream, renditions = {}, []
+        for stream in attempt.streams if energy is not None else ():
+            one, outlets = stream.scenario, stream.outlets
+            begin, end = window.began, window.ended
+            if scenario.pace.is_max:
+                found = whole_figures(attempt.points[one.name], end - begin, one)
+                end = math.inf  # what was encoded may have arrived since
+            else:
+                found = encode_figures(attempt.points[one.name], begin, end)
+            per_stream[one.name] = completed(found, one, outlets, begin, end)
+            renditions += rendition_figures(one.name, found, outlets, begin, end)
         return Outcome(
             scenario,
             attempt.status,
@@ -175,7 +253,10 @@ class Measuring:
             trace={"asked_hz": self._meters.hertz, "readings": window.readings, "hz": window.hertz},
             cpu_seconds=attempt.cpu,
             per_stream=per_stream,
-            container=attempt.container,
+            renditions=tuple(renditions),
+            containers=attempt.containers,
+            bytes_of=attempt.bytes_of,
+            sink="" if scenario.type == "baseline" or scenario.part else kind_of(self._plan.sink),
             settle=attempt.settling._asdict() if attempt.settling else None,
             conditions=_conditions(attempt),
         )
@@ -190,6 +271,22 @@ class Measuring:
             ours = sum(attempt.cpu.values())
             doubts += warnings_of(attempt.before, attempt.after, self._first, ours)
         return doubts
+
+
+def _cpu_of_children() -> float:
+    """Return the CPU seconds of all children that have ended: encoders, at the end of a window."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def frames_to_encode(scenario: Scenario) -> int | None:
+    """Return how many frames an encode has; None of a clip that does not say."""
+    picture = scenario.picture
+    if scenario.to_end and picture is not None:
+        return picture.frames or (
+            frame_rate.frames_in(scenario.fps, picture.duration) if picture.duration else None
+        )
+    return frame_rate.frames_in(scenario.fps, scenario.duration)
 
 
 def _conditions(attempt: _Attempt) -> Mapping[str, Any] | None:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from powerbench_agent.bench.load.clip_filters import changes_of
 from powerbench_agent.bench.meter.energy import MeteredEnergy
 from powerbench_agent.bench.plan import frame_rate
+from powerbench_agent.bench.plan.ladder import described as described_ladder
+from powerbench_agent.bench.plan.ladder import enlarged
 from powerbench_agent.bench.plan.picture import describe_picture
-from powerbench_agent.bench.plan.scenario import AUDIO_KBPS, format_bitrate, format_bitrates
+from powerbench_agent.bench.plan.scenario import format_bitrate, format_bitrates, format_resolution
 from powerbench_agent.bench.run import standstill
 from powerbench_agent.bench.run.figures import warnings_of
 from powerbench_agent.core.results import (
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from powerbench_agent.bench.plan.scenario import Scenario
+    from powerbench_agent.bench.run.figures import RenditionFigures
     from powerbench_agent.core.results import Difference, Encode, Energy
 
+_SHORT = 2.0  # seconds of an encode; counters are written ten to a thousand times a second
 _MAX_WINDOW_MISS = 0.02  # of the requested length, by the meters' own clock
 
 
@@ -53,7 +57,11 @@ class Outcome:
     trace: Mapping[str, Any] = field(default_factory=dict)
     cpu_seconds: Mapping[str, float] = field(default_factory=dict)  # encoders and sinks
     per_stream: Mapping[str, Encode] = field(default_factory=dict)
-    container: str = ""  # in which the streams travel
+    renditions: tuple[RenditionFigures, ...] = ()  # of ladders
+    containers: tuple[str, ...] = ()  # in which the outputs travel
+    bytes_of: tuple[str, ...] = ()  # what their bytes are of
+    sink: str = ""  # of what kind
+    commands: tuple[tuple[str, str], ...] = ()  # (stream, command line) as it was run
     settle: Mapping[str, Any] | None = None
     conditions: Mapping[str, Any] | None = None
     quality: Mapping[str, Any] | None = None
@@ -97,7 +105,8 @@ def judge(outcome: Outcome, baselines: Iterable[RecordedScenario] = (), *, stric
             encode = None
     judged = replace(outcome, status=status, error=error, encode=encode)
     if outcome.energy is not None and not problem:
-        warnings += energy_warnings(outcome.energy, outcome.scenario.duration if status == "ok" else None)
+        held = status == "ok" and not outcome.scenario.pace.is_max
+        warnings += energy_warnings(outcome.energy, outcome.scenario.duration if held else None)
         judged = compare(judged, measured)
         idle = energies_of(measured)
         if idle and not any(comparable(outcome.energy, energy) for energy in idle):
@@ -137,7 +146,13 @@ def _stream_warnings(outcome: Outcome) -> list[str]:
     for stream in outcome.scenario.streams:
         of = f"{stream.name}: " if len(outcome.per_stream) > 1 else ""
         if (one := outcome.per_stream.get(stream.name)) is not None:
-            found += [of + warning for warning in warnings_of(one, stream.asked_kbps)]
+            found += [of + warning for warning in warnings_of(one, stream.asked_kbps, stream.pace)]
+    if larger := enlarged(outcome.scenario):
+        what = f"{', '.join(larger)} of its ladder is larger than its clip"
+        found.append(f"{what}: it is scaled up; give smaller renditions")
+    if outcome.scenario.pace.is_max and outcome.energy is not None and outcome.energy.seconds < _SHORT:
+        took = f"the encode took {outcome.energy.seconds:.2f} s"
+        found.append(f"{took}: too short for its energy to be known well; give a longer clip or --duration")
     return found
 
 
@@ -159,12 +174,10 @@ def energy_warnings(energy: MeteredEnergy, asked_seconds: float | None) -> list[
 def describe(outcome: Outcome) -> dict[str, Any]:
     """Return the scenario as the results file holds it."""
     scenario, energy = outcome.scenario, outcome.energy
-    resolution = str(scenario.resolution) if scenario.type != BASELINE else "N/A"
-    has_bitrate = scenario.rate.has_bitrate
-    rates = [format_bitrate(stream.video_kbps) for stream in scenario.streams] if has_bitrate else []
-    each = [{"bitrate": rate} for rate in rates] or [{"rate": str(scenario.rate)}] * len(scenario.streams)
+    resolution = format_resolution(scenario) if scenario.type != BASELINE else "N/A"
+    bitrate = format_bitrates(scenario)
+    rates = _bitrates(scenario)
     fps = _describe_rate(scenario)
-    ladder = [{**rate, "resolution": resolution, **fps} for rate in each]
     return {
         "name": scenario.name,
         "type": scenario.type,
@@ -172,21 +185,22 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         "block": scenario.block,
         "status": outcome.status,
         **({"error": outcome.error} if outcome.error else {}),
-        **({"bitrate": format_bitrates(scenario)} if has_bitrate else {}),
-        **({"rate": str(scenario.rate)} if scenario.type != BASELINE else {}),
+        **({"bitrate": bitrate} if bitrate else {}),
+        **({"rate": _rate_of(scenario)} if scenario.type != BASELINE else {}),
         "resolution": resolution,
         **fps,
         "duration": scenario.duration,
         "stabilization": scenario.stabilization,
         "cooldown": scenario.cooldown,
-        "encoder": scenario.encoder,
-        "preset": scenario.preset,
+        "encoder": _joined(one.encoder for one in scenario.renditions),
+        "preset": _joined(one.preset for one in scenario.renditions),
         **({"pix_fmt": scenario.pix_fmt} if scenario.pix_fmt else {}),
         "streams": len(scenario.streams),
         "bitrates": rates,
         **_describe_asked(scenario),
         **_describe_input(scenario),
-        "outputs": list(scenario.outputs) or ladder,
+        "outputs": list(scenario.outputs) or _describe_outputs(scenario),
+        **({"sink": outcome.sink} if outcome.sink else {}),
         "start_time": outcome.start_time,
         "end_time": outcome.end_time,
         "energy": describe_energy(energy) if energy else None,
@@ -194,8 +208,59 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         "trace": dict(outcome.trace),
         "settle": outcome.settle,
         "conditions": outcome.conditions,
+        **(
+            {"commands": [{"stream": name, "command": text} for name, text in outcome.commands]}
+            if outcome.commands
+            else {}
+        ),
         **_describe_comparison(outcome),
     }
+
+
+def _rate_of(scenario: Scenario) -> str:
+    return _joined(str(one.rate) for one in scenario.renditions)
+
+
+def _joined(values: Iterable[str]) -> str:
+    """Return what the renditions have, once if it is the same for all."""
+    found = list(values)
+    return "+".join(found) if len(set(found)) > 1 else found[0]
+
+
+def _bitrates(scenario: Scenario) -> list[str]:
+    """Return the bitrate of each stream; a ladder's in one text. Empty if they go by quality."""
+    if scenario.ladder:
+        text = format_bitrates(scenario)
+        return [text] * len(scenario.streams) if text else []
+    return [format_bitrate(s.video_kbps) for s in scenario.streams] if scenario.rate.has_bitrate else []
+
+
+def _describe_outputs(scenario: Scenario) -> list[dict[str, Any]]:
+    """Return each output of a scenario; a ladder's renditions once, however many ladders there are."""
+    fps = _describe_rate(scenario)
+    if not scenario.ladder:
+        return [
+            {**_describe_spent(one), "resolution": str(one.resolution), **fps} for one in scenario.streams
+        ]
+    return [
+        {
+            "rendition": one.rendition,
+            "resolution": str(one.resolution),
+            **fps,
+            "encoder": one.encoder,
+            "preset": one.preset,
+            **_describe_spent(one),
+            "pix_fmt": one.pix_fmt,
+            **_describe_encoder_options(one),
+        }
+        for one in scenario.renditions
+    ]
+
+
+def _describe_spent(one: Scenario) -> dict[str, str]:
+    if one.rate.has_bitrate:
+        return {"bitrate": format_bitrate(one.video_kbps)}
+    return {"rate": str(one.rate)}
 
 
 def _describe_rate(scenario: Scenario) -> dict[str, Any]:
@@ -206,14 +271,20 @@ def _describe_rate(scenario: Scenario) -> dict[str, Any]:
 
 
 def _describe_asked(scenario: Scenario) -> dict[str, Any]:
-    """Return what was asked of the encoder beyond its preset and rate; nothing that was not asked."""
-    options = ":".join(f"{key}={value}" for key, value in scenario.encoder_options)
+    """Return what was asked beyond preset and rate; nothing that was not asked."""
     asked = {
-        "gop": scenario.gop,
-        "encoder_options": options,
-        "device": scenario.device,
+        **_describe_encoder_options(scenario),
         "hwaccel": scenario.hwaccel,
+        "pace": "" if scenario.type == BASELINE else str(scenario.pace),
+        "part": scenario.part,
+        "ladder": described_ladder(scenario),
     }
+    return {key: value for key, value in asked.items() if value}
+
+
+def _describe_encoder_options(scenario: Scenario) -> dict[str, Any]:
+    options = ":".join(f"{key}={value}" for key, value in scenario.encoder_options)
+    asked = {"gop": scenario.gop, "encoder_options": options, "device": scenario.device}
     return {key: value for key, value in asked.items() if value}
 
 
@@ -249,7 +320,7 @@ def _describe_encode(outcome: Outcome, encode: Encode, energy: Energy) -> dict[s
         **describe_encode(encode),
         "achieved_kbps": encode.kbps,
         "asked_kbps": scenario.asked_kbps,
-        "asked_audio_kbps": AUDIO_KBPS * len(scenario.streams) if scenario.rate.has_bitrate else None,
+        "asked_audio_kbps": scenario.audio_kbps if scenario.asked_kbps is not None else None,
         "achieved_fps": encode.fps,
         **describe_per_unit(energy.watts, encode),
         "cpu_seconds": dict(outcome.cpu_seconds),
@@ -257,7 +328,23 @@ def _describe_encode(outcome: Outcome, encode: Encode, energy: Energy) -> dict[s
             {"name": name, **describe_encode(one), "achieved_kbps": one.kbps, "achieved_fps": one.fps}
             for name, one in outcome.per_stream.items()
         ],
-        "container": outcome.container,
+        "container": "+".join(outcome.containers),
+        "bytes_of": "; ".join(outcome.bytes_of),
+        **(
+            {"renditions": [_describe_rendition(one) for one in outcome.renditions]}
+            if scenario.ladder
+            else {}
+        ),
         "source": energy.source,
         **({"quality": dict(outcome.quality)} if outcome.quality is not None else {}),
+    }
+
+
+def _describe_rendition(one: RenditionFigures) -> dict[str, Any]:
+    return {
+        "stream": one.stream,
+        "rendition": one.rendition,
+        "megabits": one.megabits,
+        "achieved_kbps": one.kbps,
+        "bytes_of": one.bytes_of,
     }

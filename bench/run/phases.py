@@ -7,8 +7,9 @@ import contextlib
 import time
 from collections import deque
 from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from powerbench_agent.bench.load.child import StreamFailed
 from powerbench_agent.bench.meter import conditions
 from powerbench_agent.bench.meter.client import AgentFailed
 from powerbench_agent.bench.meter.energy import Edge, MeteredEnergy, energy_between
@@ -145,6 +146,74 @@ class Phases:
         whole = opened.energy()
         self._finish(seconds, f"{whole.watts:.2f} W ({whole.source})" if whole else "")
 
+    async def measure_encodes(
+        self,
+        name: str,
+        frames: int | None,
+        opened: OpenWindow,
+        encoders: Sequence[Encoder],
+        look: Callable[[], None],
+    ) -> None:
+        """Start some encoders, and measure until all of them have ended; that is the window.
+
+        `frames`: that each is to encode, if it is known; `look` is called now and then. Raises: StreamFailed,
+        AgentFailed.
+        """
+        opened.open(await self._meters.edge())
+        assert opened.begin is not None  # noqa: S101 - opened
+        self._trace.take(name, "window", opened.begin)
+
+        def keep(edge: Edge) -> None:
+            opened.move(edge)
+            opened.readings += self._trace.take(name, "window", edge)
+
+        total = float(frames) if frames else 1.0
+        self._display.begin(name, total, "frames" if frames else "")
+        for encoder in encoders:
+            await encoder.start()
+        ending = asyncio.ensure_future(_all_ended(encoders))
+        try:
+            before = opened.begin
+            while not ending.done():
+                for edge in await self._follow_until(ending):
+                    keep(edge)
+                look()
+                _check_encoding(encoders, opened.began)
+                news = _news(before, opened.end, encoders) if opened.end is not None else ""
+                self._display.update(min(total, _done(encoders)) if frames else 0.0, news)
+            keep(await self._meters.edge(opened.begin))
+        except asyncio.CancelledError:  # what was measured until now is kept, up to now
+            with contextlib.suppress(AgentFailed):
+                keep(await self._meters.glance())
+            raise
+        finally:
+            ending.cancel()
+        for encoder in encoders:
+            if encoder.exit_code:
+                what = f"{encoder.name} failed (ffmpeg's exit code {encoder.exit_code})"
+                raise StreamFailed(f"{what}: {encoder.last_words()}")
+        whole = opened.energy()
+        self._finish(total, f"{whole.watts:.2f} W ({whole.source})" if whole else "")
+
+    async def _follow_until(self, ending: asyncio.Future[None]) -> list[Edge]:
+        """Return the trace of the next second; nothing if the end comes before that is over."""
+        following = asyncio.ensure_future(self._meters.follow(_FOLLOW_SECONDS, self._meters.hertz))
+        try:
+            waiting: list[asyncio.Future[Any]] = [following, ending]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if ending.done() or not following.done():
+                return []
+            return following.result()
+        except AgentFailed as failed:  # the window's edges are exact all the same
+            if (note := f"the trace has a gap: {failed}") not in self.notes:
+                self.notes.append(note)
+            await asyncio.wait([ending], timeout=1 / self._meters.hertz)
+            return []
+        finally:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError, AgentFailed):
+                await following
+
     def _finish(self, seconds: float, news: str = "") -> None:
         """End a phase; its latest figures do not stand for all of it."""
         self._display.update(seconds, news)
@@ -193,6 +262,24 @@ def _check_running(encoders: Sequence[Encoder], limit: float) -> None:
     for encoder in encoders:
         encoder.check_alive()
         standstill.check_moving(encoder, time.monotonic(), limit)
+
+
+async def _all_ended(encoders: Sequence[Encoder]) -> None:
+    for encoder in encoders:
+        await encoder.wait()
+
+
+def _check_encoding(encoders: Sequence[Encoder], began: float) -> None:
+    """Check that encodes which are held to no pace come on. Raises: StreamFailed."""
+    for encoder in encoders:
+        if encoder.exit_code is None:
+            standstill.check_moving(encoder, time.monotonic(), standstill.LONG_PATIENCE, began)
+
+
+def _done(encoders: Sequence[Encoder]) -> float:
+    """Return how many frames the slowest encoder has encoded."""
+    counts = [encoder.points[-1].report.frames if encoder.points else 0 for encoder in encoders]
+    return float(min((count or 0 for count in counts), default=0))
 
 
 def is_steady(readings: Sequence[tuple[Edge, float | None]]) -> bool:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 # What scenarios of one name must have in common to be the same.
 _SETTINGS = (
     *("type", "bitrates", "resolution", "fps", "duration", "stabilization", "cooldown", "encoder", "preset"),
-    *("outputs", "block", "rate", "pix_fmt"),
+    *("outputs", "block", "rate", "pix_fmt", "pace"),
 )
-_ONLY_IF_ASKED = ("gop", "encoder_options", "device", "hwaccel")
+_ONLY_IF_ASKED = ("gop", "encoder_options", "device", "hwaccel", "part", "ladder")
 
 
 def finished(entries: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from powerbench_agent.bench.exits import NotHere
+from powerbench_agent.bench.exits import BadFlag, NotHere
 from powerbench_agent.bench.load import ffmpeg as binaries
 from powerbench_agent.bench.load.clip_filters import changes_of
 from powerbench_agent.bench.load.nginx import private_nginx
 from powerbench_agent.bench.load.trial import check_ffmpeg
 from powerbench_agent.bench.meter import choose, fingerprint
+from powerbench_agent.bench.plan.plan import outputs_of
+from powerbench_agent.bench.plan.sink import files_of
 from powerbench_agent.bench.quality.choose import check_model
 from powerbench_agent.bench.quality.choose import choose as choose_scorer
-from powerbench_agent.bench.run import resume
+from powerbench_agent.bench.run import keeping, resume
 from powerbench_agent.bench.run.measuring import EncodingTools, Measuring
 from powerbench_agent.bench.run.outcome import compare
 from powerbench_agent.bench.run.record import ResultsRecord, Trace
@@ -64,6 +66,8 @@ async def run(plan: Plan, display: PhaseDisplay) -> Run:
         for line in _clip_lines(plan.scenarios):
             display.say(line)
         _check_directory(plan.output_dir)
+        if scorer is not None:
+            keeping.check_room(plan.output_dir, plan.scenarios)
         head = _head(plan, ffmpeg, meters)
         if plan.resume is not None:
             results = ResultsRecord.resumed(plan.resume, head)
@@ -80,6 +84,8 @@ async def _checked_ffmpeg(plan: Plan, display: PhaseDisplay) -> Ffmpeg:
     ffmpeg = await binaries.find_ffmpeg(plan.ffmpeg)
     await check_ffmpeg(ffmpeg, plan.scenarios, plan.sink)
     binaries.check_sink(plan.sink)
+    if plan.resume is None:
+        _check_files(plan)
     if not plan.ffmpeg and shutil.which("ffmpeg") != ffmpeg.path:
         display.say(f"No ffmpeg on the PATH: using {ffmpeg.version} of imageio-ffmpeg.")
     return ffmpeg
@@ -95,6 +101,16 @@ async def _checked_scorer(plan: Plan, ffmpeg: Ffmpeg, display: PhaseDisplay) -> 
     if "vmaf" in plan.quality and "vmaf" in scorer.measures:
         await check_model(scorer, DEFAULT_MODEL)
     return scorer
+
+
+def _check_files(plan: Plan) -> None:
+    """Check that files which streams are written to can be made, and are not there yet. Raises: BadFlag."""
+    names = [one.name for scenario in plan.scenarios for one in outputs_of(scenario)]
+    for path in files_of(plan.sink, names):
+        if path.exists():
+            raise BadFlag(f"--sink: {path} is there already: remove it, or name another file")
+        if not path.parent.is_dir():
+            raise BadFlag(f"--sink: {path.parent} is not a directory: make it first")
 
 
 def _clip_lines(scenarios: Sequence[Scenario]) -> list[str]:

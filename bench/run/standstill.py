@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from powerbench_agent.core.results import Encode
 
 PATIENCE = 5.0  # seconds without a new frame
+LONG_PATIENCE = 300.0  # of an encode that is held to no pace: the slowest presets look far ahead
 _SHORT_PATIENCE = 3.0  # in a short phase; a stream of 1 fps at 0.4 of real time keeps within it
 _SHARE_OF_PHASE = 0.25
 
@@ -28,12 +29,13 @@ def patience(phase_seconds: float) -> float:
     return min(PATIENCE, max(_SHORT_PATIENCE, phase_seconds * _SHARE_OF_PHASE))
 
 
-def check_moving(encoder: Encoder, now: float, limit: float) -> None:
+def check_moving(encoder: Encoder, now: float, limit: float, began: float | None = None) -> None:
     """Check that an encoder has made a frame within the last `limit` seconds. Raises: StreamFailed.
 
-    `now`: monotonic seconds.
+    `now`: monotonic seconds; `began`: when it was started, if that counts until its first frame.
     """
     latest = last_new_frame(encoder.points)
+    latest = began if latest is None else latest
     if latest is None or now - latest < limit:
         return
     silent = now - latest

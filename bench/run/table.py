@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from powerbench_agent.bench.plan import frame_rate
+from powerbench_agent.bench.plan.scenario import format_resolution
 from powerbench_agent.bench.warnings import SPEED_SPAN
 from powerbench_agent.core.results import Encode, per_unit
 from powerbench_agent.core.scores import Scores
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from powerbench_agent.bench.run.figures import RenditionFigures
     from powerbench_agent.bench.run.outcome import Outcome
     from powerbench_agent.core.results import Difference, Energy, Origin
 
@@ -85,11 +87,15 @@ def stream_rows(
             yield cost(f"per {what}, all of the host", f"J/{what}", f"{all_of_it:.4f}")
         if versus is not None and (beyond := per_unit(versus.watts, amount, encode.seconds)) is not None:
             yield cost(f"per {what}, beyond idle", f"J/{what}", f"{beyond:+.4f}")
+    if encode.media_seconds:
+        minutes = encode.media_seconds / 60
+        yield cost("per minute of content", "J/min", f"{test.watts * encode.seconds / minutes:.2f}")
     span = f"{SPEED_SPAN:g} s" if encode.seconds >= SPEED_SPAN else "the window"
     bitrate = f"bitrate, {asked_kbps:.0f} asked" if asked_kbps else "bitrate"
     for what, unit, figure, form in (
         (bitrate, "kbps", encode.kbps, ".0f"),
         ("frames a second", "fps", encode.fps, ".2f"),
+        ("speed", "x", encode.speed if encode.whole else None, ".3f"),
         (f"smallest speed over {span}", "x", encode.min_speed, ".3f"),
         ("frames dropped", "", encode.dropped, "d"),
     ):
@@ -97,11 +103,20 @@ def stream_rows(
             yield Row(what, unit, "", format(figure, form))
 
 
+def rendition_rows(renditions: Sequence[RenditionFigures]) -> Iterator[Row]:
+    """Yield what each rendition of a ladder wrote."""
+    several = len({one.stream for one in renditions}) > 1
+    for one in renditions:
+        of = f"{one.stream} {one.rendition}" if several else one.rendition
+        figure = "-" if one.kbps is None else f"{one.kbps:.0f}"
+        yield Row(f"bitrate, {of}", f"kbps ({one.bytes_of})", "", figure)
+
+
 def quality_rows(quality: Mapping[str, Any]) -> Iterator[Row]:
     """Yield the scores, or why there are none."""
     streams = quality.get("streams", ())
     for stream in streams:
-        of = f", {stream['name']}" if len(streams) > 1 else ""
+        of = f", {stream.get('rendition') or stream['name']}" if len(streams) > 1 else ""
         scores = msgspec.convert(stream, Scores)
         units = {"vmaf": scores.vmaf_model or "", "xpsnr": "dB", "psnr": "dB", "ssim": ""}
         for measure, unit in units.items():
@@ -169,15 +184,16 @@ def show(console: Console, outcome: Outcome) -> None:
     if energy is None or encode is None:
         return
     lines = [*energy_rows(energy, idle), *stream_rows(energy, encode, outcome.versus, scenario.asked_kbps)]
-    lines += quality_rows(outcome.quality or {})
+    lines += [*rendition_rows(outcome.renditions), *quality_rows(outcome.quality or {})]
     settings = [
         scenario.encoder,
         scenario.preset,
         "" if scenario.rate.kind in ("cbr", "copy") else str(scenario.rate),
     ]
+    size = format_resolution(scenario)
     title = (
         f"{'' if outcome.status == 'ok' else outcome.status.upper() + ', '}{scenario.name}: "
-        f"{scenario.resolution} at {frame_rate.full(scenario.fps)} fps, {' '.join(filter(None, settings))}"
+        f"{size} at {frame_rate.full(scenario.fps)} fps, {' '.join(filter(None, settings))}"
     )
     terminal = console.is_terminal
     table = Table(

@@ -114,7 +114,7 @@ def test_the_command_has_the_clips_settings() -> None:
     """Rate and group of pictures, pixel format, fields; no cover picture is taken for the video."""
     clip = picture(pix_fmt="yuv420p10le", field_order="tff")
     command = " ".join(
-        encoder_command(FFMPEG, stream(clip, pix_fmt="yuv420p10le"), StreamTarget("null", "matroska"), 7)
+        encoder_command(FFMPEG, stream(clip, pix_fmt="yuv420p10le"), [StreamTarget("null", "matroska")], 7)
     )
     assert "-i file:a.mp4" in command
     assert "-map 0:V:0 -map 1:a:0 -vf fps=30000/1001 -c:v libx264" in command
@@ -125,7 +125,9 @@ def test_the_command_has_the_clips_settings() -> None:
 
 def test_the_test_picture_is_streamed_as_ever() -> None:
     """Its command line is that of 0.1.0, word for word."""
-    command = encoder_command(FFMPEG, stream(None, fps=30, input=""), StreamTarget("rtmp://h/a/s", "flv"), 7)
+    command = encoder_command(
+        FFMPEG, stream(None, fps=30, input=""), [StreamTarget("rtmp://h/a/s", "flv")], 7
+    )
     assert " ".join(command) == (
         "/usr/bin/ffmpeg -hide_banner -nostdin -nostats -loglevel warning -progress pipe:7 "
         "-re -f lavfi -i testsrc2=size=640x360:rate=30 "

@@ -85,19 +85,19 @@ def test_an_older_release_is_refused(version: str) -> None:
 def test_no_option_is_used_that_4_1_lacks() -> None:
     """-stats_period came with 4.4; reports come every half second without it."""
     assert "-stats_period" not in encoder_command(
-        ffmpeg("4.2.2", "libx265"), SCENARIO, StreamTarget("null", "matroska"), 7
+        ffmpeg("4.2.2", "libx265"), SCENARIO, [StreamTarget("null", "matroska")], 7
     )
 
 
 def test_the_trial_has_the_streams_options_and_no_receiver() -> None:
     """What is tried is what will run: the same options and muxer, three frames, into /dev/null."""
     which = ffmpeg("7.1", "libx265")
-    stream = encoder_command(which, SCENARIO, StreamTarget("rtmp://127.0.0.1/live/x", "flv"), 1)
+    stream = encoder_command(which, SCENARIO, [StreamTarget("rtmp://127.0.0.1/live/x", "flv")], 1)
     trial = trial_command(which, SCENARIO, "flv")
     same = stream.index("-t")
     assert trial[:same] == stream[:same]
     muxer = ["-f", "flv", "-flvflags", "no_duration_filesize"]
-    assert trial[same:] == ["-frames:v", "3", "-y", *muxer, "/dev/null"]
+    assert trial[same:] == ["-frames:v", "3", *muxer, "-y", "/dev/null"]
 
 
 def test_a_local_sink_is_looked_up_in_the_kernels_tables(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_local_sink_is_looked_up_in_the_kernels_tables(tmp_path: Path) -> None
 def test_a_stream_is_as_asked_and_ends_by_itself() -> None:
     """The command has the scenario's settings, no token, and an end well after the planned one."""
     command = encoder_command(
-        ffmpeg("7.1", "libx265"), SCENARIO, StreamTarget("rtmp://127.0.0.1/live/x", "flv"), 7
+        ffmpeg("7.1", "libx265"), SCENARIO, [StreamTarget("rtmp://127.0.0.1/live/x", "flv")], 7
     )
     text = " ".join(command)
     assert "testsrc2=size=640x360:rate=25" in text

@@ -13,6 +13,7 @@ from places import ROOT
 
 from powerbench_agent.bench.load.encoders.rates import RateControl
 from powerbench_agent.bench.plan.batch_file import KEYS, BadBatch, parse_batch
+from powerbench_agent.bench.plan.pace import MAX
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ def test_the_stress_matrix_is_the_guides() -> None:
     same = {(len(s.streams), s.streams[0].video_kbps) for s in scenarios if s.name.partition("x_")[1]}
     assert same == {(count, kbps) for count in (1, 2, 4) for kbps in (1000, 2500, 5000)}
     assert any(len(set(scenario.bitrates)) > 1 for scenario in scenarios)
+
+
+RUNG = {"resolution": "640x360", "bitrate": "1M"}
 
 
 def test_an_entry_has_every_key_of_the_guide() -> None:
@@ -91,7 +95,12 @@ def test_an_entry_has_every_key_of_the_guide() -> None:
         device="0",
         hwaccel="cuda",
     )
-    assert {*entry, "bitrate"} == set(KEYS)
+    (ladder,) = parse(
+        [{"input": "in.mp4", "pace": "max", "split": True, "ladder": "640x360:1M,320x180:crf=30"}]
+    )
+    assert (ladder.pace, ladder.to_end, ladder.split) == (MAX, True, True)
+    assert [str(rung.rate) for rung in ladder.ladder] == ["cbr", "crf=30"]
+    assert {*entry, "bitrate", "pace", "split", "ladder"} == set(KEYS)
 
 
 def test_what_an_entry_leaves_to_its_clip_is_not_set() -> None:
@@ -156,10 +165,38 @@ def test_defaults_are_for_all_entries() -> None:
         ([{"fps": True}], ["fps: must be text or a number"]),
         ([{"resolution": [1, 2]}], ["resolution: must be text"]),
         ([{"outputs": "x"}], ["outputs: must be a list"]),
-        ([{"name": "a", "outputs": [{}, {}]}], ["scenario 1 (a): outputs: 2 outputs", "give one output"]),
-        ([{"outputs": [1, 2, 3]}], ["scenario 1: outputs: 3 outputs", "one scenario for each rendition"]),
-        ([{"type": "multi", "count": 2, "outputs": [{}, {}]}], ["scenario 1: outputs: 2 outputs"]),
-        ({"defaults": {"outputs": [1, 2]}, "scenarios": [{}, {"outputs": [1]}]}, ["scenario 1: outputs: 2"]),
+        (
+            [{"name": "a", "outputs": [{}, {}]}],
+            [
+                "scenario 1 (a): outputs: rendition 1: resolution: every rendition needs one",
+                "rendition 2: res",
+            ],
+        ),
+        ([{"outputs": [1, 2, 3]}], ["scenario 1: outputs: rendition 3: must be an object, like"]),
+        (
+            [{"type": "multi", "outputs": [RUNG, RUNG]}],
+            ["scenario 1: count: a multi of ladders needs one"],
+        ),
+        (
+            {"defaults": {"outputs": [1, 2]}, "scenarios": [{}, {"outputs": [1]}]},
+            ["scenario 1: outputs: rendition 1: must be an object"],
+        ),
+        ([{"outputs": [RUNG, {"resolution": "640x360"}]}], ["rendition 2: bitrate: a rendition needs one"]),
+        ([{"outputs": [RUNG, {**RUNG, "url": "x"}]}], ["rendition 2: 'url' is not a key here"]),
+        ([{"outputs": [RUNG, {**RUNG, "encoder": "h266x"}]}], ["rendition 2: encoder: 'h266x' is not"]),
+        ([{"outputs": [RUNG, {**RUNG, "rate": "crf=20"}]}], ["rendition 2: bitrate: does not go with rate"]),
+        ([{"outputs": [RUNG, {"resolution": "64x64", "rate": "crf=99"}]}], ["rendition 2: rate: crf=99"]),
+        ([{"outputs": [RUNG] * 13}], ["outputs: must be at most 12 renditions"]),
+        ([{"bitrate": "2M", "outputs": [RUNG]}], ["outputs: bitrate is 1M, and 2M in the scenario"]),
+        ([{"resolution": "64x64", "outputs": [RUNG, RUNG]}], ["resolution: does not go with a ladder"]),
+        ([{"count": 2, "type": "single", "outputs": [RUNG, RUNG]}], ["count: a single has one ladder"]),
+        ([{"ladder": "640x360"}], ["ladder: rendition 1: bitrate: a rendition needs one"]),
+        ([{"ladder": "640x360:x"}], ["ladder: 'x' is not a bitrate", "write it like 1920x1080:5M"]),
+        ([{"ladder": "640x360:1M", "outputs": [RUNG]}], ["ladder: give a ladder or outputs, not both"]),
+        ([{"encoder": "copy", "input": "a.mp4", "ladder": "640x360:1M"}], ["encoder: copy does not scale"]),
+        ([{"pace": "fast"}], ["pace: 'fast' is not a pace: write realtime, max"]),
+        ([{"split": 1}], ["split: must be true or false"]),
+        ([{"split": True}], ["split: is about decoding a clip"]),
         ([{"input": 3}], ["input"]),
         ({"defaults": [], "scenarios": [{}]}, ["defaults: must be an object"]),
         ({"defaults": {"fpz": 1}, "scenarios": [{}]}, ["defaults: 'fpz'", "fps"]),

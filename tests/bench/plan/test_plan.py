@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from powerbench_agent.bench.cli import parser
-from powerbench_agent.bench.exits import BAD_FILE, BadFile, BadFlag, code_of
+from powerbench_agent.bench.exits import BadFile, BadFlag
 from powerbench_agent.bench.load.probe import NotAClip
 from powerbench_agent.bench.plan.clip import Clip
 from powerbench_agent.bench.plan.picture import Picture
@@ -217,18 +217,30 @@ def test_a_clip_that_is_not_there_is_a_bad_file(tmp_path: Path) -> None:
         plan("batch", "--file", str(tmp_path / "b.json"))
 
 
-def test_more_than_one_output_is_refused(tmp_path: Path) -> None:
-    """A second rendition is not encoded yet: the batch is a bad file, with one line that says what to do."""
+def test_several_outputs_are_a_ladder(tmp_path: Path) -> None:
+    """Each is encoded, with the settings that it has of its own; one output says what its stream is."""
     file = tmp_path / "b.json"
-    entries = [{"name": "one", "outputs": [{"bitrate": "1M"}]}, {"name": "two", "outputs": [{}, {}]}]
+    rungs = [
+        {"resolution": "1280x720", "bitrate": "3M"},
+        {"resolution": "640x360", "rate": "crf=30", "encoder": "av1"},
+    ]
+    entries = [
+        {"name": "one", "outputs": [{"bitrate": "1M"}]},
+        {"name": "two", "preset": "fast", "outputs": rungs},
+    ]
     file.write_text(json.dumps(entries))
-    with pytest.raises(BadFile) as refused:
-        plan("batch", "--file", str(file))
-    assert code_of(refused.value) == BAD_FILE == 78
-    assert str(refused.value) == (
-        f"{file}: scenario 2 (two): outputs: 2 outputs, but a stream is encoded once; "
-        "give one output, or one scenario for each rendition"
+    one, two = plan("batch", "--file", str(file)).scenarios
+    assert one.video_kbps == 1000
+    first, second = two.renditions
+    assert (first.rendition, first.video_kbps, first.encoder, first.preset) == ("720p", 3000, "h264", "fast")
+    assert (second.rendition, str(second.rate), second.encoder, second.preset) == (
+        "360p",
+        "crf=30",
+        "libsvtav1",
+        "8",
     )
+    assert two.asked_kbps is None
+    assert str(two.resolution) == "1280x720"
 
 
 SETTINGS = ("duration", "stabilization", "cooldown", "encoder", "preset", "resolution", "fps", "bitrate")

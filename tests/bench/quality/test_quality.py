@@ -105,9 +105,14 @@ def test_a_file_is_opened_wherever_ffmpeg_runs() -> None:
 # -- the graph -----------------------------------------------------------------------------------------
 
 
+PLAIN = Side.of_file("/x")
+
+
 def test_both_sides_get_a_step_a_frame_and_are_counted() -> None:
     """Trimmed by number, timed by number, logged, and given to every measure."""
-    graph = Pairing(SMALL, SMALL, 20, ["psnr", "ssim"], "m").graph(3, 7)
+    graph = Pairing(SMALL, SMALL, 20, ["psnr", "ssim"], "m").graph(
+        PLAIN._replace(first_frame=3), PLAIN._replace(first_frame=7)
+    )
     assert "[0:V:0]trim=start_frame=3:end_frame=23,settb=AVTB,setpts=N*40000," in graph
     assert "[1:V:0]trim=start_frame=7:end_frame=27,settb=AVTB,setpts=N*40000," in graph
     assert "file=encoded.log" in graph
@@ -118,16 +123,16 @@ def test_both_sides_get_a_step_a_frame_and_are_counted() -> None:
 
 def test_xpsnr_weighs_by_the_source() -> None:
     """Its weights are those of its first input, so that is the source."""
-    assert "[source0][encoded0]xpsnr" in Pairing(SMALL, SMALL, 20, ["xpsnr"], "m").graph(0, 0)
+    assert "[source0][encoded0]xpsnr" in Pairing(SMALL, SMALL, 20, ["xpsnr"], "m").graph(PLAIN, PLAIN)
 
 
 def test_xpsnr_is_tested_on_deep_pictures_alone() -> None:
     """The source is compared with itself, and a difference withdraws the measure."""
     deep = SMALL._replace(pix_fmt="yuv420p10le")
-    assert "_self" not in Pairing(SMALL, SMALL, 1, ["xpsnr"], "m").graph(0, 0)
-    assert "_self" not in Pairing(deep, deep, 1, ["psnr"], "m").graph(0, 0)
+    assert "_self" not in Pairing(SMALL, SMALL, 1, ["xpsnr"], "m").graph(PLAIN, PLAIN)
+    assert "_self" not in Pairing(deep, deep, 1, ["psnr"], "m").graph(PLAIN, PLAIN)
     tested = Pairing(deep, deep, 1, ["xpsnr"], "m")
-    assert "[source_self][source_same]xpsnr=stats_file=test.log[tested]" in tested.graph(0, 0)
+    assert "[source_self][source_same]xpsnr=stats_file=test.log[tested]" in tested.graph(PLAIN, PLAIN)
     assert tested.outputs().count("-map") == 2
 
 
@@ -150,11 +155,11 @@ def test_an_xpsnr_that_fails_its_test_is_none(
 def test_the_range_is_named_only_if_it_was_changed() -> None:
     """Otherwise FFmpeg leaves the samples as they are."""
     full = SMALL._replace(is_full_range=True)
-    assert "out_range" not in Pairing(full, full, 1, ["psnr"], "m").graph(0, 0)
-    assert "out_range=tv" in Pairing(full, SMALL, 1, ["psnr"], "m").graph(0, 0)
-    assert "out_range=pc" in Pairing(SMALL, full, 1, ["psnr"], "m").graph(0, 0)
+    assert "out_range" not in Pairing(full, full, 1, ["psnr"], "m").graph(PLAIN, PLAIN)
+    assert "out_range=tv" in Pairing(full, SMALL, 1, ["psnr"], "m").graph(PLAIN, PLAIN)
+    assert "out_range=pc" in Pairing(SMALL, full, 1, ["psnr"], "m").graph(PLAIN, PLAIN)
     rgb = full._replace(pix_fmt="gbrp")
-    assert "out_range" not in Pairing(SMALL, rgb, 1, ["psnr"], "m").graph(0, 0)
+    assert "out_range" not in Pairing(SMALL, rgb, 1, ["psnr"], "m").graph(PLAIN, PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -547,5 +552,5 @@ def test_another_measure_is_refused_with_the_nearest(text: str, why: str) -> Non
 def test_every_measure_has_its_filter() -> None:
     """Each has an output in the graph, and a field in the scores."""
     pairing = Pairing(SMALL, SMALL, 1, list(MEASURES), "m")
-    assert pairing.graph(0, 0).count("[out") == pairing.outputs().count("-map") == len(MEASURES)
+    assert pairing.graph(PLAIN, PLAIN).count("[out") == pairing.outputs().count("-map") == len(MEASURES)
     assert set(Scores.__struct_fields__) > ALL

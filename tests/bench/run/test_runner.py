@@ -115,7 +115,7 @@ async def streaming(_: Ffmpeg, scenario: Scenario, *__: object) -> AsyncIterator
     """Run no stream at all."""
     encoder = SimpleNamespace(points=[], check_alive=lambda: None)
     yield [
-        SimpleNamespace(scenario=one, encoder=encoder, container="flv", cpu_seconds=lambda: {"encoder": 1.0})
+        SimpleNamespace(scenario=one, encoder=encoder, outlets=(), cpu_seconds=lambda: {"encoder": 1.0})
         for one in scenario.streams
     ]
 
@@ -152,7 +152,7 @@ def streaming_of(*encoders: Frames) -> Callable[..., Any]:
     async def them(_: Ffmpeg, scenario: Scenario, *__: object) -> AsyncIterator[Sequence[Any]]:
         both = zip(scenario.streams, encoders, strict=False)
         yield [
-            SimpleNamespace(scenario=s, encoder=e, container="flv", cpu_seconds=lambda: {"encoder": 1.0})
+            SimpleNamespace(scenario=s, encoder=e, outlets=(), cpu_seconds=lambda: {"encoder": 1.0})
             for s, e in both
         ]
 

@@ -73,7 +73,7 @@ def test_every_line_of_energy_says_that_it_is_an_estimate() -> None:
     """No watt and no joule stands on a line that does not name its source."""
     lines = printed(terminal=False).splitlines()
     energy = [line for line in lines if any(unit in line for unit in (" W", " Wh", "J/", "%"))]
-    assert len(energy) == 9
+    assert len(energy) == 10
     assert all("(estimate)" in line for line in energy)
 
 
@@ -147,4 +147,4 @@ def test_no_figure_is_cut_in_a_narrow_terminal() -> None:
     text = printed(terminal=True, outcome=replace(OUTCOME, scenario=scenario, quality=quality), width=80)
     figures = ("3.000", "0.01667", "+2.000", "+0.01111", "+200.0", "0.1000", "+0.0667", "38.25", "0.9740")
     assert [figure for figure in figures if figure not in text] == []
-    assert text.count("(estimate)") == 9
+    assert text.count("(estimate)") == 10

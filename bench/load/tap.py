@@ -1,0 +1,170 @@
+"""The end of an output in this process: what arrives over TCP is counted and, as far as asked, kept.
+
+It listens on a free loopback port for one sender. What is kept lies in a file without a name: a run that is
+killed leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+import time
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MOST_KEPT = 2**30  # bytes of one output
+_POINT_SECONDS = 0.1  # between two counts that are remembered
+
+
+class ByteCounter:
+    """How many bytes there were at which moment."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.points: list[tuple[float, float]] = []  # (monotonic seconds, bytes)
+
+    def mark(self) -> None:
+        """Remember the count of this moment: at the edges of a window."""
+        self.points.append((time.monotonic(), float(self.total)))
+
+
+class FileCounter(ByteCounter):
+    """Counts the bytes of a file that another process writes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def mark(self) -> None:
+        """Remember how large the file is now."""
+        try:
+            self.total = self._path.stat().st_size
+        except FileNotFoundError:  # not begun
+            self.total = 0
+        super().mark()
+
+
+class Tap(ByteCounter):
+    """A server for one sender."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problem = ""  # why not all of what was asked for is kept
+        self.is_cut = False  # whether keeping ended before the output did
+        self._file: IO[bytes] | None = None
+        self._keeps = False
+        self._kept = 0
+        self._server: asyncio.Server | None = None
+        self._sender: asyncio.BaseTransport | None = None
+        self._latest = 0.0
+        self._gone = asyncio.Event()
+        self._gone.set()
+
+    async def start(self, keep_in: Path | None = None) -> None:
+        """Listen; `keep_in`: the directory in which what arrives is kept. Raises: OSError."""
+        if keep_in is not None:
+            self._file = tempfile.TemporaryFile("w+b", buffering=0, dir=keep_in)  # noqa: SIM115 - closed below
+            self._keeps = True
+        self._server = await asyncio.get_running_loop().create_server(lambda: _Sender(self), "127.0.0.1", 0)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        assert self._server is not None  # noqa: S101 - started
+        return f"tcp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    @property
+    def kept(self) -> str:
+        """The path of what is kept, for a child of this process; "" if nothing is."""
+        return f"/proc/{os.getpid()}/fd/{self._file.fileno()}" if self._file is not None else ""
+
+    def stop_keeping(self) -> None:
+        """Go on counting alone."""
+        self.is_cut = self.is_cut or self._keeps
+        self._keeps = False
+
+    def accept(self, transport: asyncio.BaseTransport) -> bool:
+        """Take a sender, and begin again: one that could not reach its own server comes twice."""
+        if self._sender is not None:
+            return False
+        self._sender = transport
+        self._gone.clear()
+        self.total = self._kept = 0
+        self.points.clear()
+        if self._file is not None:
+            self._file.seek(0)
+            self._file.truncate()
+        return True
+
+    def take(self, data: bytes) -> None:
+        """Count the bytes, and keep them."""
+        self.total += len(data)
+        now = time.monotonic()
+        if now - self._latest >= _POINT_SECONDS:
+            self._latest = now
+            self.points.append((now, float(self.total)))
+        if self._keeps and self._file is not None:
+            self._keep(data)
+
+    def _keep(self, data: bytes) -> None:
+        if self._kept + len(data) > MOST_KEPT:
+            self.problem = f"more than {MOST_KEPT // 2**20} MiB were to be kept"
+            self.stop_keeping()
+            return
+        assert self._file is not None  # noqa: S101 - it keeps
+        try:
+            self._kept += self._file.write(data)
+        except OSError as error:  # a full disk costs the score, never the stream
+            self.problem = f"what was encoded could not be kept: {error.strerror}"
+            self.stop_keeping()
+
+    def end(self) -> None:
+        """Note that the sender has gone."""
+        self._sender = None
+        self._gone.set()
+        self.mark()
+
+    async def drained(self, seconds: float) -> bool:
+        """Wait until the sender has gone; return whether it has, within so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._gone.wait()
+        return self._gone.is_set()
+
+    async def stop(self) -> None:
+        """Stop listening; what is kept stays until `forget`."""
+        if self._server is not None:
+            self._server.close()
+        if self._sender is not None:
+            self._sender.close()
+
+    def forget(self) -> None:
+        """Drop what was kept."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class _Sender(asyncio.Protocol):
+    """One connection to a tap."""
+
+    def __init__(self, tap: Tap) -> None:
+        self._tap = tap
+        self._is_taken = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._is_taken = self._tap.accept(transport)
+        if not self._is_taken:
+            transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_taken:
+            self._tap.take(data)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if self._is_taken:
+            self._tap.end()

@@ -150,8 +150,8 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/.made
 	@requirements/install $(VENV) requirements/dev.txt
 	@touch $@ $(VENV)/.run
 
-$(VENV)/.real: requirements/real.txt $(VENV)/.dev
-	@requirements/install $(VENV) requirements/real.txt
+$(VENV)/.real: requirements/real.txt requirements/clip.txt $(VENV)/.dev
+	@requirements/install $(VENV) requirements/real.txt requirements/clip.txt
 	@touch $@
 
 $(VENV)/.made:

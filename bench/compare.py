@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from powerbench_agent.bench import exits
 from powerbench_agent.bench.analyze.files import Refused, need_extra, read
+from powerbench_agent.bench.load.redact import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -135,7 +136,7 @@ def _decisive(a: ResultsFile, b: ResultsFile) -> Iterator[tuple[str, str, str]]:
         known(there=True, value=a.ffmpeg.get(key)),
         known(there=True, value=b.ffmpeg.get(key)),
     )
-    yield "sink", known(there=True, value=a.sink), known(there=True, value=b.sink)
+    yield "sink", known(there=True, value=redact_url(a.sink)), known(there=True, value=redact_url(b.sink))
     yield "energy from", _sources(a), _sources(b)
     ours, theirs = _clips(a), _clips(b)
     for name in sorted(ours.keys() & theirs.keys()):

@@ -13,6 +13,7 @@ import signal
 from collections import deque
 from pathlib import Path
 
+from powerbench_agent.bench.load.redact import redact_text, secrets_of
 from powerbench_agent.core.host import Host
 from powerbench_agent.core.procfs import read_process_stat
 
@@ -123,6 +124,8 @@ class Child:
             process.kill()
 
     def last_words(self) -> str:
-        """Return its last lines on standard error, joined into one line."""
+        """Return its last lines on standard error, joined into one line, without secrets."""
         printed = [line for line in self.lines if line.strip()]
-        return " | ".join(printed[-_LAST_LINES:]) or "it printed nothing"
+        secrets = secrets_of(*self._command)  # ffmpeg quotes its URLs
+        last = [redact_text(line, secrets) for line in printed[-_LAST_LINES:]]
+        return " | ".join(last) or "it printed nothing"

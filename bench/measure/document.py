@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
+from powerbench_agent.bench.load.redact import redact_command
 from powerbench_agent.bench.measure.costs import (
     Measured,
     beyond_idle,
@@ -34,7 +35,7 @@ FORMAT = 1
 def describe(measured: Measured) -> dict[str, Any]:
     """Return the command, the runs and the statistics."""
     return {
-        "command": [_text(word) for word in measured.command],
+        "command": [_text(word) for word in redact_command(measured.command)],
         "idle": _describe_window(measured.idle) if measured.idle else None,
         "runs": [_describe_run(run) for run in measured.runs],
         "statistics": _statistics(measured),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 from typing import TYPE_CHECKING
 
+from powerbench_agent.bench.load.redact import describe_command
 from powerbench_agent.bench.measure.costs import energy_figures, frame_figures, mean
 from powerbench_agent.bench.warnings import kind_of_warning
 from powerbench_agent.core.terminal import align, printable, shorten
@@ -26,7 +26,7 @@ _BLANK = ("",) * 6
 
 def report(measured: Measured) -> str:
     """Return the report."""
-    command = printable(shlex.join(measured.command))
+    command = printable(describe_command(measured.command))
     lines = [shorten(f"Energy of: {command}", WIDTH)]
     figures = list(energy_figures(measured))
     if figures:

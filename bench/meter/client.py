@@ -13,6 +13,8 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from powerbench_agent.bench.load.redact import redact_url
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -35,18 +37,26 @@ class AgentClient:
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str = "", label: str = "") -> None:
         """`label`: what results call it, if not by its URL."""
         self.url = url.rstrip("/")
-        self.label = label or self.url
+        self._shown = redact_url(self.url)
+        self.label = label or self._shown
         self.knows_us = bool(token)
         self._session = session
         # Built once: they are asked for ten times a second.
-        self._latest = URL(f"{self.url}/api/v1/snapshot?samples=0")
+        self._whole = URL(f"{self.url}/api/v1/snapshot")
+        self._latest = self._whole.update_query(samples="0")
         self._fresh = self._latest.update_query(fresh="1")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._socket: aiohttp.ClientWebSocketResponse | None = None
 
     async def snapshot(self, *, fresh: bool = False) -> dict[str, Any]:
-        """Return `/api/v1/snapshot`. Raises: AgentFailed."""
-        url = self._fresh if fresh else self._latest
+        """Return `/api/v1/snapshot` without its samples. Raises: AgentFailed."""
+        return await self._snapshot(self._fresh if fresh else self._latest)
+
+    async def samples(self) -> dict[str, Any]:
+        """Return `/api/v1/snapshot`, the latest, with its samples. Raises: AgentFailed."""
+        return await self._snapshot(self._whole)
+
+    async def _snapshot(self, url: URL) -> dict[str, Any]:
         try:
             async with self._session.get(url, headers=self._headers, timeout=_TIMEOUT) as answer:
                 if answer.status != 200:
@@ -105,8 +115,8 @@ class AgentClient:
             except (aiohttp.ClientError, OSError) as error:
                 raise self._gone(error) from None
             if time.monotonic() > give_up:
-                what = f"the agent at {self.url} is not ready after {_READY_SECONDS:g} s"
-                raise AgentFailed(f"{what}; see {self.url}/health")
+                what = f"the agent at {self._shown} is not ready after {_READY_SECONDS:g} s"
+                raise AgentFailed(f"{what}; see {self._shown}/health")
             await asyncio.sleep(0.05)
 
     async def ingest(
@@ -124,21 +134,21 @@ class AgentClient:
                 pass
 
     def _stranger(self) -> AgentFailed:
-        return AgentFailed(f"{self.url} is not a powerbench agent; check --agent")
+        return AgentFailed(f"{self._shown} is not a powerbench agent; check --agent")
 
     def _refused(self, status: int) -> AgentFailed:
         if status in (401, 403) and self.knows_us:
             return AgentFailed(
-                f"{self.url} refuses the token of --token-file: give the one that is in its "
+                f"{self._shown} refuses the token of --token-file: give the one that is in its "
                 "[agent.web] token_file"
             )
         if status == 403:
             return AgentFailed(
-                f"{self.url} refuses this machine: give --token-file, or add this network to "
+                f"{self._shown} refuses this machine: give --token-file, or add this network to "
                 "[agent.web] trusted there"
             )
         return AgentFailed(
-            f"{self.url} answers {status}: check that it is a powerbench agent of this version"
+            f"{self._shown} answers {status}: check that it is a powerbench agent of this version"
         )
 
     def _gone(self, error: Exception) -> AgentFailed:
@@ -148,9 +158,9 @@ class AgentClient:
             if isinstance(cause, socket.gaierror):
                 if cause.errno in (socket.EAI_NONAME, socket.EAI_NODATA):
                     return AgentFailed(
-                        f"no agent at {self.url}: the name {error.host} is unknown; check --agent"
+                        f"no agent at {self._shown}: the name {error.host} is unknown; check --agent"
                     )
                 what = str(cause.strerror).lower()
             elif cause.errno:
                 what = os.strerror(cause.errno).lower()
-        return AgentFailed(f"no agent at {self.url}: {what}; start one there with: powerbench-agent")
+        return AgentFailed(f"no agent at {self._shown}: {what}; start one there with: powerbench-agent")

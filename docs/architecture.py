@@ -34,7 +34,16 @@ GROUPS = {
             "prometheus_windows",
             "windows",
         ],
-        "the kernel's files": ["procfs", "cpu_time", "sysfs", "hwmon", "processes", "process_tree", "ports"],
+        "the kernel's files": [
+            "procfs",
+            "cpu_time",
+            "sysfs",
+            "hwmon",
+            "powercap",
+            "processes",
+            "process_tree",
+            "ports",
+        ],
         "text and threads": [
             "progress",
             "identity",

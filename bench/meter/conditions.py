@@ -43,13 +43,12 @@ class Conditions(NamedTuple):
 def read_conditions(host: Host) -> Conditions:
     """Return the machine's state now."""
     cpu = read_cpu_time(host)
-    machine = fingerprint.host(host.sysfs, host.procfs)
     return Conditions(
         busy=cpu.busy if cpu else None,
         capacity=cpu.capacity if cpu else None,
         own=cpu.agent if cpu else 0.0,
-        governor=machine["governor"],
-        turbo=machine["turbo"],
+        governor=fingerprint.governor(host.sysfs),
+        turbo=fingerprint.turbo(host.sysfs),
         throttled=_throttled(host.sysfs),
         celsius=_celsius(host.sysfs),
         on_battery=_on_battery(host.sysfs),

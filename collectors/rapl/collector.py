@@ -37,11 +37,12 @@ from powerbench_agent.collectors.rapl.metrics import (
 )
 from powerbench_agent.collectors.rapl.mirrors import Mirrors
 from powerbench_agent.collectors.rapl.reasons import permission_remedy, why_no_zones
-from powerbench_agent.collectors.rapl.zones import Identity, Zone, identify, open_zone, read_limits
+from powerbench_agent.collectors.rapl.zones import Identity, Zone, identify, open_zone
 from powerbench_agent.core import sysfs
 from powerbench_agent.core.host import asleep
 from powerbench_agent.core.model import Absent, Meter, ReadFailed, Reading, Sample, Trouble
 from powerbench_agent.core.options import Exclude
+from powerbench_agent.core.powercap import read_limits
 from powerbench_agent.core.procfs import read_machine_stat
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from powerbench_agent.core import sysfs
 from powerbench_agent.core.counters import Counter, Rate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from powerbench_agent.core.host import Host
@@ -24,7 +23,6 @@ log = structlog.get_logger("rapl")
 MOST_WATTS = 2000.0  # of one zone: four times the largest socket of 2026
 STUCK_SECONDS = 8.0  # a hypervisor may update its counters seldom, but not as seldom as this
 STUCK_CPU_SECONDS = 3.0  # the work during which a real counter must have moved
-_MAX_CONSTRAINTS = 10
 _ALWAYS_ON = ("package", "psys")  # kinds that always draw power
 _PACKAGE = re.compile(r"package-(\d+)(?:-die-(\d+))?")
 _NUMBERED = re.compile(r"([a-z]+)-(\d+)")  # psys-1: the TPMI driver numbers every zone
@@ -125,32 +123,3 @@ def open_zone(host: Host, identity: Identity, directory: Path) -> Zone:
         range_uj = None
         log.warning("zone's range is unknown: wraps count as resets", zone=identity.path)
     return Zone(identity, directory, range_uj)
-
-
-def read_limits(host: Host, directory: Path) -> tuple[dict[str, float], float]:
-    """Return a zone's power limits in watts, by constraint, and the highest that can be set."""
-    limits: dict[str, float] = {}
-    highest = 0.0
-    for number in range(_MAX_CONSTRAINTS):
-        constraint = directory / f"constraint_{number}"
-        try:
-            name = sysfs.text(host, constraint.with_name(f"{constraint.name}_name"))
-        except FileNotFoundError:
-            break
-        except OSError:
-            continue
-        for limit_uw in _microwatts(host, constraint.with_name(f"{constraint.name}_power_limit_uw")):
-            limits[name] = limit_uw / 1e6
-        for limit_uw in _microwatts(host, constraint.with_name(f"{constraint.name}_max_power_uw")):
-            highest = max(highest, limit_uw / 1e6)
-    return limits, highest
-
-
-def _microwatts(host: Host, file: Path) -> Iterator[int]:
-    """Yield a limit if it is there and set."""
-    try:
-        limit_uw = sysfs.integer(host, file)
-    except (OSError, ValueError):
-        return
-    if limit_uw > 0:
-        yield limit_uw

@@ -10,7 +10,7 @@ import re
 import shutil
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from powerbench_agent.bench.exits import NotHere
@@ -33,6 +33,18 @@ class Ffmpeg(NamedTuple):
     version: str
     sha256: str
     encoders: frozenset[str]
+    configuration: str = ""  # what it was built with
+    libraries: tuple[tuple[str, str], ...] = ()  # name, version
+
+    def describe(self) -> dict[str, Any]:
+        """Return it as the results file holds it."""
+        return {
+            "path": self.path,
+            "version": self.version,
+            "sha256": self.sha256,
+            "configuration": self.configuration,
+            "libraries": dict(self.libraries),
+        }
 
     @property
     def number(self) -> tuple[int, int]:
@@ -47,11 +59,12 @@ async def find_ffmpeg(path: str = "") -> Ffmpeg:
     Raises: NotHere.
     """
     found = locate(path)
-    version = version_in(found, await output_of(found, "-hide_banner", "-version"))
+    said = await output_of(found, "-hide_banner", "-version")
+    version = version_in(found, said)
     listing = await output_of(found, "-hide_banner", "-encoders")
     encoders = frozenset(re.findall(r"^ [VAS][A-Z.]{5} ([\w-]+)", listing, re.MULTILINE))
     digest = await asyncio.to_thread(lambda: hashlib.sha256(Path(found).read_bytes()).hexdigest())
-    return Ffmpeg(found, version, digest, encoders)
+    return Ffmpeg(found, version, digest, encoders, configuration_in(said), libraries_in(said))
 
 
 def version_in(path: str, text: str) -> str:
@@ -60,6 +73,21 @@ def version_in(path: str, text: str) -> str:
     if not match:
         raise NotHere(f"{path} is not ffmpeg: its -version prints {text[:60]!r}; name another with --ffmpeg")
     return match[1]
+
+
+def configuration_in(text: str) -> str:
+    """Return what a binary was configured with, out of what it prints for -version; "" if it says nothing."""
+    match = re.search(r"^\s*configuration:[ \t]*(.*)$", text, re.MULTILINE)
+    return match[1].strip() if match else ""
+
+
+def libraries_in(text: str) -> tuple[tuple[str, str], ...]:
+    """Return the libraries that a binary runs with, and their versions, out of the same.
+
+    A line has the version that it was built with and the one that was loaded: `59. 37.100 / 59. 37.100`.
+    """
+    lines = re.findall(r"^\s*(lib\w+)\s+[\d. ]+/([\d. ]+)$", text, re.MULTILINE)
+    return tuple((name, version.replace(" ", "")) for name, version in lines)
 
 
 def locate(path: str = "") -> str:

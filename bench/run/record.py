@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from powerbench_agent.bench.exits import BadFile
+from powerbench_agent.bench.load.redact import redact_url
 from powerbench_agent.bench.meter.energy import counted
 from powerbench_agent.core.bounded_file import UnfitFile, read_bounded_file
 from powerbench_agent.core.results import (
@@ -280,9 +281,10 @@ def _part(trace: Path) -> Path:
 
 def _differs(made: dict[str, Any], asked: dict[str, Any]) -> str:
     """Return how a file was made differently from this run, and what to do; "" if it was not."""
-    for what in ("ffmpeg", "sink", "agents"):
-        if made.get(what) != asked[what]:
-            return f"with another {what}; start a run of its own"
+    others = ["ffmpeg"] if _is_another_ffmpeg(made.get("ffmpeg") or {}, asked["ffmpeg"]) else []
+    others += [what for what in ("sink", "agents") if _shown(made.get(what)) != _shown(asked[what])]
+    if others:
+        return f"with another {others[0]}; start a run of its own"
     before, now = made.get("settings") or {}, asked["settings"]
     if before.get("kind") != now.get("kind"):
         return f"by run {before.get('kind')}: give the same"
@@ -296,7 +298,27 @@ def _differs(made: dict[str, Any], asked: dict[str, Any]) -> str:
         return f"with {f'the rates {what}' if rates else 'no rates'}: give the same --rates"
     host = made.get("host") or {}
     moved = [key for key in ("cpu_model", "cpus", "kernel") if host.get(key) != asked["host"].get(key)]
+    if host.get("cpu_model") is None and "cpu_model" in moved:
+        moved.remove("cpu_model")  # earlier versions had no name for ARM's
     return f"on a machine with another {', '.join(moved)}" if moved else ""
+
+
+def _is_another_ffmpeg(made: dict[str, Any], asked: dict[str, Any]) -> bool:
+    """Return whether two ffmpegs differ in what makes them the same: the bytes, and the libraries if known.
+
+    A shared build may stay the same while its libraries are updated.
+    """
+    if not (made.get("sha256") and asked.get("sha256")):
+        return any(made.get(key) != asked.get(key) for key in ("path", "version"))
+    ours, theirs = made.get("libraries"), asked.get("libraries")
+    return bool(made["sha256"] != asked["sha256"] or (ours and theirs and ours != theirs))
+
+
+def _shown(value: Any) -> Any:
+    """Return a sink, or the agents, as files show them; earlier versions did not hide secrets."""
+    if isinstance(value, list):
+        return [_shown(one) for one in value]
+    return redact_url(value) if isinstance(value, str) else value
 
 
 def _said(rates: Any) -> dict[str, Any]:

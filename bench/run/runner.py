@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from powerbench_agent.bench.exits import BadFlag, NotHere
 from powerbench_agent.bench.load import ffmpeg as binaries
 from powerbench_agent.bench.load.clip_filters import changes_of
 from powerbench_agent.bench.load.nginx import private_nginx
+from powerbench_agent.bench.load.redact import describe_command, redact_url
 from powerbench_agent.bench.load.trial import check_ffmpeg
 from powerbench_agent.bench.meter import choose, fingerprint
 from powerbench_agent.bench.plan.plan import outputs_of
@@ -136,8 +138,9 @@ def _head(plan: Plan, ffmpeg: Ffmpeg, meters: Meters) -> dict[str, Any]:
     """Return what the results file holds beside its scenarios."""
     return {
         "host": fingerprint.host(),
-        "ffmpeg": {"path": ffmpeg.path, "version": ffmpeg.version, "sha256": ffmpeg.sha256},
-        "sink": plan.sink,
+        "ffmpeg": ffmpeg.describe(),
+        "command": describe_command(["powerbench", *sys.argv[1:]]),
+        "sink": redact_url(plan.sink),
         "agents": [client.label for client in meters.clients],
         "settings": dict(plan.settings),
         "rates": dict(plan.rates),

@@ -11,7 +11,15 @@ from powerbench_agent.bench.exits import NotHere
 from powerbench_agent.bench.load.child import Child
 from powerbench_agent.bench.load.containers import StreamTarget, choose_container
 from powerbench_agent.bench.load.encoder import encoder_command, identity_of, trial_command
-from powerbench_agent.bench.load.ffmpeg import Ffmpeg, check_device, check_encoder, check_sink, check_version
+from powerbench_agent.bench.load.ffmpeg import (
+    Ffmpeg,
+    check_device,
+    check_encoder,
+    check_sink,
+    check_version,
+    configuration_in,
+    libraries_in,
+)
 from powerbench_agent.bench.load.trial import open_encoder
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 
@@ -174,3 +182,40 @@ def test_a_device_is_looked_at_before_ffmpeg_is(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     with pytest.raises(NotHere, match="is not a device"):
         check_device(str(tmp_path / "plain"))
+
+
+SAID = """ffmpeg version 5.1.9-0+deb12u1 Copyright (c) 2000-2026 the FFmpeg developers
+built with gcc 12 (Debian 12.2.0-14+deb12u1)
+configuration: --prefix=/usr --enable-gpl --extra-libs='-lgomp -ldl'
+libavutil      57. 28.100 / 57. 28.100
+libavcodec     59. 37.100 / 59. 38.101
+libpostproc    56.  6.100 / 56.  6.100
+
+Exiting with exit code 0
+"""
+
+
+def test_what_an_ffmpeg_was_built_with_and_runs_with() -> None:
+    """Its configuration as it prints it, and the libraries that were loaded."""
+    assert configuration_in(SAID) == "--prefix=/usr --enable-gpl --extra-libs='-lgomp -ldl'"
+    assert libraries_in(SAID) == (
+        ("libavutil", "57.28.100"),
+        ("libavcodec", "59.38.101"),
+        ("libpostproc", "56.6.100"),
+    )
+
+
+def test_an_ffmpeg_that_says_nothing_of_itself_has_nothing() -> None:
+    """Neither is made up; results hold them as empty."""
+    assert (configuration_in("ffmpeg version 1"), libraries_in("ffmpeg version 1")) == ("", ())
+    assert ffmpeg("5.1").describe()["libraries"] == {}
+
+
+async def test_last_words_do_not_have_the_streams_key() -> None:
+    """FFmpeg quotes its URLs, and what it prints ends up in results and in reports."""
+    url = "rtmp://127.0.0.1/live/abcd-1234"
+    child = Child("x", ["sh", "-c", f"echo 'Error opening {url}: abcd-1234 is busy' >&2", url])
+    await child.start()
+    async with asyncio.timeout(10):
+        await child.wait()
+    assert child.last_words() == "Error opening rtmp://127.0.0.1/live/***: *** is busy"

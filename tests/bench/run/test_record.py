@@ -46,6 +46,51 @@ def test_a_name_is_taken_with_a_file_that_can_be_gone_on_with(tmp_path: Path) ->
     assert names(tmp_path) == [results.path.name]
 
 
+def resumes(directory: Path, made: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Return whether a run goes on with a file whose head was `made`."""
+    begun = ResultsRecord(directory, HEAD | made)
+    begun.save([{"name": "a"}])
+    try:
+        ResultsRecord.resumed(begun.path, HEAD | now)
+    except BadFile:
+        return False
+    return True
+
+
+OLD_FFMPEG = {"path": "/usr/bin/ffmpeg", "version": "5.1", "sha256": "ab"}
+NEW_FFMPEG = {**OLD_FFMPEG, "configuration": "--enable-gpl", "libraries": {"libavcodec": "59.37.100"}}
+
+
+@pytest.mark.parametrize(
+    ("made", "now", "same"),
+    [
+        (OLD_FFMPEG, NEW_FFMPEG, True),
+        (NEW_FFMPEG, NEW_FFMPEG | {"path": "/opt/ffmpeg"}, True),
+        (NEW_FFMPEG, NEW_FFMPEG | {"sha256": "cd"}, False),
+        (NEW_FFMPEG, NEW_FFMPEG | {"libraries": {"libavcodec": "59.38.100"}}, False),
+        ({}, NEW_FFMPEG, False),
+    ],
+)
+def test_an_ffmpeg_is_the_same_by_its_bytes_and_libraries(
+    tmp_path: Path, made: dict[str, Any], now: dict[str, Any], *, same: bool
+) -> None:
+    """Not by its place, nor by what files of earlier versions did not hold."""
+    assert resumes(tmp_path, {"ffmpeg": made}, {"ffmpeg": now}) is same
+
+
+def test_files_of_earlier_versions_are_gone_on_with(tmp_path: Path) -> None:
+    """They hold the sink and the agents with their secrets, and no name of an ARM CPU."""
+    made = {"sink": "rtmp://h/live/KEY", "agents": ["http://me:pw@w:9510"], "host": {"cpu_model": None}}
+    now = {
+        "sink": "rtmp://h/live/***",
+        "agents": ["http://***@w:9510"],
+        "host": {"cpu_model": "Raspberry Pi 5"},
+    }
+    assert resumes(tmp_path, made, now)
+    assert not resumes(tmp_path, made, now | {"sink": "rtmp://other/live/***"})
+    assert not resumes(tmp_path, {"host": {"cpu_model": "Pi 4"}}, {"host": {"cpu_model": "Pi 5"}})
+
+
 HEAD: dict[str, Any] = {
     "ffmpeg": {},
     "sink": "embedded",

@@ -1,7 +1,8 @@
 """The machine's conditions around a window: what makes its figures doubtful, and what to do about it.
 
-Reads /proc/stat, /sys cpufreq, thermal_throttle, hwmon and power_supply. Privileges: none. If the agents
-are on another machine, this is about the machine that encodes.
+Reads /proc/stat, /proc/cpuinfo, /sys cpufreq, thermal_throttle, hwmon, powercap and power_supply.
+Privileges: none. If the agents are on another machine, this is about the machine that encodes, but for the
+GPUs: those are the agents'.
 
 Source: https://docs.kernel.org/admin-guide/pm/cpufreq.html,
 https://docs.kernel.org/admin-guide/abi-testing.html (thermal_throttle),
@@ -10,21 +11,33 @@ https://docs.kernel.org/power/power_supply_class.html
 
 from __future__ import annotations
 
+import asyncio
+import re
+from statistics import fmean
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from powerbench_agent.bench.meter import fingerprint
+from powerbench_agent.bench.meter.gpus import MAX_WARMER, describe_gpus, gpu_warnings
+from powerbench_agent.core.powercap import read_power_limits
 from powerbench_agent.core.procfs import read_cpu_time
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from powerbench_agent.bench.meter.gpus import GpuState
+    from powerbench_agent.bench.meter.meters import Meters
     from powerbench_agent.core.host import Host
 
 MAX_OTHER_LOAD = 0.05  # of the machine's CPUs
-MAX_WARMER = 10.0  # °C above the run's first window
 _COLDEST, _HOTTEST = -100_000, 250_000  # m°C; beyond them the value is a driver's sentinel
+_MHZ = re.compile(r"^cpu MHz\s*:\s*([0-9]{1,5}(?:\.[0-9]{1,6})?)$", re.MULTILINE)
+_MOST_KHZ = 100_000_000
 _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
+
+
+NO_GPUS: Mapping[str, GpuState] = MappingProxyType({})
 
 
 class Conditions(NamedTuple):
@@ -38,6 +51,10 @@ class Conditions(NamedTuple):
     throttled: int | None  # times, all CPUs together
     celsius: float | None  # the hottest CPU sensor
     on_battery: bool | None
+    # Only at a window's edge, as they take longer to read:
+    mhz: float | None = None  # the mean of all CPUs
+    power_limits: Mapping[str, Mapping[str, float]] | None = None  # watts, by zone and constraint
+    gpus: Mapping[str, GpuState] = NO_GPUS
 
 
 def read_conditions(host: Host) -> Conditions:
@@ -53,6 +70,19 @@ def read_conditions(host: Host) -> Conditions:
         celsius=_celsius(host.sysfs),
         on_battery=_on_battery(host.sysfs),
     )
+
+
+async def read_at_edge(host: Host, meters: Meters) -> Conditions:
+    """Return the machine's state just outside of a window, with what takes longer to read, and the GPUs."""
+    gpus = await meters.gpus()
+    mhz, limits = await asyncio.to_thread(lambda: (_mhz(host), read_power_limits(host)))
+    return read_conditions(host)._replace(mhz=mhz, power_limits=limits, gpus=gpus)
+
+
+def first_of(first: Conditions, before: Conditions) -> Conditions:
+    """Return the run's first conditions, with what is read only at edges as it was when first read."""
+    limits = before.power_limits if first.power_limits is None else first.power_limits
+    return first._replace(power_limits=limits, gpus={**before.gpus, **first.gpus})
 
 
 def warnings_of(before: Conditions, after: Conditions, first: Conditions, ours: float) -> list[str]:
@@ -81,9 +111,21 @@ def warnings_of(before: Conditions, after: Conditions, first: Conditions, ours: 
                 f"the window began {warmer:.0f} °C warmer than the run: "
                 "give more --cooldown or --stabilization"
             )
+    found += _limit_warnings(before, after, first)
+    found += gpu_warnings(before.gpus, after.gpus, first.gpus)
     if after.on_battery:
         found.append("the machine runs on battery, which limits its power: plug it in")
     return found
+
+
+def _limit_warnings(before: Conditions, after: Conditions, first: Conditions) -> Iterator[str]:
+    """Yield which of the CPU's power limits are not what they were when the run began."""
+    for zone, constraints in (first.power_limits or before.power_limits or {}).items():
+        for constraint, watts in constraints.items():
+            now = (after.power_limits or {}).get(zone, {}).get(constraint, watts)
+            if now != watts:
+                what = f"the power limit {constraint} of {zone} changed from {watts:g} to {now:g} W"
+                yield f"{what}: keep it the same for the run"
 
 
 def other_load(before: Conditions, after: Conditions, ours: float) -> float | None:
@@ -105,9 +147,29 @@ def describe(before: Conditions, after: Conditions, ours: float) -> Mapping[str,
         "turbo": after.turbo,
         "celsius_before": before.celsius,
         "celsius_after": after.celsius,
+        "mhz_before": before.mhz,
+        "mhz_after": after.mhz,
+        "power_limits": after.power_limits,
+        "gpus": describe_gpus(before.gpus, after.gpus),
         "other_load": other_load(before, after, ours),
         "on_battery": after.on_battery,
     }
+
+
+def _mhz(host: Host) -> float | None:
+    """Return the CPUs' mean frequency in MHz, in whole ones.
+
+    Of /proc/cpuinfo where it has them (x86): the kernel then waits once for all CPUs, and not for each.
+    """
+    try:
+        text = host.read(host.procfs / "cpuinfo").decode("utf-8", "replace")
+    except OSError:
+        text = ""
+    found = [float(number) for number in _MHZ.findall(text)]
+    if not found:
+        files = host.sysfs.glob("devices/system/cpu/cpufreq/policy*/scaling_cur_freq")
+        found = [khz / 1000 for file in files if (khz := _number(file)) is not None and 0 < khz < _MOST_KHZ]
+    return round(fmean(found)) if found else None
 
 
 def _throttled(sysfs: Path) -> int | None:

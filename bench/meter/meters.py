@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from powerbench_agent.bench.meter.client import AgentFailed
 from powerbench_agent.bench.meter.energy import Edge, Mark, MeterKey, counted
+from powerbench_agent.bench.meter.gpus import GpuState, parse_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 TRACE_HERTZ = 10.0
 _LATEST_HERTZ = 1.0  # of an agent that gives only its latest readings
+_GPU_SECONDS = 1.0  # that a look at the GPUs waits: no figure depends on it
 _EDGE_SECONDS = 3.0  # that an edge waits for what is not there at once
 
 
@@ -97,6 +99,16 @@ class Meters:
                     missing.append(f"{name}: {state.get('error', 'down')}")
         return Sources(dict(found), tuple(missing))
 
+    async def gpus(self) -> dict[str, GpuState]:
+        """Return the GPUs as the agents have last read them; nothing of an agent that does not answer."""
+        several = len(self.clients) > 1
+        found: dict[str, GpuState] = {}
+        for client, snapshot in zip(
+            self.clients, await asyncio.gather(*map(_samples_of, self.clients)), strict=True
+        ):
+            found |= parse_gpus(snapshot, client.label if several else "")
+        return found
+
     async def _read(self, *, fresh: bool) -> tuple[Edge, bool]:
         """Return the counters, and whether every agent has read them for us."""
         snapshots = await asyncio.gather(*(client.snapshot(fresh=fresh) for client in self.clients))
@@ -107,6 +119,15 @@ class Meters:
         for client, snapshot in zip(self.clients, snapshots, strict=True):
             marks.update(parse_marks(client.label, snapshot))
         return Edge(time.time(), marks)
+
+
+async def _samples_of(client: AgentClient) -> dict[str, Any]:
+    """Return an agent's snapshot with its samples; nothing if it does not answer at once."""
+    try:
+        async with asyncio.timeout(_GPU_SECONDS):
+            return await client.samples()
+    except (AgentFailed, TimeoutError):
+        return {}
 
 
 def parse_marks(agent: str, snapshot: dict[str, Any]) -> dict[MeterKey, Mark]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from powerbench_agent.bench.meter.conditions import (
     Conditions,
     describe,
+    first_of,
     other_load,
+    read_at_edge,
     read_conditions,
     warnings_of,
 )
+from powerbench_agent.bench.meter.gpus import GpuState
 from powerbench_agent.core.host import Host
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from powerbench_agent.bench.meter.meters import Meters
 
 CALM = Conditions(
     busy=100.0,
@@ -130,3 +135,69 @@ def test_an_odd_file_costs_itself_alone(tmp_path: Path, odd: bytes) -> None:
         (tmp_path / name).write_bytes(odd)
     found = read_conditions(Host(tmp_path, tmp_path))
     assert (found.busy, found.throttled, found.celsius, found.on_battery) == (None, 3, 51.0, True)
+
+
+class FakeMeters:
+    """The meters of agents that see one GPU."""
+
+    async def gpus(self) -> dict[str, GpuState]:
+        return {"0 (GPU-a)": GpuState({"sm": 1.2e9}, 250.0, 40.0)}
+
+
+PACKAGE = "class/powercap/intel-rapl:0"
+CPUFREQ = "devices/system/cpu/cpufreq"
+
+
+@pytest.mark.parametrize(
+    ("files", "mhz"),
+    [
+        ({"cpuinfo": "cpu MHz\t\t: 3000.004\nflags\t: fpu\n\ncpu MHz\t\t: 1000.500"}, 2000),
+        (
+            {f"{CPUFREQ}/policy0/scaling_cur_freq": "1500000", f"{CPUFREQ}/policy4/scaling_cur_freq": "x"},
+            1500,
+        ),
+        ({"cpuinfo": "cpu MHz\t\t: unknown"}, None),
+        ({}, None),
+    ],
+)
+async def test_at_an_edge_frequency_limits_and_gpus_are_read_too(
+    tmp_path: Path, files: dict[str, str], mhz: float | None
+) -> None:
+    """The mean of all CPUs, of whichever file has it; limits in watts; the agents' GPUs."""
+    limits = {
+        f"{PACKAGE}/name": "package-0",
+        f"{PACKAGE}/constraint_0_name": "long_term",
+        f"{PACKAGE}/constraint_0_power_limit_uw": "65000000",
+    }
+    write(tmp_path, files | limits)
+    found = await read_at_edge(Host(tmp_path, tmp_path), cast("Meters", FakeMeters()))
+    described = describe(found, found._replace(mhz=9.0), 0.0)
+    assert (described["mhz_before"], described["mhz_after"]) == (mhz, 9.0)
+    assert described["power_limits"] == {"intel-rapl:0 (package-0)": {"long_term": 65.0}}
+    assert described["gpus"]["0 (GPU-a)"]["celsius_before"] == 40.0
+
+
+def test_a_changed_cpu_limit_is_a_warning() -> None:
+    """Within the window or since the run began; one that has become unknown is not."""
+    limits = {"intel-rapl:0 (package-0)": {"long_term": 65.0}}
+    lower = {"intel-rapl:0 (package-0)": {"long_term": 45.0}}
+    begin = CALM._replace(power_limits=limits)
+    assert warnings_of(begin, AFTER._replace(power_limits=limits), begin, 39.0) == []
+    assert warnings_of(begin, AFTER, begin, 39.0) == []
+    (warning,) = warnings_of(begin, AFTER._replace(power_limits=lower), begin, 39.0)
+    assert "long_term of intel-rapl:0 (package-0) changed from 65 to 45 W" in warning
+    later = CALM._replace(power_limits=lower)
+    assert len(warnings_of(later, AFTER._replace(power_limits=lower), begin, 39.0)) == 1
+
+
+def test_what_is_read_only_at_edges_is_first_read_at_the_first() -> None:
+    """Later windows are compared with the first; a GPU that comes later, with itself."""
+    gpu, warmer = GpuState({}, 250.0, 40.0), GpuState({}, 250.0, 55.0)
+    limits = {"zone": {"long_term": 65.0}}
+    first = first_of(CALM, CALM._replace(gpus={"0": gpu}, power_limits=limits, celsius=99.0))
+    first = first_of(first, CALM._replace(gpus={"0": warmer, "1": warmer}, power_limits={}))
+    assert (first.celsius, first.power_limits) == (50.0, limits)
+    assert first.gpus == {"0": gpu, "1": warmer}
+    after = AFTER._replace(gpus={"0": warmer, "1": warmer})
+    (warning,) = warnings_of(CALM._replace(gpus={"0": warmer, "1": warmer}), after, first, 39.0)
+    assert "GPU 0 15 °C warmer" in warning

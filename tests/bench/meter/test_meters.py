@@ -30,9 +30,12 @@ class FakeAgent:
         self.joules = 0.0
         self.monotonic = 0.0
         self.authorization: list[str | None] = []
+        self.queries: list[dict[str, str]] = []
+        self.samples: list[dict[str, Any]] = []
 
     async def snapshot(self, request: web.Request) -> web.Response:
         self.authorization.append(request.headers.get("Authorization"))
+        self.queries.append(dict(request.query))
         fresh = self.refusals == 0
         self.refusals = max(0, self.refusals - 1)
         if request.query.get("fresh") and fresh:
@@ -59,7 +62,13 @@ class FakeAgent:
 
     def _answer(self, *, fresh: bool) -> dict[str, Any]:
         meter = {"component": "cpu", "source": "rapl", "key": "x", "joules": self.joules}
-        state = {"up": True, "time": 0.0, "monotonic": self.monotonic, "samples": [], "meters": [meter]}
+        state = {
+            "up": True,
+            "time": 0.0,
+            "monotonic": self.monotonic,
+            "samples": self.samples,
+            "meters": [meter],
+        }
         return {"time": 0.0, "fresh": fresh, "collectors": {"rapl": state}}
 
 
@@ -210,3 +219,34 @@ async def test_a_watch_that_breaks_is_one_error_and_then_starts_again(
         agent.body = body
         with pytest.raises(AgentFailed, match="is not a powerbench agent"):
             await client.watch(1, 0)
+
+
+async def test_the_gpus_are_the_agents_latest_samples(fake: tuple[FakeAgent, AgentClient]) -> None:
+    """They are asked for with their samples, and never freshly: that is kept for the counters."""
+    agent, client = fake
+    agent.samples = [
+        {"name": "nvidia_gpu_temperature_celsius", "labels": {"gpu": "0", "uuid": "GPU-a"}, "value": 31}
+    ]
+    assert (await Meters([client]).gpus())["0 (GPU-a)"].celsius == 31
+    assert agent.queries[-1] == {}
+    assert list(await Meters([client, client]).gpus()) == [f"{client.label}: 0 (GPU-a)"]
+
+
+@pytest.mark.parametrize(("status", "body"), [(500, None), (200, {"no": 1}), (200, {"collectors": {"x": 1}})])
+async def test_an_agent_that_does_not_answer_has_no_gpus(
+    fake: tuple[FakeAgent, AgentClient], status: int, body: Any
+) -> None:
+    """Not knowing the GPUs costs no window."""
+    agent, client = fake
+    agent.status, agent.body = status, body
+    assert await Meters([client]).gpus() == {}
+
+
+async def test_a_password_in_an_agents_url_is_not_shown() -> None:
+    """Neither in results, where the agent is named, nor in errors."""
+    async with aiohttp.ClientSession() as session:
+        client = AgentClient(session, "http://me:pa55word@127.0.0.1:1/")
+        assert client.label == "http://***@127.0.0.1:1"
+        with pytest.raises(AgentFailed, match=r"no agent at http://\*\*\*@127.0.0.1:1: ") as failed:
+            await client.snapshot()
+    assert "pa55" not in str(failed.value)

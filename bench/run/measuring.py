@@ -17,7 +17,7 @@ from powerbench_agent.bench.load.outlets import Way
 from powerbench_agent.bench.load.streams import ready, streaming
 from powerbench_agent.bench.meter.client import AgentFailed
 from powerbench_agent.bench.meter.conditions import describe as describe_conditions
-from powerbench_agent.bench.meter.conditions import read_conditions, warnings_of
+from powerbench_agent.bench.meter.conditions import first_of, read_at_edge, read_conditions, warnings_of
 from powerbench_agent.bench.plan import frame_rate
 from powerbench_agent.bench.plan.sink import kind_of
 from powerbench_agent.bench.run import keeping
@@ -82,6 +82,15 @@ class _Attempt:
         """What the bytes of its outputs are of."""
         outlets = [outlet for stream in self.streams for outlet in stream.outlets]
         return tuple(dict.fromkeys(outlet.bytes_of for outlet in outlets))
+
+    @property
+    def commands(self) -> tuple[tuple[str, str], ...]:
+        """The command line of each stream as it was run, and of what it was sent to, without secrets."""
+        found = []
+        for stream in self.streams:
+            sinks = [outlet.sink for outlet in stream.outlets if outlet.sink is not None]
+            found += [(child.name, child.command) for child in (stream.encoder, *sinks)]
+        return tuple(found)
 
     def add_cpu(self, streams: Sequence[RunningStream], before: Sequence[Mapping[str, float]]) -> None:
         """Add the CPU time that the ends of the streams have used since then."""
@@ -170,11 +179,11 @@ class Measuring:
     async def _idle(self, scenario: Scenario, attempt: _Attempt) -> None:
         await self._phases.wait("resting", scenario.stabilization)
         attempt.settling = await self._phases.settle(scenario.stabilization)
-        attempt.before = read_conditions(self._host)
+        attempt.before = await self._read_begin()
         try:
             await self._phases.measure("idle baseline", scenario.name, scenario.duration, attempt.window)
         finally:
-            attempt.after = read_conditions(self._host)
+            attempt.after = await read_at_edge(self._host, self._meters)
 
     def _way(self) -> Way:
         keep_in = self._plan.output_dir if self._scorer is not None else None
@@ -188,7 +197,7 @@ class Measuring:
             await self._phases.wait("warming up", scenario.stabilization, encoders)
             attempt.settling = await self._phases.settle(scenario.stabilization, encoders)
             cpu_before = [stream.cpu_seconds() for stream in streams]
-            attempt.before = read_conditions(self._host)
+            attempt.before = await self._read_begin()
             name = scenario.name
             keeping.end_in_time(streams)
             keeping.mark(streams)
@@ -196,8 +205,8 @@ class Measuring:
                 await self._phases.measure(name, name, scenario.duration, attempt.window, encoders)
             finally:
                 keeping.mark(streams)
-                attempt.after = read_conditions(self._host)
                 attempt.add_cpu(streams, cpu_before)
+                attempt.after = await read_at_edge(self._host, self._meters)
                 attempt.kept = keeping.of_window(streams, attempt.window.began, attempt.window.ended)
 
     async def _encode(self, scenario: Scenario, attempt: _Attempt) -> None:
@@ -208,7 +217,7 @@ class Measuring:
             await self._phases.wait("resting", scenario.stabilization)
             attempt.settling = await self._phases.settle(scenario.stabilization)
             encoders = [stream.encoder for stream in streams]
-            attempt.before = read_conditions(self._host)
+            attempt.before = await self._read_begin()
             cpu_before = _cpu_of_children()
             try:
                 await self._phases.measure_encodes(
@@ -219,12 +228,18 @@ class Measuring:
                     lambda: keeping.end_when_enough(streams),
                 )
             finally:
-                attempt.after = read_conditions(self._host)
                 attempt.cpu["encoder"] = _cpu_of_children() - cpu_before
+                attempt.after = await read_at_edge(self._host, self._meters)
                 for tap in keeping.taps_of(streams):
                     await tap.drained(_DRAIN_SECONDS)
                 keeping.mark(streams)
                 attempt.kept = keeping.of_encode(streams)
+
+    async def _read_begin(self) -> Conditions:
+        """Return the machine's conditions before a window, which may be the run's first."""
+        before = await read_at_edge(self._host, self._meters)
+        self._first = first_of(self._first, before)
+        return before
 
     def _outcome(self, scenario: Scenario, attempt: _Attempt) -> Outcome:
         """Return an attempt's figures and doubts, not yet judged."""
@@ -256,6 +271,7 @@ class Measuring:
             renditions=tuple(renditions),
             containers=attempt.containers,
             bytes_of=attempt.bytes_of,
+            commands=attempt.commands,
             sink="" if scenario.type == "baseline" or scenario.part else kind_of(self._plan.sink),
             settle=attempt.settling._asdict() if attempt.settling else None,
             conditions=_conditions(attempt),

@@ -165,7 +165,12 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(measuring, "streaming", streaming)
     monkeypatch.setattr(phases, "time", SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time()))
     silent = Conditions(None, None, 0.0, None, None, None, None, None)
+
+    async def read_at_edge(*_: object) -> Conditions:
+        return silent
+
     monkeypatch.setattr(measuring, "read_conditions", lambda _: silent)
+    monkeypatch.setattr(measuring, "read_at_edge", read_at_edge)
     monkeypatch.setattr(phases.conditions, "read_conditions", lambda _: silent)
     return Bench(tmp_path)
 

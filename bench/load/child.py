@@ -13,7 +13,7 @@ import signal
 from collections import deque
 from pathlib import Path
 
-from powerbench_agent.bench.load.redact import redact_text, secrets_of
+from powerbench_agent.bench.load.redact import describe_command, redact_text, secrets_of
 from powerbench_agent.core.host import Host
 from powerbench_agent.core.procfs import read_process_stat
 
@@ -68,6 +68,11 @@ class Child:
                 self.lines.append(line.decode("utf-8", "replace").rstrip())
         while await stderr.read(65536):
             pass
+
+    @property
+    def command(self) -> str:
+        """Its command line as people can paste it, without secrets."""
+        return describe_command(self._command)
 
     @property
     def exit_code(self) -> int | None:

@@ -218,4 +218,6 @@ async def test_last_words_do_not_have_the_streams_key() -> None:
     await child.start()
     async with asyncio.timeout(10):
         await child.wait()
+    assert "abcd" not in child.command
+    assert child.command.endswith(" 'rtmp://127.0.0.1/live/***'")
     assert child.last_words() == "Error opening rtmp://127.0.0.1/live/***: *** is busy"

@@ -66,7 +66,6 @@ class Encoder(Child):
         self._read_fd, self._write_fd = os.pipe()
         command = encoder_command(ffmpeg, scenario, targets, self._write_fd)
         super().__init__(scenario.name, command, (self._write_fd,))
-        self.command = tuple(command)
         self.points: list[Point] = []
         self._on_data = on_data
         self._sink = sink

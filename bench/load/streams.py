@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from powerbench_agent.bench.load.child import StreamFailed
 from powerbench_agent.bench.load.encoder import Encoder, identity_of
 from powerbench_agent.bench.load.outlets import open_outlets
+from powerbench_agent.bench.load.redact import redact_url
 from powerbench_agent.bench.load.sinks import Relay
 
 if TYPE_CHECKING:
@@ -121,10 +122,10 @@ async def _started(encoder: Encoder, target: str) -> bool:
     async with contextlib.AsyncExitStack() as unless_it_runs:
         unless_it_runs.push_async_callback(encoder.stop)
         await encoder.start()
-        give_up = time.monotonic() + _START_SECONDS
+        give_up, where = time.monotonic() + _START_SECONDS, redact_url(target)
         while encoder.exit_code is None and not encoder.has_sent_a_frame:
             if time.monotonic() > give_up:
-                raise StreamFailed(f"{encoder.name} sent no frame within {_START_SECONDS:g} s to {target}")
+                raise StreamFailed(f"{encoder.name} sent no frame within {_START_SECONDS:g} s to {where}")
             await asyncio.sleep(0.05)
         if encoder.exit_code is None:
             unless_it_runs.pop_all()
@@ -136,5 +137,5 @@ def _explain(child: Child, target: str) -> str:
     words = child.last_words()
     if "Connection refused" in words and target.startswith("rtmp"):
         hint = "start an RTMP server there, or omit --sink to use the embedded one"
-        return f"nothing is listening at {target}; {hint} ({words})"
+        return f"nothing is listening at {redact_url(target)}; {hint} ({words})"
     return words

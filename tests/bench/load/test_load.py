@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from powerbench_agent.bench.exits import NotHere
-from powerbench_agent.bench.load.child import Child
+from powerbench_agent.bench.load.child import Child, StreamFailed
 from powerbench_agent.bench.load.containers import StreamTarget, choose_container
 from powerbench_agent.bench.load.encoder import encoder_command, identity_of, trial_command
 from powerbench_agent.bench.load.ffmpeg import (
@@ -20,11 +20,14 @@ from powerbench_agent.bench.load.ffmpeg import (
     configuration_in,
     libraries_in,
 )
+from powerbench_agent.bench.load.streams import streaming
 from powerbench_agent.bench.load.trial import open_encoder
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from powerbench_agent.bench.meter.client import AgentClient
 
 SCENARIO = Scenario(
     name="x",
@@ -221,3 +224,17 @@ async def test_last_words_do_not_have_the_streams_key() -> None:
     assert "abcd" not in child.command
     assert child.command.endswith(" 'rtmp://127.0.0.1/live/***'")
     assert child.last_words() == "Error opening rtmp://127.0.0.1/live/***: *** is busy"
+
+
+async def test_a_stream_that_does_not_start_does_not_show_its_key(tmp_path: Path) -> None:
+    """The error has where nothing listens and what ffmpeg said, and the key in neither."""
+    refused = tmp_path / "ffmpeg"
+    refused.write_text('#!/bin/sh\nfor last; do :; done\necho "$last: Connection refused" >&2\nexit 1\n')
+    refused.chmod(0o755)
+    which = Ffmpeg(str(refused), "7.1", "", frozenset({"libx265"}))
+    client = cast("AgentClient", None)  # there is no progress to send
+    with pytest.raises(StreamFailed) as failed:
+        async with streaming(which, SCENARIO, "rtmp://me:pa55@far.example/live/abcd-1234", client):
+            pass
+    assert "nothing is listening at rtmp://***@far.example/live/***;" in str(failed.value)
+    assert "(rtmp://***@far.example/live/***: Connection refused)" in str(failed.value)

@@ -42,19 +42,19 @@ _KEY_FRAMES = re.compile(r"key[_-]?(?:frames?|int)")  # -force_key_frames
 _WORDS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
 
 # Within tee's slaves a colon or a slash may be escaped.
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)\\*:\\*/\\*/", re.IGNORECASE)
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,30})\\*:\\*/\\*/", re.IGNORECASE)
 _USER = re.compile(r"[^/?#]*@")
 _USER_WITH_SLASH = re.compile(r"[^/?#:@\[\]]*:(?![0-9]*(?:[/?#]|$)).*@", re.DOTALL)
 _PARAMETER = re.compile(r"[?&;#]([^=&;#?]*)=")
 _RTMP_KEY = re.compile(r"[^/?]*/+(?:[^/?]+/+)?(.+)", re.DOTALL)
-_PAIR = re.compile(r"([\w.%-]+)=")
-_HEADER = re.compile(r"([\w-]+):(?= |(?<=authorization:))", re.IGNORECASE)
+_PAIR = re.compile(r"(?<![\w.%-])([\w.%-]+)=")
+_HEADER = re.compile(r"(?<![\w-])([\w-]+):(?= |(?<=authorization:))", re.IGNORECASE)
 _HEADER_LINE = re.compile(r"(?:[^:\r\n]*:)?[ \t]*([^\r\n]+)")
 _UNTIL_PARAMETER = re.compile(r"[^&]*")
-# FFmpeg's own quoting: a backslash, and single quotes.
-_UNTIL_COLON = re.compile(r"(?:\\.?|'[^']*'?|[^\\':])*", re.DOTALL)
-_SLAVE = re.compile(r"(?:\\.?|'[^']*'?|[^\\'|])+", re.DOTALL)
-_SLAVE_OPTIONS = re.compile(r"\s*\[((?:\\.?|'[^']*'?|[^\\'\]])*)\]", re.DOTALL)
+# FFmpeg's own quoting: a backslash, and single quotes. Possessive: an unbalanced quote is not tried twice.
+_UNTIL_COLON = re.compile(r"(?:\\.?|'[^']*+'?|[^\\':])*+", re.DOTALL)
+_SLAVE = re.compile(r"(?:\\.?|'[^']*+'?|[^\\'|])++", re.DOTALL)
+_SLAVE_OPTIONS = re.compile(r"\s*+\[((?:\\.?|'[^']*+'?|[^\\'\]])*+)\]", re.DOTALL)
 _SLAVE_TARGET = re.compile(r"[\s']*(?:[a-z][a-z0-9+.-]*\\*:|[./])", re.IGNORECASE)
 _QUOTING = re.compile(r"\\(.)|'", re.DOTALL)
 _OPTION = re.compile(r"--?/?([A-Za-z][\w-]*)(?::[\w:#.-]*)?")

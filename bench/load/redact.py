@@ -55,7 +55,7 @@ _UNTIL_PARAMETER = re.compile(r"[^&]*")
 _UNTIL_COLON = re.compile(r"(?:\\.?|'[^']*+'?|[^\\':])*+", re.DOTALL)
 _SLAVE = re.compile(r"(?:\\.?|'[^']*+'?|[^\\'|])++", re.DOTALL)
 _SLAVE_OPTIONS = re.compile(r"\s*+\[((?:\\.?|'[^']*+'?|[^\\'\]])*+)\]", re.DOTALL)
-_SLAVE_TARGET = re.compile(r"[\s']*(?:[a-z][a-z0-9+.-]*\\*:|[./])", re.IGNORECASE)
+_SLAVE_TARGET = re.compile(r"[\s']*(?:[a-z][a-z0-9+.-]*\\*:\\*/\\*/|[./])", re.IGNORECASE)
 _QUOTING = re.compile(r"\\(.)|'", re.DOTALL)
 _OPTION = re.compile(r"--?/?([A-Za-z][\w-]*)(?::[\w:#.-]*)?")
 
@@ -144,9 +144,9 @@ def _in_word(word: str) -> list[Span]:
     """Return where the secrets of a word are that is not an option's secret value."""
     slaves = [*_SLAVE.finditer(word)]
     options = [_SLAVE_OPTIONS.match(slave[0]) for slave in slaves]
-    is_target = [bool(_SLAVE_TARGET.match(slave[0])) for slave in slaves]
-    if not any(options) and not all(is_target):
-        return _in_target(word)
+    pairs = zip(slaves, options, strict=True)
+    if not all((listed and "=" in listed[1]) or _SLAVE_TARGET.match(slave[0]) for slave, listed in pairs):
+        return _in_target(word)  # not tee's: a bar may be a part of a secret
     spans: list[Span] = []
     for slave, listed in zip(slaves, options, strict=True):
         begin = slave.start()

@@ -6,7 +6,7 @@ import shlex
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from powerbench_agent.bench.load.redact import (
@@ -83,9 +83,12 @@ def test_a_planted_secret_never_appears(place: list[str], secret: str) -> None:
         ["ffmpeg", "-cookies", "{}"],
         ["ffmpeg", "-metadata", "password={}"],
         ["tool", "--api-key={}"],
+        ["curl", "-H", "X-Token: {}"],
     ],
     ids=" ".join,
 )
+@example("a|[b]cd")
+@example("a|bcd:e")
 @given(secret=ANY_SECRETS)
 def test_a_value_of_its_own_is_hidden_whatever_is_in_it(place: list[str], secret: str) -> None:
     """Separators within a secret do not end it."""

@@ -20,6 +20,7 @@ from powerbench_agent.bench.load.ffmpeg import (
     configuration_in,
     libraries_in,
 )
+from powerbench_agent.bench.load.outlets import Way
 from powerbench_agent.bench.load.streams import streaming
 from powerbench_agent.bench.load.trial import open_encoder
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
@@ -233,8 +234,9 @@ async def test_a_stream_that_does_not_start_does_not_show_its_key(tmp_path: Path
     refused.chmod(0o755)
     which = Ffmpeg(str(refused), "7.1", "", frozenset({"libx265"}))
     client = cast("AgentClient", None)  # there is no progress to send
+    way = Way("rtmp://me:pa55@far.example/live/abcd-1234", client)
     with pytest.raises(StreamFailed) as failed:
-        async with streaming(which, SCENARIO, "rtmp://me:pa55@far.example/live/abcd-1234", client):
+        async with streaming(which, SCENARIO, way):
             pass
     assert "nothing is listening at rtmp://***@far.example/live/***;" in str(failed.value)
     assert "(rtmp://***@far.example/live/***: Connection refused)" in str(failed.value)

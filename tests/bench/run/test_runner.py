@@ -113,7 +113,7 @@ class Bench:
 @contextlib.asynccontextmanager
 async def streaming(_: Ffmpeg, scenario: Scenario, *__: object) -> AsyncIterator[Sequence[Any]]:
     """Run no stream at all."""
-    encoder = SimpleNamespace(points=[], check_alive=lambda: None)
+    encoder = SimpleNamespace(name="x", command="ffmpeg", points=[], check_alive=lambda: None)
     yield [
         SimpleNamespace(scenario=one, encoder=encoder, outlets=(), cpu_seconds=lambda: {"encoder": 1.0})
         for one in scenario.streams
@@ -125,6 +125,7 @@ class Frames:
 
     def __init__(self, name: str, until: float = 1e9) -> None:
         self.name = name
+        self.command = "ffmpeg"
         self.until = until
         self.rate = 30.0
         self._points: list[Point] = []

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from powerbench_agent.bench import exits
 from powerbench_agent.bench.analyze.files import Refused, need_extra, read
 from powerbench_agent.bench.load.redact import redact_url
+from powerbench_agent.core.grades import with_grade
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -156,12 +157,13 @@ def _clips(results: ResultsFile) -> dict[str, set[str]]:
 
 
 def _sources(results: ResultsFile) -> str:
-    """Return where the joules come from: an estimate and a measurement never compare."""
+    """Return where the joules come from, and their grade: an estimate and a measurement never compare."""
     found = set()
     for scenario in results.scenarios:
         if scenario.status == "ok" and scenario.energy is not None:
-            parts = scenario.energy.parts
-            found |= {f"{p.component} {p.source}" for p in parts} if parts else {scenario.energy.source}
+            energy = scenario.energy
+            parts = [f"{part.component} {part.source}" for part in energy.parts] or [energy.source]
+            found |= {with_grade(part, energy.grade) for part in parts}
     return " + ".join(sorted(found)) or _UNKNOWN
 
 
@@ -171,7 +173,8 @@ def _sources(results: ResultsFile) -> str:
 def pairs(a: Analysis, b: Analysis) -> Iterator[Pair]:
     """Yield the groups that both have: of the same settings and streams, then of the same name."""
     for one, other in _matched(a, b):
-        source = one.source if one.source == other.source else f"{one.source} (A), {other.source} (B)"
+        ours, theirs = one.graded_source, other.graded_source
+        source = ours if ours == theirs else f"{ours} in A, {theirs} in B"
         yield Pair(one.name, source, tuple(_changes(one, other)))
 
 
@@ -192,7 +195,7 @@ def _matched(a: Analysis, b: Analysis) -> Iterator[tuple[Group, Group]]:
         alike = [
             other
             for other in left
-            if _alike(other.settings, one.settings)
+            if _alike(other.settings, one.settings, other_sinks=a.results.sink != b.results.sink)
             and (other.streams, other.is_baseline) == (one.streams, one.is_baseline)
         ]
         if alike:
@@ -203,8 +206,13 @@ def _matched(a: Analysis, b: Analysis) -> Iterator[tuple[Group, Group]]:
             yield one, other
 
 
-def _alike(one: Settings, other: Settings) -> bool:
-    """Return whether two groups have the same settings; clips of one name stand beside each other."""
+def _alike(one: Settings, other: Settings, *, other_sinks: bool) -> bool:
+    """Return whether two groups have the same settings; clips of one name stand beside each other.
+
+    `other_sinks`: the runs have different sinks, which --force alone lets through; else a group's own counts.
+    """
+    if other_sinks:
+        one, other = replace(one, sink=""), replace(other, sink="")
     return one == other or (one.input == other.input and replace(one, clip="") == replace(other, clip=""))
 
 
@@ -218,10 +226,10 @@ def _changes(one: Group, other: Group) -> Iterator[Change]:
             [_moments(other.watts), _moments(one.idle)], [_moments(other.idle), _moments(one.watts)]
         )
         yield Change("Power beyond idle, ΔW", "W", "+.3f", one.versus.delta, other.versus.delta, found)
-    if one.per_frame is not None and other.per_frame is not None:
-        yield _change(
-            "J/frame, all of the host", "J/frame", ".4f", one.per_frame.whole, other.per_frame.whole
-        )
+    for figure, unit in (("J/frame", "frame"), ("J/Mpixel", "megapixel")):
+        ours, theirs = one.costs[unit], other.costs[unit]
+        if ours is not None and theirs is not None:
+            yield _change(f"{figure}, all of the host", figure, ".4f", ours.whole, theirs.whole)
 
 
 def _change(figure: str, unit: str, form: str, a: Summary, b: Summary) -> Change:
@@ -263,7 +271,7 @@ def change_tables(found: Iterable[Pair]) -> Iterator[Table]:
     heads = "A", "B", "B - A ± 95 %", "p", "g"
     columns = [tables.Column("group", words=True), *map(tables.Column, heads)]
     for (figure, source), its in rows.items():
-        yield tables.Table(f"{figure} ({source})", columns, its)
+        yield tables.Table(f"{figure}: {source}", columns, its)
 
 
 def sentences(found: Iterable[Pair], alone: Iterable[str]) -> Iterator[str]:
@@ -277,7 +285,7 @@ def sentences(found: Iterable[Pair], alone: Iterable[str]) -> Iterator[str]:
                 single.append(pair.name)
             elif not difference.detected:
                 seen = f"smallest detectable: {difference.detectable or 0:.4g} {unit}"
-                what = f"{pair.name}, {figure.partition(',')[0]} ({pair.source})"
+                what = f"{pair.name}, {figure.partition(',')[0]}, {pair.source}"
                 yield f"{what}: no detectable difference ({seen})."
     if single:
         names = ", ".join(dict.fromkeys(single))

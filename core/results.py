@@ -23,8 +23,16 @@ History of `format`:
   (`tune=zerolatency:bf=0`), `device`, `hwaccel`. `pix_fmt` is that of the encoded picture; `frame_rate`
   ("30000/1001") stands beside `fps` (29.97003) where that is not whole. With a clip, `input_picture` is what
   its video is, and `changes` has a line for each thing that its stream does not keep. `encode.container` is
-  what the bytes were counted in; `encode.quality` has `of`, what was scored, `streams`, the scores of each by
-  core/scores.py, and `missing`, why a stream has none. Scores of earlier formats are wrong, and not read.
+  what the bytes were counted in, and `encode.bytes_of` where ("flv as sent", "nut at the sink");
+  `encode.quality` has `of`, what was scored, `streams`, the scores of each by core/scores.py, and `missing`,
+  why a stream has none. Scores of earlier formats are wrong, and not read.
+  A scenario has `pace` ("realtime", "max", "2x"; realtime if absent), `sink` (its kind: "null", "rtmp"),
+  `part` if only a part of the work was done ("decode", "decode+scale"; nothing is encoded then), and `ladder`
+  ("1920x1080:5M,1280x720:2500k") if one ffmpeg encodes several renditions: then `resolution` and `bitrate`
+  are joined with "+", `bitrates` has one such text a ladder, `outputs` the renditions, and `streams` is the
+  number of ladders. Earlier formats have `outputs` too, but a single stream of theirs encoded one of them.
+  `encode` also has `megapixels` (millions, encoded), `speed` (content seconds a second, the mean of the
+  streams) and `cpu_seconds` by program. `energy.grade` is that of core/grades.py; readers work it out again.
 
 Units: Unix seconds, seconds, joules, watts. Unknown keys are ignored: others may add theirs.
 """
@@ -48,15 +56,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
+from powerbench_agent.core.grades import ESTIMATED, grade_of, with_grade
 from powerbench_agent.core.model import ESTIMATE
-from powerbench_agent.core.scores import Scores
+from powerbench_agent.core.scores import MeanScores, Scores, mean_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 FORMAT = 3  # the newest
 _FIRST_WITH_TRUE_SCORES = 3
+_FIRST_WITH_TRUE_LADDERS = 3
 BASELINE = "baseline"
+REALTIME, UNPACED = "realtime", "max"  # two of the paces; others are like "2x"
 PIX_FMT = "yuv420p"  # of every stream in files that do not say
 
 # What may stand at the end of a text that was cut off: the beginning of a word, a number or an escape.
@@ -162,6 +173,20 @@ class Energy(msgspec.Struct, frozen=True):
         return frozenset({("", self.source)})
 
     @property
+    def grade(self) -> str:
+        """How good it is, by core/grades.py: worked out of what measured it, whatever a file says."""
+        if not self.measured:
+            return ESTIMATED
+        if self.parts:
+            return grade_of(self.origins)
+        return grade_of(("", source) for source in self.source.split(" + ") if source)
+
+    @property
+    def graded_source(self) -> str:
+        """Where its joules come from, and how good that is: "rapl (1)"."""
+        return with_grade(self.source, self.grade)
+
+    @property
     def impossible(self) -> str:
         """Which of its figures is impossible, and why; "" if the energy is valid."""
         figures = {"seconds": self.seconds, "joules": self.joules, "mean_watts": self.mean_watts}
@@ -186,10 +211,13 @@ class Encode(msgspec.Struct, frozen=True):
     min_speed: float | None = None  # the slowest stream's, over any 10 s of the window
     dropped: int | None = None
     duplicated: int | None = None
-    megapixels: float | None = None  # encoded, of all renditions
-    speed: float | None = None  # seconds of content a second, the mean over the streams
     quality: dict[str, Any] | None = None
     whole: bool = False  # from a first frame to a last one: bitrates are of its content, not of the window
+    megapixels: float | None = None  # millions, of all streams and renditions
+    speed: float | None = None  # content seconds a second, the mean of the streams
+    cpu_seconds: dict[str, Any] = {}  # by program: "encoder", "sink"
+    container: str = ""
+    bytes_of: str = ""  # where the bytes were counted; "" if the file does not say
 
     @property
     def fps(self) -> float | None:
@@ -205,15 +233,42 @@ class Encode(msgspec.Struct, frozen=True):
         return None if rate is None else rate * 1000
 
     @property
-    def scores(self) -> dict[str, float]:
-        """The mean score of the streams by measure, without those that are infinite."""
+    def content_minutes(self) -> float | None:
+        """Minutes of content that were encoded, of all streams together."""
+        return None if self.media_seconds is None else self.media_seconds / 60
+
+    @property
+    def amounts(self) -> dict[str, float | None]:
+        """How much was done, by the units that energy is divided by."""
+        return {
+            "frame": self.frames,
+            "megabit": self.megabits,
+            "megapixel": self.megapixels,
+            "content_minute": self.content_minutes,
+        }
+
+    @property
+    def encoder_cpu_seconds(self) -> float | None:
+        """CPU time of the encoders alone."""
+        seconds = self.cpu_seconds.get("encoder")
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            return None
+        return float(seconds) if 0 <= seconds < math.inf else None
+
+    @property
+    def counted(self) -> str:
+        """Which bytes `megabits` is of; "" if that is not known."""
+        return self.bytes_of or self.container
+
+    @property
+    def scores(self) -> list[Scores]:
+        """The scores of the streams and renditions that have any."""
         streams = (self.quality or {}).get("streams")
-        found: dict[str, list[float]] = {}
+        found = []
         for stream in streams if isinstance(streams, list) else ():
             with contextlib.suppress(msgspec.ValidationError):
-                for measure, figure in msgspec.convert(stream, Scores).figures.items():
-                    found.setdefault(measure, []).append(figure)
-        return {measure: mean(figures) for measure, figures in found.items()}
+                found.append(msgspec.convert(stream, Scores))
+        return found
 
     def _per_second(self, amount: float | None) -> float | None:
         if amount is None or not 0 < self.seconds < math.inf:
@@ -255,6 +310,12 @@ class RecordedScenario(msgspec.Struct, frozen=True, kw_only=True):
     encoder: str = ""
     preset: str = ""
     pix_fmt: str = PIX_FMT
+    pace: str = REALTIME
+    sink: str = ""  # its kind: "null", "rtmp"; "" in files that do not say
+    part: str = ""  # of the work, "decode" or "decode+scale"; "" if it is the whole
+    ladder: str = ""  # "1920x1080:5M,1280x720:2500k"; "" if a stream is one rendition
+    outputs: Any = None  # a list, and in others' files anything
+    one_stream_for: int = 0  # renditions of a ladder that an older version encoded as one stream
     input: str = ""  # path of the clip that is streamed; "" for the test picture
     input_sha256: str = ""  # of the clip; "" in files that do not say
     streams: int = 1
@@ -273,6 +334,16 @@ class RecordedScenario(msgspec.Struct, frozen=True, kw_only=True):
         """Its frame rate for people: `30`, `29.97 (30000/1001)`."""
         stands_for = f" ({self.frame_rate})" if self.frame_rate.endswith("/1001") else ""
         return f"{self.fps:g}{stands_for}"
+
+    @property
+    def asked_speed(self) -> float | None:
+        """Content seconds a second that its pace asks for; None for as fast as it can."""
+        if self.pace == UNPACED:
+            return None
+        with contextlib.suppress(ValueError):
+            if 0 < (times := float(self.pace.removesuffix("x"))) < math.inf:
+                return times
+        return 1.0
 
     @property
     def went_well(self) -> bool:
@@ -337,9 +408,12 @@ def parse_results(content: bytes, run_id: str, bounds: Bounds = DEFAULT_BOUNDS) 
         found = msgspec.convert(document, ResultsFile, strict=False)
     except (msgspec.ValidationError, RecursionError) as error:
         raise BadResults("foreign", str(error)) from None
-    scenarios = tuple(_completed(scenario) for scenario in found.scenarios)
+    sink = _kind_of_sink(found.sink)
+    scenarios = tuple(_completed(scenario, sink) for scenario in found.scenarios)
     if form < _FIRST_WITH_TRUE_SCORES:
         scenarios = tuple(_without_scores(scenario) for scenario in scenarios)
+    if form < _FIRST_WITH_TRUE_LADDERS:
+        scenarios = tuple(_without_ladder(scenario) for scenario in scenarios)
     return msgspec.structs.replace(found, scenarios=scenarios, run_id=found.run_id or run_id)
 
 
@@ -403,14 +477,37 @@ def _place_of_constant(text: str) -> str:
     return f"line {line}, column {column}"
 
 
-def _completed(scenario: RecordedScenario) -> RecordedScenario:
-    """Return a scenario with what older formats leave to be understood."""
+def _completed(scenario: RecordedScenario, sink: str = "") -> RecordedScenario:
+    """Return a scenario with what older formats leave to be understood; `sink`: the kind of its file's."""
     kind = scenario.type or _type_by_name(scenario)
     group = scenario.group or scenario.name
+    known = {"type": kind, "group": group, "one_stream_for": 0}
     if kind == BASELINE:
-        return msgspec.structs.replace(scenario, type=kind, group=group, streams=0)
+        return msgspec.structs.replace(scenario, **known, streams=0)
     bitrates = scenario.bitrates or (scenario.bitrate,) * bool(scenario.bitrate or not scenario.rate)
-    return msgspec.structs.replace(scenario, type=kind, group=group, bitrates=bitrates)
+    return msgspec.structs.replace(scenario, **known, bitrates=bitrates, sink=scenario.sink or sink)
+
+
+def _kind_of_sink(sink: str) -> str:
+    """Return the kind of a sink that is named as a file's head names it: a word, or a URL."""
+    return sink.partition("://")[0]
+
+
+def _without_ladder(scenario: RecordedScenario) -> RecordedScenario:
+    """Return a scenario without what its encode did, and a warning, if it was to be of several renditions.
+
+    These versions encoded one stream and wrote its figures down as those of the ladder.
+    """
+    count = len(scenario.outputs) if isinstance(scenario.outputs, list) else 0
+    if count < 2 or scenario.type != "single":
+        return scenario
+    told = (
+        f"its ladder of {count} outputs was encoded as one stream by the version that wrote it: "
+        "measure it again; it is not ranked"
+    )
+    return msgspec.structs.replace(
+        scenario, encode=None, one_stream_for=count, warnings=(*scenario.warnings, told)
+    )
 
 
 def _without_scores(scenario: RecordedScenario) -> RecordedScenario:
@@ -439,6 +536,7 @@ def describe_energy(energy: Energy) -> dict[str, Any]:
     return {
         "source": energy.source,
         "measured": energy.measured,
+        "grade": energy.grade,
         "seconds": energy.seconds,
         "joules": energy.joules,
         "wh": energy.watt_hours,
@@ -464,10 +562,10 @@ def describe_encode(encode: Encode) -> dict[str, Any]:
 
 
 def describe_per_unit(watts: float, encode: Encode) -> dict[str, float | None]:
-    """Return what a frame and a megabit cost at such a power, as files hold it."""
+    """Return what a frame, a megabit, a megapixel and a minute of content cost, as files hold it."""
     return {
-        "joules_per_frame": per_unit(watts, encode.frames, encode.seconds),
-        "joules_per_megabit": per_unit(watts, encode.megabits, encode.seconds),
+        f"joules_per_{unit}": per_unit(watts, amount, encode.seconds)
+        for unit, amount in encode.amounts.items()
     }
 
 
@@ -482,6 +580,7 @@ def describe_versus(
         "percent": versus.percent,
         **(describe_per_unit(versus.watts, encode) if encode else {}),
         "source": energy.source,
+        "grade": energy.grade,
     }
 
 
@@ -499,7 +598,7 @@ def comparable(one: Energy, other: Energy) -> bool:
 
 
 def per_unit(watts: float, amount: float | None, seconds: float) -> float | None:
-    """Return joules a frame, or a megabit, of an encode that did such an amount in such a time.
+    """Return joules a frame, or another unit, of an encode that did such an amount in such a time.
 
     It is power divided by rate: the windows of energy and encode need not agree to the millisecond.
     """
@@ -601,18 +700,30 @@ class Settings:
     pix_fmt: str = PIX_FMT
     input: str = field(default="", compare=False)  # the clip's file name; "" for the test picture
     clip: str = ""  # its SHA-256, or its path
+    pace: str = REALTIME
+    sink: str = ""  # its kind; not in the text: most files have one
+    part: str = ""  # of the work; "" if it is the whole
+    ladder: str = ""
 
     def __str__(self) -> str:
         rates = " ".join(filter(None, ("+".join(self.bitrates), self.rate)))
+        pictures = (f"ladder {self.ladder}", self.rate) if self.ladder else (rates, self.resolution)
         own_format = "" if self.pix_fmt == PIX_FMT else self.pix_fmt
         coder = (self.encoder, self.preset, own_format, self.more)
-        said = (rates, self.resolution, f"{self.fps:g} fps", *coder, self.input)
+        how = (pace_text(self.pace), self.part and f"{self.part} alone")
+        said = (*pictures, f"{self.fps:g} fps", *coder, self.input, *how)
         return " ".join(filter(None, said))
+
+
+def pace_text(pace: str) -> str:
+    """Return a pace as people read it; "" for real time, which goes without saying."""
+    return "" if pace == REALTIME else f"pace {pace}"
 
 
 def settings_of(scenario: RecordedScenario) -> Settings:
     """Return what one of a scenario's streams is."""
     rates = scenario.bitrates
+    idle, renditions = scenario.is_baseline, scenario.one_stream_for
     return Settings(
         bitrates=rates if len(set(rates)) > 1 else rates[:1],
         resolution=scenario.resolution,
@@ -624,6 +735,10 @@ def settings_of(scenario: RecordedScenario) -> Settings:
         pix_fmt=scenario.pix_fmt,
         input=PurePath(scenario.input).name,
         clip=scenario.input_sha256 or scenario.input,
+        pace=REALTIME if idle else scenario.pace,
+        sink="" if idle else scenario.sink,
+        part="" if idle else scenario.part,
+        ladder=f"of {renditions} encoded as one stream" if renditions else scenario.ladder,
     )
 
 
@@ -654,7 +769,7 @@ def groups(scenarios: Iterable[RecordedScenario]) -> dict[str, list[RecordedScen
 
 @dataclass(frozen=True)
 class Repeats:
-    """Windows of one group, one setting and one set of sources; `name` tells clips of one group apart."""
+    """Windows of one group, one setting and one set of sources; `name` tells settings of one group apart."""
 
     name: str
     windows: tuple[RecordedScenario, ...]
@@ -675,12 +790,25 @@ class Repeats:
         energies = self.energies
         return energies[0].source if energies else ""
 
+    @property
+    def grade(self) -> str:
+        """How good their joules are; "" without valid energy."""
+        energies = self.energies
+        return energies[0].grade if energies else ""
+
+    @property
+    def scores(self) -> list[MeanScores]:
+        """The mean scores of their pictures, by rendition."""
+        return mean_scores(
+            score for window in self.windows if window.encode for score in window.encode.scores
+        )
+
 
 def repeats(scenarios: Iterable[RecordedScenario]) -> list[Repeats]:
     """Return the windows that went well, those that may be averaged together.
 
-    An estimate is never averaged with a measurement, nor one clip with another. Windows without valid energy
-    stand apart from those with it.
+    An estimate is never averaged with a measurement, nor one setting with another. Windows without valid
+    energy stand apart from those with it.
     """
     found: list[Repeats] = []
     for name, windows in groups(scenarios).items():
@@ -689,11 +817,32 @@ def repeats(scenarios: Iterable[RecordedScenario]) -> list[Repeats]:
             settings = settings_of(window)
             key = window.is_baseline, settings, window.streams, origins_of(window)
             alike.setdefault(key, []).append(window)
-        several = len({settings_of(its[0]).clip for its in alike.values() if origins_of(its[0])}) > 1
-        for its in alike.values():
-            clip = settings_of(its[0]).input
-            found.append(Repeats(f"{name} ({clip})" if several and clip else name, tuple(its)))
+        sets = [tuple(its) for its in alike.values()]
+        telling = _telling([settings_of(its[0]) for its in sets])
+        for its in sets:
+            told = telling(settings_of(its[0]))
+            found.append(Repeats(f"{name} ({told})" if told else name, its))
     return found
+
+
+def _telling(several: Sequence[Settings]) -> Callable[[Settings], str]:
+    """Return what names one of several settings of a group, as far as they differ; "" if it is one alone."""
+
+    def described(settings: Settings) -> dict[str, str]:
+        return {
+            "clip": settings.input,
+            "pace": pace_text(settings.pace),
+            "sink": settings.sink and f"to {settings.sink}",
+            "part": settings.part and f"{settings.part} alone",
+            "ladder": settings.ladder and f"ladder {settings.ladder}",
+        }
+
+    differing = [key for key in described(several[0]) if len({getattr(one, key) for one in several}) > 1]
+
+    def told(settings: Settings) -> str:
+        return ", ".join(filter(None, (described(settings)[key] for key in differing)))
+
+    return told
 
 
 # -- files -------------------------------------------------------------------------------------------

@@ -12,12 +12,12 @@ Every measure compares an encode with its source frame by frame, at the size of 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 MEASURES = ("vmaf", "xpsnr", "psnr", "ssim")
 DEFAULT_MODEL = "vmaf_v0.6.1"
@@ -87,6 +87,7 @@ class Scores(msgspec.Struct, frozen=True):
     psnr: Psnr | None = None
     ssim: Ssim | None = None
     missing: dict[str, str] = {}  # measure: why it was not scored
+    rendition: str = ""  # of a ladder: "1080p"; "" for a stream that is one picture
 
     @property
     def figures(self) -> dict[str, float]:
@@ -97,7 +98,58 @@ class Scores(msgspec.Struct, frozen=True):
             "psnr": self.psnr.average if self.psnr else None,
             "ssim": self.ssim.average if self.ssim else None,
         }
-        return {name: figure for name, figure in found.items() if figure is not None}
+        return {
+            name: figure for name, figure in found.items() if figure is not None and math.isfinite(figure)
+        }
+
+
+class MeanScores(NamedTuple):
+    """The mean scores of one rendition over streams and repeats."""
+
+    rendition: str  # "" if there is only one
+    figures: dict[str, float]  # by MEASURES
+    vmaf_harmonic: float | None = None  # the means of the harmonic means
+    vmaf_p1: float | None = None  # and of the 1st percentiles
+    vmaf_model: str | None = None
+    models: tuple[str, ...] = ()  # several: none of their scores is in the means
+
+
+def mean_scores(found: Iterable[Scores]) -> list[MeanScores]:
+    """Return the mean of scores by rendition, in their order; VMAF of different models is not averaged."""
+    by_rendition: dict[str, list[Scores]] = {}
+    for scores in found:
+        by_rendition.setdefault(scores.rendition, []).append(scores)
+    return [_mean_scores(rendition, its) for rendition, its in by_rendition.items()]
+
+
+def _mean_scores(rendition: str, found: Sequence[Scores]) -> MeanScores:
+    figures: dict[str, float] = {}
+    for measure in MEASURES:
+        known = [scores.figures[measure] for scores in found if measure in scores.figures]
+        if known and (mean := _mean(known)) is not None:
+            figures[measure] = mean
+    pooled = [scores.vmaf for scores in found if scores.vmaf is not None and "vmaf" in scores.figures]
+    if not pooled:
+        return MeanScores(rendition, figures)
+    models = tuple(sorted({scores.vmaf_model or "unnamed" for scores in found if "vmaf" in scores.figures}))
+    if len(models) > 1:
+        del figures["vmaf"]
+        return MeanScores(rendition, figures, models=models)
+    return MeanScores(
+        rendition,
+        figures,
+        vmaf_harmonic=_mean([one.harmonic_mean for one in pooled]),
+        vmaf_p1=_mean([one.p1 for one in pooled]),
+        vmaf_model=models[0],
+        models=models,
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """Return the mean; None if a file has figures that are not finite."""
+    if not all(map(math.isfinite, values)):
+        return None
+    return math.fsum(value / len(values) for value in values)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

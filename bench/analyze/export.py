@@ -2,7 +2,8 @@
 
 A row is a group. Names carry their unit and stay as they are; new ones come at the end. `…_low` and `…_high`
 are the ends of a 95 % interval. Power is in watts, energy in joules or Wh, `gco2e` in grams; a figure that
-is not known is empty in CSV and null elsewhere.
+is not known is empty in CSV and null elsewhere. The scores of a ladder's renditions, and what the steps of
+the work cost, are in JSON alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from powerbench_agent.bench.statistics.groups import Analysis, Family, Group
+    from powerbench_agent.bench.statistics.split import Split
+    from powerbench_agent.bench.statistics.stats import Comparison
     from powerbench_agent.core.results import Rates, RecordedScenario, Settings
+    from powerbench_agent.core.scores import MeanScores
 
 FORMAT = 1  # of the JSON file
 
@@ -69,6 +73,16 @@ COLUMNS = {
     **dict.fromkeys(("docker_engine_cpu_percent", "docker_containers_cpu_percent"), _REAL),
     **dict.fromkeys(("outliers", "input", "input_sha256", "rate"), _TEXT),
     "xpsnr_db": _REAL,
+    **dict.fromkeys(("grade", "pace", "sink", "part", "ladder"), _TEXT),
+    **_interval("joules_per_megapixel"),
+    **_interval("joules_per_megapixel_beyond_idle"),
+    **_interval("joules_per_content_minute"),
+    **_interval("joules_per_content_minute_beyond_idle"),
+    **dict.fromkeys(("speed", "cpu_seconds_per_content_minute"), _REAL),
+    "ladders_sustained": _WHOLE,
+    **_interval("marginal_watts_per_ladder"),
+    **dict.fromkeys(("vmaf_harmonic", "vmaf_p1"), _REAL),
+    "vmaf_model": _TEXT,
 }
 
 
@@ -102,6 +116,17 @@ def _bare(scenario: RecordedScenario) -> dict[str, Any]:
         "preset": scenario.preset or None,
         "input": scenario.input or None,
         "input_sha256": scenario.input_sha256 or None,
+        **({} if scenario.is_baseline else _how(settings_of(scenario))),
+    }
+
+
+def _how(settings: Settings) -> dict[str, str | None]:
+    """Return how a stream is encoded, beyond what its encoder was asked."""
+    return {
+        "pace": settings.pace,
+        "sink": settings.sink or None,
+        "part": settings.part or None,
+        "ladder": settings.ladder or None,
     }
 
 
@@ -112,6 +137,7 @@ def _row(group: Group, family: Family | None, rates: Rates) -> dict[str, Any]:
         "n": group.watts.n,
         "source": group.source,
         "measured": group.measured,
+        "grade": group.grade or None,
         "seconds": sum(s.energy.seconds for s in group.repeats if s.energy is not None),
         **spread("mean_watts", group.watts.mean, group.watts.interval),
         "sd_watts": group.watts.sd,
@@ -119,7 +145,9 @@ def _row(group: Group, family: Family | None, rates: Rates) -> dict[str, Any]:
         "frames_per_second": group.mean(lambda encode: encode.fps),
         "kbps": group.mean(lambda encode: encode.kbps),
         "dropped_frames": group.dropped,
-        **group.quality(),
+        "speed": group.mean(lambda encode: encode.speed),
+        "cpu_seconds_per_content_minute": group.cpu_seconds_per_minute,
+        **(_scores(group.scores[0]) if len(group.scores) == 1 else {}),
         "docker_engine_cpu_percent": group.overhead.engine_cpu_percent,
         "docker_containers_cpu_percent": group.overhead.containers_cpu_percent,
         "outliers": " ".join(group.outliers) or None,
@@ -140,16 +168,34 @@ def _row(group: Group, family: Family | None, rates: Rates) -> dict[str, Any]:
             "detectable_watts": versus.detectable,
             "detected": versus.detected if versus.p is not None else None,
         }
-    for unit, cost in (("frame", group.per_frame), ("megabit", group.per_megabit)):
+    for unit, cost in group.costs.items():
         if cost is not None:
             row |= spread(f"joules_per_{unit}", cost.whole.mean, cost.whole.interval)
             if cost.beyond is not None:
                 row |= spread(f"joules_per_{unit}_beyond_idle", cost.beyond.delta, cost.beyond.interval)
     if family is not None:
-        row["streams_sustained"] = family.sustained
-        if family.slope is not None:
-            row |= spread("marginal_watts_per_stream", family.slope.slope, family.slope.interval)
+        row |= _at_once(family)
     return row
+
+
+def _at_once(family: Family) -> dict[str, Any]:
+    """Return how many streams or ladders are sustained, and what one more of them draws."""
+    row: dict[str, Any] = {f"{family.counts}_sustained": family.sustained}
+    if family.slope is not None:
+        one_more = f"marginal_watts_per_{family.counts.removesuffix('s')}"
+        row |= spread(one_more, family.slope.slope, family.slope.interval)
+    return row
+
+
+def _scores(scores: MeanScores) -> dict[str, Any]:
+    """Return the scores of a picture under the names that files give them."""
+    units = {"vmaf": "vmaf", "xpsnr": "xpsnr_db", "psnr": "psnr_db", "ssim": "ssim"}
+    return {
+        **{units[measure]: figure for measure, figure in scores.figures.items()},
+        "vmaf_harmonic": scores.vmaf_harmonic,
+        "vmaf_p1": scores.vmaf_p1,
+        "vmaf_model": scores.vmaf_model,
+    }
 
 
 def document(analysis: Analysis, rates: Rates) -> dict[str, Any]:
@@ -157,9 +203,11 @@ def document(analysis: Analysis, rates: Rates) -> dict[str, Any]:
     results = analysis.results
     repeats = [group.repeats for group in (*analysis.tests, *analysis.baselines)]
     repeats += [(scenario,) for scenario in analysis.unmeasured]
+    renditions = [_renditions(group) for group in (*analysis.tests, *analysis.baselines)]
+    renditions += [[] for _ in analysis.unmeasured]
     groups = [
-        {**row, "repeats": [_repeat(scenario) for scenario in its]}
-        for row, its in zip(rows(analysis, rates), repeats, strict=True)
+        {**row, "scores": scores, "repeats": [_repeat(scenario) for scenario in its]}
+        for row, its, scores in zip(rows(analysis, rates), repeats, renditions, strict=True)
     ]
     return {
         "kind": "analysis",
@@ -184,17 +232,14 @@ def document(analysis: Analysis, rates: Rates) -> dict[str, Any]:
                 **_settings(family.settings),
                 "source": family.source,
                 "measured": family.measured,
+                "grade": family.grade,
                 "groups": [group.name for group in family.groups],
-                "streams": [group.streams for group in family.groups],
-                "streams_sustained": family.sustained,
-                **(
-                    spread("marginal_watts_per_stream", family.slope.slope, family.slope.interval)
-                    if family.slope
-                    else {}
-                ),
+                family.counts: [group.streams for group in family.groups],
+                **_at_once(family),
             }
             for family in analysis.families
         ],
+        "splits": [_split(split) for split in analysis.splits],
         "warnings": [warned._asdict() for warned in analysis.warnings],
         "notes": list(analysis.notes),
         "left_out": [
@@ -216,7 +261,36 @@ def _settings(settings: Settings) -> dict[str, Any]:
         "more": settings.more,
         "input": settings.input,
         "film": settings.clip,
+        **_how(settings),
     }
+
+
+def _renditions(group: Group) -> list[dict[str, Any]]:
+    return [{"rendition": scores.rendition or None, **_scores(scores)} for scores in group.scores]
+
+
+def _split(split: Split) -> dict[str, Any]:
+    """Return where the joules and CPU seconds of a frame go."""
+    return {
+        "group": split.name,
+        "source": split.source or None,
+        "grade": split.grade or None,
+        "beyond_idle": split.beyond_idle,
+        "steps": [
+            {
+                "step": step.name,
+                **_difference("joules_per_frame", step.joules),
+                **_difference("cpu_seconds_per_frame", step.cpu_seconds),
+            }
+            for step in split.steps
+        ],
+    }
+
+
+def _difference(name: str, found: Comparison | None) -> dict[str, float | None]:
+    if found is None:
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
+    return spread(name, found.delta, found.interval)
 
 
 def _repeat(scenario: RecordedScenario) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from powerbench_agent.bench.run.record import trace_path
 from powerbench_agent.bench.statistics.groups import groups_of
 from powerbench_agent.bench.statistics.stats import Interval
 from powerbench_agent.bench.statistics.stream_hour import spread
+from powerbench_agent.core.grades import with_grade
 from powerbench_agent.core.results import BadResults, ResultsFile, parse_results, repeats
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ COLUMNS = {
     **dict.fromkeys(("p_value", "detectable_watts"), _REAL),
     **dict.fromkeys(("joules_per_frame", "joules_per_frame_beyond_idle", "min_speed"), _REAL),
     "file": "VARCHAR",
+    "grade": "VARCHAR",
 }
 
 
@@ -94,6 +96,7 @@ def survey(directory: Path) -> Survey:
     peaks = _read_peaks([trace for path in paths if (trace := trace_path(path)).exists()])
     rows: list[dict[str, Any]] = []
     newer: list[str] = []
+    old_ladders: list[str] = []
     broken = list(peaks.broken)
     for path in paths:
         try:
@@ -104,11 +107,17 @@ def survey(directory: Path) -> Survey:
             (newer if bad.reason == "newer" else broken).append(str(path))
         else:
             rows += _rows(path, found, peaks.watts.get(str(trace_path(path)), {}))
+            old_ladders += [str(path)] * any(scenario.one_stream_for for scenario in found.scenarios)
     notes = []
     if broken:
         notes.append(f"left out, no results in them: {', '.join(sorted(broken))}")
     if newer:
         notes.append(f"left out, of a newer format; update powerbench: {', '.join(newer)}")
+    if old_ladders:
+        notes.append(
+            "their ladders were encoded as one stream by the version that wrote them, and have no J/frame; "
+            f"measure again: {', '.join(old_ladders)}"
+        )
     if any(row["measured"] is False for row in rows):
         notes.append("an estimate is a model of CPU time, not a measurement")
     return Survey(rows, notes)
@@ -178,6 +187,7 @@ def _row(group: Group, peaks: Mapping[str, float]) -> dict[str, Any]:
         "streams": group.streams,
         "source": group.source,
         "measured": group.measured,
+        "grade": group.grade or None,
         **spread("mean_watts", group.watts.mean, group.watts.interval),
         "peak_watts": max(measured, default=None),
         "min_speed": group.min_speed,
@@ -220,7 +230,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> tables.Table:
                 tables.figure(row["mean_watts"]),
                 with_half(row, "delta_watts", "+.3f"),
                 tables.figure(row["joules_per_frame"], ".4f"),
-                row["source"] or "-",
+                with_grade(row["source"], row["grade"]) if row["source"] else "-",
             )
             for row in rows
         ],

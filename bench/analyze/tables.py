@@ -11,9 +11,10 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from powerbench_agent.bench.statistics.stats import Interval
 from powerbench_agent.bench.statistics.stream_hour import stream_hour
 from powerbench_agent.bench.warnings import MIN_SPEED
-from powerbench_agent.core.results import settings_of
+from powerbench_agent.core.results import REALTIME, settings_of
 from powerbench_agent.core.terminal import align, printable, width
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from powerbench_agent.bench.statistics.groups import Analysis, Family, Group
-    from powerbench_agent.bench.statistics.stats import Comparison, Interval
+    from powerbench_agent.bench.statistics.split import Incomplete, Split
+    from powerbench_agent.bench.statistics.stats import Comparison
     from powerbench_agent.core.results import Rates, RecordedScenario, ResultsFile
 
 _NAME_WIDTH = 8  # a name folds to no less
@@ -88,9 +90,12 @@ def analysis_tables(analysis: Analysis, rates: Rates) -> Iterator[Table]:
     tables = [
         _powers(analysis),
         _certainties(analysis),
-        _energies_a_unit(analysis),
+        *_energies_a_unit(analysis),
+        _encoding(analysis),
+        _scores(analysis),
         *_stream_hours(analysis, rates),
         _families(analysis),
+        split_table(analysis.splits),
         _containers(analysis),
         _unmeasured(analysis),
     ]
@@ -114,12 +119,102 @@ def _certainties(analysis: Analysis) -> Table | None:
     return Table("Beyond idle (Welch; bootstrap BCa)", columns, rows) if rows else None
 
 
-def _energies_a_unit(analysis: Analysis) -> Table | None:
-    if not any(group.per_frame or group.per_megabit for group in analysis.tests):
+def _energies_a_unit(analysis: Analysis) -> Iterator[Table]:
+    """Yield joules a frame and a megabit, then a megapixel and a minute of content, as far as known."""
+    tests = [group for group in analysis.tests if group.is_whole]
+    for title, kinds in (
+        ("Energy a unit", {"J/frame": "frame", "J/Mbit": "megabit"}),
+        (
+            "Energy a million pixels, and a minute of content",
+            {"J/Mpixel": "megapixel", "J/min": "content_minute"},
+        ),
+    ):
+        if not any(group.costs[unit] for group in tests for unit in kinds.values()):
+            continue
+        heads = [f"{head}\n{of}" for head in kinds for of in ("all of host", "beyond idle")]
+        columns = [_GROUP, *map(Column, heads), _SOURCE]
+        yield Table(title, columns, [_units(group, kinds.values()) for group in tests])
+
+
+def _encoding(analysis: Analysis) -> Table | None:
+    """Return how fast it went, and the CPU time that it took: what is known without any meter, too."""
+    rows = []
+    for group in analysis.tests:
+        speed, cpu = group.mean(lambda encode: encode.speed), group.cpu_seconds_per_minute
+        if group.is_whole and (speed is not None or cpu is not None):
+            figures = speed, group.min_speed, group.mean(lambda encode: encode.fps)
+            rows.append((group.name, *(figure(one) for one in figures), figure(cpu, ".2f")))
+    heads = "speed", "smallest\nspeed", "frames\na second", "CPU s\na minute of content"
+    columns = [_GROUP, *map(Column, heads)]
+    return (
+        Table("Speed (seconds of content a second), and CPU time of the encoders", columns, rows)
+        if rows
+        else None
+    )
+
+
+def _scores(analysis: Analysis) -> Table | None:
+    """Return the scores of the pictures, a line a rendition."""
+    scored = [(group, scores) for group in analysis.tests for scores in group.scores]
+    if not scored:
         return None
-    heads = ("J/frame\nall of host", "J/frame\nbeyond idle", "J/Mbit\nall of host", "J/Mbit\nbeyond idle")
-    columns = [_GROUP, *map(Column, heads), _SOURCE]
-    return Table("Energy a unit", columns, [_units(group) for group in analysis.tests])
+    forms = {"vmaf": ".2f", "xpsnr": ".2f", "psnr": ".2f", "ssim": ".4f"}
+    rows = []
+    for group, scores in scored:
+        vmaf, *others = (figure(scores.figures.get(measure), form) for measure, form in forms.items())
+        pooled = vmaf, figure(scores.vmaf_harmonic, ".2f"), figure(scores.vmaf_p1, ".2f")
+        rows.append((group.name, scores.rendition, *pooled, *others, scores.vmaf_model or ""))
+    heads = "VMAF\nmean", "VMAF\nharmonic", "VMAF\n1st pct.", "XPSNR\ndB", "PSNR\ndB", "SSIM"
+    columns = [_GROUP, Column("rendition"), *map(Column, heads), Column("VMAF model", words=True)]
+    if not any(scores.rendition for _, scores in scored):
+        columns.pop(1)
+        rows = [(name, *figures) for name, _, *figures in rows]
+    return Table("Picture, against the source", columns, rows)
+
+
+def split_table(splits: Sequence[Split]) -> Table | None:
+    """Return what each step of the work costs a frame; None without splits."""
+    if not splits:
+        return None
+    metered = any(step.joules for split in splits for step in split.steps)
+    rows = []
+    for split in splits:
+        whole = split.steps[-1]
+        for step in split.steps:
+            energy = [_per_frame(step.joules, ".2f"), _percent(step.joules, whole.joules)]
+            cpu = [_per_frame(step.cpu_seconds, ".3f"), _percent(step.cpu_seconds, whole.cpu_seconds)]
+            figures = [*(energy if metered else ()), *cpu, *([split.graded_source] if metered else ())]
+            rows.append([split.name, step.name, *figures])
+    energies = [Column("mJ/frame\n± 95 %"), Column("%")] if metered else []
+    columns = [_GROUP, Column("step", words=True), *energies, Column("CPU ms/frame\n± 95 %"), Column("%")]
+    what = "joules of a frame go" if metered else "CPU time of a frame goes"
+    beyond = (
+        " (beyond idle)" if metered and all(split.beyond_idle for split in splits if split.source) else ""
+    )
+    return Table(f"Where the {what}{beyond}", [*columns, *([_SOURCE] if metered else ())], rows)
+
+
+def split_sentences(splits: Iterable[Split], incomplete: Iterable[Incomplete] = ()) -> Iterator[str]:
+    """Yield what the table of steps does not show."""
+    several = list(splits)
+    if single := [split.name for split in several if not split.is_repeated]:
+        yield f"Note: no interval for the steps of {', '.join(single)}: measured once; give --repeat 5."
+    if idle := [split.name for split in several if split.source and not split.beyond_idle]:
+        yield f"Note: no baseline for {', '.join(idle)}: decode and whole include the idle machine."
+    for name, missing in incomplete:
+        yield f"Note: {name} cannot be split into its steps: no window of {', '.join(missing)} went well."
+
+
+def _per_frame(found: Comparison | None, form: str) -> str:
+    """Return thousandths of a unit a frame."""
+    if found is None:
+        return "-"
+    interval = found.interval and Interval(*(1000 * end for end in found.interval))
+    return spread(1000 * found.delta, interval, form)
+
+
+def _percent(part: Comparison | None, whole: Comparison | None) -> str:
+    return f"{100 * part.delta / whole.delta:.0f}" if part and whole and whole.delta > 0 else "-"
 
 
 def _stream_hours(analysis: Analysis, rates: Rates) -> Iterator[Table]:
@@ -138,7 +233,8 @@ def _stream_hours(analysis: Analysis, rates: Rates) -> Iterator[Table]:
         rows = []
         for group, hour in hours:
             figures = figure(hour.get(marginal), form), figure(hour.get(whole), form)
-            rows.append((group.name, str(group.streams), *figures, group.source))
+            if hour:
+                rows.append((group.name, str(group.streams), *figures, group.graded_source))
         yield Table(f"A stream for an hour, {unit}", columns, rows)
 
 
@@ -161,41 +257,56 @@ def _power(group: Group) -> Sequence[str]:
         str(group.watts.n),
         spread(group.watts.mean, group.watts.interval),
         "" if group.is_baseline else delta,
-        group.source,
+        group.graded_source,
     )
 
 
 def _certainty(group: Group, versus: Comparison) -> Sequence[str]:
     g = figure(versus.hedges_g, "+.2f")
-    return group.name, p_value(versus.p), g, _both(versus.bootstrap), group.source
+    return group.name, p_value(versus.p), g, _both(versus.bootstrap), group.graded_source
 
 
-def _units(group: Group) -> Sequence[str]:
+def _units(group: Group, units: Iterable[str]) -> Sequence[str]:
     cells = []
-    for cost in (group.per_frame, group.per_megabit):
+    for unit in units:
+        cost = group.costs[unit]
         cells += [
             figure(cost.whole.mean if cost else None, ".4f"),
             figure(cost.beyond.delta if cost and cost.beyond else None, "+.4f"),
         ]
-    return group.name, *cells, group.source
+    return group.name, *cells, group.graded_source
 
 
 def _families(analysis: Analysis) -> Table | None:
     families = analysis.families
     if not any(family.sustained is not None or family.slope for family in families):
         return None
-    heads = ("tried", "sustained", "W a stream\n(slope ± 95 %)")
+    counts = [what for what in ("streams", "ladders") if any(family.counts == what for family in families)]
+    paced = any(family.settings.pace != REALTIME for family in families)
+    several_sinks = len({family.settings.sink for family in families}) > 1
+    one_more = "W one more" if "ladders" in counts else "W a stream"
     return Table(
-        f"Streams at once: sustained (speed ≥ {MIN_SPEED}, no drops), and what one more draws",
-        [Column("settings", words=True), *map(Column, heads), _SOURCE],
-        [_family(family) for family in families],
+        f"{' and '.join(counts).capitalize()} at once: sustained (speed ≥ {MIN_SPEED}"
+        f"{' of the pace' if paced else ''}, no drops), and what one more draws",
+        [
+            Column("settings", words=True),
+            Column("tried"),
+            Column("sustained"),
+            Column(f"{one_more}\n(slope ± 95 %)"),
+            _SOURCE,
+        ],
+        [_family(family, several_sinks=several_sinks) for family in families],
     )
 
 
-def _family(family: Family) -> Sequence[str]:
-    tried = dict.fromkeys(str(group.streams) for group in family.groups)
+def _family(family: Family, *, several_sinks: bool) -> Sequence[str]:
+    tried = " ".join(dict.fromkeys(str(group.streams) for group in family.groups))
     slope = spread(family.slope.slope, family.slope.interval, "+.3f") if family.slope else "-"
-    return str(family.settings), " ".join(tried), figure(family.sustained, "d"), slope, family.source
+    sink = f" to {family.settings.sink}" if several_sinks and family.settings.sink else ""
+    sustained = figure(family.sustained, "d")
+    if family.counts == "ladders" and family.sustained is not None:
+        sustained += " ladder" if family.sustained == 1 else " ladders"
+    return f"{family.settings}{sink}", tried, sustained, slope, family.graded_source
 
 
 def _unmeasured(analysis: Analysis) -> Table | None:
@@ -242,13 +353,14 @@ def sentences(analysis: Analysis, rates: Rates) -> Iterator[str]:
     """Yield what stands below the tables: rates, notes, warnings once a kind, what failed."""
     for group in analysis.tests:
         if group.versus is not None and (said := verdict(group.versus)):
-            yield f"{group.name} ({group.source}): {said}."
+            yield f"{group.name}, {group.graded_source}: {said}."
     if rates.price_per_kwh is not None:
         yield f"A kWh costs {rates.price_per_kwh:g} {rates.currency or '(of no named currency)'}."
     if rates.gco2e_per_kwh is not None:
         yield f"A kWh emits {rates.gco2e_per_kwh:g} gCO2e (source: {rates.gco2e_source or 'not given'})."
-    for note in analysis.notes:
+    for note in (*analysis.notes, *_scored(analysis)):
         yield f"Note: {note}."
+    yield from split_sentences(analysis.splits, analysis.incomplete)
     for text, names, differs in analysis.warnings:
         rest = f" (with other figures: {', '.join(names[1:])})" if differs and names[1:] else ""
         yield f"Warning, {names[0] if differs else ', '.join(names)}{rest}: {text}."
@@ -256,6 +368,24 @@ def sentences(analysis: Analysis, rates: Rates) -> Iterator[str]:
         yield f"Left out, {scenario.name}: {why}."
     for scenario in analysis.failed:
         yield f"Left out, {scenario.name}: {scenario.status}{': ' if scenario.error else ''}{scenario.error}."
+
+
+def _scored(analysis: Analysis) -> Iterator[str]:
+    """Yield what the scores are of, and which could not be had."""
+    scored: dict[str, list[str]] = {}
+    missing: dict[str, list[str]] = {}
+    for group in analysis.tests:
+        for window in group.repeats:
+            quality = (window.encode and window.encode.quality) or {}
+            if isinstance(of := quality.get("of"), str) and window.encode and window.encode.scores:
+                scored.setdefault(of, []).append(group.name)
+            reasons = quality.get("missing")
+            for stream, why in reasons.items() if isinstance(reasons, dict) else ():
+                missing.setdefault(str(why), []).append(f"{window.name} {stream}")
+    for of, names in scored.items():
+        yield f"the picture scores are of {of}: {', '.join(dict.fromkeys(names))}"
+    for why, names in missing.items():
+        yield f"no picture scores of {', '.join(dict.fromkeys(names))}: {why}"
 
 
 # -- how it looks ------------------------------------------------------------------------------------

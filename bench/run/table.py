@@ -11,7 +11,7 @@ from powerbench_agent.bench.plan import frame_rate
 from powerbench_agent.bench.plan.scenario import format_resolution
 from powerbench_agent.bench.warnings import SPEED_SPAN
 from powerbench_agent.core.results import Encode, per_unit
-from powerbench_agent.core.scores import Scores
+from powerbench_agent.core.scores import Scores, mean_scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,7 +55,7 @@ def energy_rows(test: Energy, idle: Energy | None) -> Iterator[Row]:
     def row(what: str, unit: str, pick: Callable[[Energy], str]) -> Row:
         return Row(what, unit, pick(idle) if idle else "", pick(test))
 
-    yield row("joules come from", "", lambda energy: energy.source)
+    yield row("joules come from", "", lambda energy: energy.graded_source)
     yield row("window", "s", lambda energy: f"{energy.seconds:.2f}")
     for part in test.parts if len(test.parts) > 1 else ():
         pick = partial(_watts_of, part.origin)
@@ -132,13 +132,13 @@ def quality_rows(quality: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def show_all(console: Console, outcomes: Sequence[Outcome]) -> None:
-    """Print a line a scenario, in the order that they were measured."""
+    """Print a line a scenario, in the order that they were measured; joules a megapixel if they are known."""
     from rich import box  # noqa: PLC0415 - heavy
     from rich.table import Table  # noqa: PLC0415 - heavy
     from rich.text import Text  # noqa: PLC0415 - heavy
 
     terminal = console.is_terminal
-    sources = sorted({outcome.energy.source for outcome in outcomes if outcome.energy})
+    sources = sorted({outcome.energy.graded_source for outcome in outcomes if outcome.energy})
     title = f"joules come from {', '.join(sources)}"
     table = Table(
         title=Text(title) if terminal else None, box=box.ROUNDED if terminal else None, pad_edge=terminal
@@ -147,31 +147,42 @@ def show_all(console: Console, outcomes: Sequence[Outcome]) -> None:
         console.print(title, highlight=False, markup=False)
     table.add_column("scenario", overflow="fold")
     scored = any(_vmaf(outcome) for outcome in outcomes)
-    for heading in ("streams", "W", "Δ W", "J/frame", "kbps", "speed", *(["VMAF"] if scored else ())):
+    pixels = any(outcome.encode and outcome.encode.megapixels for outcome in outcomes)
+    units = ("J/frame", *(["J/Mpixel"] if pixels else ()))
+    for heading in ("streams", "W", "Δ W", *units, "kbps", "speed", *(["VMAF"] if scored else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     for outcome in outcomes:
         energy, encode, versus = outcome.energy, outcome.encode, outcome.versus
         if energy is None or encode is None:
             continue
-        cost = per_unit(energy.watts, encode.frames, encode.seconds)
+        amounts = (encode.frames, *([encode.megapixels] if pixels else ()))
+        costs = [per_unit(energy.watts, amount, encode.seconds) for amount in amounts]
         table.add_row(
             Text(outcome.scenario.name + ("" if outcome.status == "ok" else f" ({outcome.status})")),
             str(len(outcome.scenario.streams)),
             f"{energy.watts:.2f}",
             f"{versus.watts:+.2f}" if versus else "",
-            "" if cost is None else f"{cost:.4f}",
+            *("" if cost is None else f"{cost:.4f}" for cost in costs),
             "" if encode.kbps is None else f"{encode.kbps:.0f}",
-            "" if encode.min_speed is None else f"{encode.min_speed:.3f}",
+            _speed(encode),
             *([_vmaf(outcome)] if scored else ()),
         )
     console.print(table)
 
 
 def _vmaf(outcome: Outcome) -> str:
-    """Return the mean VMAF of a scenario's streams; "" if they were not scored by it."""
+    """Return the mean VMAF of a scenario's streams, of each rendition of ladders; "" without any."""
     quality = outcome.quality
-    score = Encode(0.0, quality=dict(quality)).scores.get("vmaf") if quality else None
-    return "" if score is None else f"{score:.2f}"
+    scores = mean_scores(Encode(0.0, quality=dict(quality)).scores) if quality else []
+    return " / ".join(f"{one.figures['vmaf']:.2f}" for one in scores if "vmaf" in one.figures)
+
+
+def _speed(encode: Encode) -> str:
+    """Return the mean speed, and the smallest; only one of them if the other is not known."""
+    if encode.speed is None:
+        return "" if encode.min_speed is None else f"{encode.min_speed:.3f}"
+    least = "" if encode.min_speed is None else f" (min {encode.min_speed:.3f})"
+    return f"{encode.speed:.3f}{least}"
 
 
 def show(console: Console, outcome: Outcome) -> None:

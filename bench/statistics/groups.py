@@ -2,19 +2,23 @@
 
 A group is the repeats under one name, of the same settings and the same sources of energy: an estimate is
 never averaged with a measurement. Each test group stands against the baselines of its own blocks. A family
-is the groups that differ in the number of streams only.
+is the groups that differ in the number of streams only; where a stream is a ladder of renditions, in that of
+ladders. A group that did only a part of the work, decoding for example, is in no ranking and no family.
 
 Units: watts, joules; intervals are 95 %. Every figure is of the host alone: no network, no viewer.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.bench.statistics import stats
-from powerbench_agent.bench.warnings import MIN_SPEED, kind_of_warning
+from powerbench_agent.bench.statistics.split import incomplete_splits, splits_of
+from powerbench_agent.bench.warnings import kind_of_warning, least_speed
+from powerbench_agent.core.grades import ESTIMATED, with_grade
 from powerbench_agent.core.results import (
     Conclusion,
     baselines_of,
@@ -28,12 +32,20 @@ from powerbench_agent.core.results import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from powerbench_agent.bench.statistics.split import Incomplete, Split
     from powerbench_agent.bench.statistics.stats import Comparison, Slope, Summary
-    from powerbench_agent.core.results import Encode, RecordedScenario, Repeats, ResultsFile, Settings
+    from powerbench_agent.core.results import (
+        Encode,
+        Origin,
+        RecordedScenario,
+        Repeats,
+        ResultsFile,
+        Settings,
+    )
+    from powerbench_agent.core.scores import MeanScores
 
 ENOUGH_REPEATS = 5
 ILLUSTRATION = "one run is an illustration, not a result"
-_QUALITIES = {"vmaf": "vmaf", "xpsnr": "xpsnr_db", "psnr": "psnr_db", "ssim": "ssim"}  # measure: column
 
 
 class Overhead(NamedTuple):
@@ -47,7 +59,7 @@ _NO_OVERHEAD = Overhead()
 
 
 class Cost(NamedTuple):
-    """Joules a frame or a megabit: of all that the host drew, and of what it drew beyond idle."""
+    """Joules a frame or another unit: of all that the host drew, and of what it drew beyond idle."""
 
     whole: Summary
     beyond: Comparison | None
@@ -62,15 +74,43 @@ class Group:
     settings: Settings
     streams: int  # 0 for a baseline
     source: str
-    measured: bool
+    grade: str
     watts: Summary
     idle: Summary | None = None  # the baselines of the same blocks
     versus: Comparison | None = None  # watts against those
     per_frame: Cost | None = None
     per_megabit: Cost | None = None
+    per_megapixel: Cost | None = None
+    per_minute: Cost | None = None  # of content
+    scores: tuple[MeanScores, ...] = ()  # by rendition
     overhead: Overhead = _NO_OVERHEAD
     outliers: tuple[str, ...] = ()
-    rank: int | None = None  # 1 needs the fewest joules a frame, among groups of the same source
+    rank: int | None = None  # 1 needs the fewest joules a frame, among groups that the same meters measured
+
+    @property
+    def measured(self) -> bool:
+        """Whether nothing of it is an estimate."""
+        return self.grade != ESTIMATED
+
+    @property
+    def graded_source(self) -> str:
+        """Where its joules come from, and how good that is: "rapl (1)"."""
+        return with_grade(self.source, self.grade)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it did what its settings say: neither a part of the work, nor a ladder as one stream."""
+        return not self.settings.part and not self.repeats[0].one_stream_for
+
+    @property
+    def costs(self) -> dict[str, Cost | None]:
+        """Joules a unit, by the unit."""
+        return {
+            "frame": self.per_frame,
+            "megabit": self.per_megabit,
+            "megapixel": self.per_megapixel,
+            "content_minute": self.per_minute,
+        }
 
     @property
     def is_baseline(self) -> bool:
@@ -92,22 +132,25 @@ class Group:
 
     @property
     def sustained(self) -> bool | None:
-        """Whether every stream kept up in every repeat; None where that is not known."""
-        return None if self.min_speed is None else self.min_speed >= MIN_SPEED and not self.dropped
+        """Whether every stream kept its pace in every repeat; None if it has none, or that is not known."""
+        least = least_speed(self.repeats[0].asked_speed)
+        if least is None or self.min_speed is None:
+            return None
+        return self.min_speed >= least and not self.dropped
 
     def mean(self, figure: Callable[[Encode], float | None]) -> float | None:
         """Return the mean of an encode's figure over the repeats that have it."""
         known = [value for s in self.repeats if s.encode and (value := figure(s.encode)) is not None]
         return statistics.fmean(known) if known else None
 
-    def quality(self) -> dict[str, float]:
-        """Return the mean of each score that repeats have."""
-        found = {}
-        for name, column in _QUALITIES.items():
-            scores = [s.encode.scores for s in self.repeats if s.encode]
-            if known := [score[name] for score in scores if name in score]:
-                found[column] = statistics.fmean(known)
-        return found
+    @property
+    def cpu_seconds_per_minute(self) -> float | None:
+        """CPU time of the encoders for a minute of content."""
+        return self.mean(lambda encode: _quotient(encode.encoder_cpu_seconds, encode.content_minutes))
+
+
+def _quotient(amount: float | None, of: float | None) -> float | None:
+    return amount / of if amount is not None and of is not None and 0 < of < math.inf else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,10 +159,25 @@ class Family:
 
     settings: Settings
     source: str
-    measured: bool
+    grade: str
     groups: tuple[Group, ...]
-    sustained: int | None  # the largest number of streams that kept up; 0: none did; None: not known
+    sustained: int | None  # the largest number of streams that kept their pace; 0: none did; None: not known
     slope: Slope | None  # watts over the number of streams, the baseline at 0; None of one number alone
+
+    @property
+    def measured(self) -> bool:
+        """Whether nothing of it is an estimate."""
+        return self.grade != ESTIMATED
+
+    @property
+    def graded_source(self) -> str:
+        """Where its joules come from, and how good that is: "rapl (1)"."""
+        return with_grade(self.source, self.grade)
+
+    @property
+    def counts(self) -> str:
+        """What its numbers are of: "streams", or "ladders"."""
+        return "ladders" if self.settings.ladder else "streams"
 
 
 class Warned(NamedTuple):
@@ -138,6 +196,8 @@ class Analysis:
     tests: tuple[Group, ...]  # best first
     baselines: tuple[Group, ...]
     families: tuple[Family, ...]
+    splits: tuple[Split, ...]  # of what was measured step by step
+    incomplete: tuple[Incomplete, ...]  # of what was to be
     warnings: tuple[Warned, ...]
     notes: tuple[str, ...]  # what a person is to know of the figures
     unmeasured: tuple[RecordedScenario, ...]  # went well, and have no energy
@@ -156,6 +216,8 @@ def analyze(results: ResultsFile, overheads: Mapping[str, Overhead] | None = Non
         tests=tuple(tests),
         baselines=tuple(group for group in found if group.is_baseline),
         families=tuple(_families(tests, scenarios)),
+        splits=tuple(splits_of(scenarios)),
+        incomplete=tuple(incomplete_splits(scenarios)),
         warnings=tuple(kinds_of_warnings(scenarios)),
         notes=tuple(_notes(tests, found)),
         unmeasured=tuple(scenario for scenario in well if scenario.energy is None),
@@ -218,12 +280,15 @@ def _group(
         settings=settings_of(same.first),
         streams=same.first.streams,
         source=same.source,
-        measured=all(energy.measured for energy in same.energies),
+        grade=same.grade,
         watts=stats.summarize(watts),
         idle=stats.summarize(resting) if resting else None,
         versus=stats.compare(watts, resting, resample=resample) if resting else None,
         per_frame=cost(windows, resting, lambda encode: encode.frames),
         per_megabit=cost(windows, resting, lambda encode: encode.megabits),
+        per_megapixel=cost(windows, resting, lambda encode: encode.megapixels),
+        per_minute=cost(windows, resting, lambda encode: encode.content_minutes),
+        scores=tuple(same.scores),
         overhead=_overhead([overheads[window.name] for window in windows if window.name in overheads]),
         outliers=tuple(windows[place].name for place in outliers),
     )
@@ -268,25 +333,38 @@ def _overhead(found: Sequence[Overhead]) -> Overhead:
 def _ranked(tests: Sequence[Group]) -> list[Group]:
     """Return the groups best first: measured before estimated, those without a rank last.
 
-    Where one of a source has no baseline, none of them is ranked beyond idle: the two are not one scale.
+    Only what the same meters measured is one scale, and an estimate is none. Where one of them has no
+    baseline, none is ranked beyond idle: the two are not one scale either.
     """
     ranked: list[Group] = []
-    for source in sorted({(not g.measured, g.source) for g in tests}):
-        alike = [group for group in tests if (not group.measured, group.source) == source]
-        known = [(group.per_frame, group) for group in alike if group.per_frame is not None]
+    for scale in sorted({_scale(group) for group in tests}):
+        alike = [group for group in tests if _scale(group) == scale]
+        known = [
+            (group.per_frame, group) for group in alike if group.per_frame is not None and _may_rank(group)
+        ]
         beyond = all(cost.beyond is not None for cost, _ in known)
         order = sorted(
             known, key=lambda item: item[0].beyond.delta if beyond and item[0].beyond else item[0].whole.mean
         )
         ranked += [replace(group, rank=place) for place, (_, group) in enumerate(order, 1)]
-        ranked += [group for group in alike if group.per_frame is None]
+        ranked += [group for group in alike if group.per_frame is None or not _may_rank(group)]
     return ranked
+
+
+def _scale(group: Group) -> tuple[bool, str, tuple[Origin, ...]]:
+    """Return what groups must share for their joules to be compared."""
+    return not group.measured, group.source, tuple(sorted(origins_of(group.repeats[0])))
+
+
+def _may_rank(group: Group) -> bool:
+    return group.measured and group.is_whole
 
 
 def _families(tests: Sequence[Group], scenarios: Sequence[RecordedScenario]) -> list[Family]:
     found: dict[object, list[Group]] = {}
     for group in tests:
-        found.setdefault((group.settings, origins_of(group.repeats[0])), []).append(group)
+        if group.is_whole:
+            found.setdefault((group.settings, origins_of(group.repeats[0])), []).append(group)
     families = []
     for alike in found.values():
         members = sorted(alike, key=lambda group: group.streams)
@@ -296,7 +374,7 @@ def _families(tests: Sequence[Group], scenarios: Sequence[RecordedScenario]) -> 
         family = Family(
             settings=first.settings,
             source=first.source,
-            measured=first.measured,
+            grade=first.grade,
             groups=tuple(members),
             sustained=max(kept_up, default=0) if known else None,
             slope=_slope(members, scenarios),
@@ -332,7 +410,10 @@ def kinds_of_warnings(scenarios: Iterable[RecordedScenario]) -> list[Warned]:
 
 def _notes(tests: Sequence[Group], every: Sequence[Group]) -> Iterable[str]:
     if not all(group.measured for group in every):
-        yield "an estimate is a model of CPU time, not a measurement: good for a shape, not to be published"
+        yield (
+            "an estimate is a model of CPU time, not a measurement: good for a shape, not to be published, "
+            "and never ranked"
+        )
     if any(group.watts.n == 1 for group in tests):
         yield f"{ILLUSTRATION}: repeat it, with longer windows, before you conclude"
     few = [f"{group.name} (n = {group.watts.n})" for group in every if group.watts.n < ENOUGH_REPEATS]
@@ -347,5 +428,31 @@ def _notes(tests: Sequence[Group], every: Sequence[Group]) -> Iterable[str]:
         yield f"the baselines' joules come from other sources, they are not compared: {', '.join(alone)}"
     elif alone:
         yield f"no baseline: {', '.join(alone)}; give --with-baseline to know what is beyond idle"
+    yield from _unlike_bytes(tests)
+    yield from _unlike_models(tests)
     if (doubtful := sum(g.versus is not None and g.versus.p is not None for g in tests)) >= 20:
         yield f"of {doubtful} comparisons, one in twenty shows a difference by chance alone"
+
+
+def _unlike_bytes(tests: Sequence[Group]) -> Iterable[str]:
+    """Yield what the bytes are of where that differs between groups that stand beside each other."""
+    for scale in sorted({_scale(group) for group in tests}):
+        kinds: dict[str, list[str]] = {}
+        for group in tests:
+            if _scale(group) == scale and group.is_whole and group.per_megabit is not None:
+                counted = {window.encode.counted for window in group.repeats if window.encode}
+                kinds.setdefault(" and ".join(sorted(filter(None, counted))), []).append(group.name)
+        kinds.pop("", None)
+        if len(kinds) > 1:
+            told = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items())
+            yield f"the bytes are not of one kind, so compare no kbps and no J/Mbit across these: {told}"
+
+
+def _unlike_models(tests: Sequence[Group]) -> Iterable[str]:
+    """Yield whose VMAF is not averaged, because different models gave it."""
+    for group in tests:
+        models = sorted(
+            {model for scores in group.scores if len(scores.models) > 1 for model in scores.models}
+        )
+        if models:
+            yield f"VMAF of {group.name} is of different models, so it is not averaged: {', '.join(models)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from powerbench_agent.bench.statistics.stats import Interval
+from powerbench_agent.core.results import REALTIME
 
 if TYPE_CHECKING:
     from powerbench_agent.bench.statistics.groups import Group
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
 def stream_hour(group: Group, rates: Rates) -> dict[str, Any]:
     """Return what a stream costs an hour: marginal, what it adds; attributional, its part of all.
 
-    It has what the group and the rates tell; nothing for a group without streams.
+    It has what the group and the rates tell; nothing for a group without streams, for one that does a part of
+    the work, and for one that is not at real time: its hour is not an hour of what people watch. A ladder is
+    one stream.
     """
-    if not group.streams:
+    if not group.streams or not group.is_whole or group.settings.pace != REALTIME:
         return {}
     row: dict[str, Any] = {}
     kinds = [("attributional", group.watts.mean, group.watts.interval)]

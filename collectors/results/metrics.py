@@ -6,6 +6,7 @@ Joules, watts, seconds, and watt-hours where a name says so.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -41,6 +42,7 @@ LABELS = (
     "preset",
     "streams",
     "source",
+    "grade",
 )
 
 
@@ -76,18 +78,30 @@ HIGH = Metric(
     LABELS,
 )
 REPEATS = Metric("results_scenario_repeats", "gauge", "Windows that the figures are means of.", LABELS)
+_OF = "of what the window encoded, or of ten seconds with the same settings, as the results file says"
 SCORES = {
-    "vmaf": _gauge("vmaf_score", "Mean VMAF of ten seconds with the same settings, 0 to 100"),
-    "xpsnr": _gauge("xpsnr_score", "XPSNR of ten seconds with the same settings, in dB, of the worst plane"),
-    "psnr": _gauge("psnr_score", "PSNR of ten seconds with the same settings, in dB"),
-    "ssim": _gauge("ssim_score", "SSIM of ten seconds with the same settings, at most 1"),
+    measure: Metric(
+        f"results_scenario_{measure}_score",
+        "gauge",
+        f"{what} {_OF}; mean over streams and repeats.",
+        (*LABELS, "rendition"),
+    )
+    for measure, what in {
+        "vmaf": "Mean VMAF, 0 to 100,",
+        "xpsnr": "XPSNR in dB, of the worst plane,",
+        "psnr": "PSNR in dB",
+        "ssim": "SSIM, at most 1,",
+    }.items()
 }
+PER_MEGAPIXEL = _gauge("energy_joules_per_megapixel", "Energy of the host a million pixels encoded")
+PER_MINUTE = _gauge("energy_joules_per_content_minute", "Energy of the host a minute of content encoded")
+SPEED = _gauge("speed", "Seconds of content a second, the mean of the streams")
 COST = _gauge("cost", "Energy of the host at the price of a kWh, in the price's currency")
 CO2E = _gauge("co2e_grams", "Energy of the host at the grid's g CO2e a kWh")
 METRICS = (
     *(DELTA_POWER, DELTA_ENERGY, PERCENT, POWER, JOULES, WATT_HOURS, DURATION, FPS, FRAMES, DROPPED),
     *SCORES.values(),
-    *(MJ_PER_FRAME, WH_PER_MBPS, COST, CO2E, LOW, HIGH, REPEATS),
+    *(MJ_PER_FRAME, WH_PER_MBPS, PER_MEGAPIXEL, PER_MINUTE, SPEED, COST, CO2E, LOW, HIGH, REPEATS),
 )
 
 
@@ -114,7 +128,9 @@ def describe(
         price_per_kwh=_first(found.rates.price_per_kwh, rates.price_per_kwh),
         gco2e_per_kwh=_first(found.rates.gco2e_per_kwh, rates.gco2e_per_kwh),
     )
-    conclusions = {(one.group, one.source): one for one in found.conclusions}
+    told = Counter((one.group, one.source) for one in found.conclusions)
+    # Two of one name and source are of different meters: the file does not say which is whose.
+    conclusions = {key: one for one in found.conclusions if told[key := (one.group, one.source)] == 1}
     baselines = [scenario for scenario in scenarios if scenario.is_baseline and valid(scenario)]
     shown: dict[tuple[str, ...], Repeats] = {}
     for same in repeats(scenarios):
@@ -123,6 +139,7 @@ def describe(
             label(same.name),
             *_settings(same.first),
             label(same.source),
+            same.grade,
         )
         # Sets that only their components tell apart have one series: the set with the most windows has it.
         if labels not in shown or len(same.windows) > len(shown[labels].windows):
@@ -134,7 +151,17 @@ def describe(
         conclusion = conclusions.get((same.name, same.source))
         if conclusion is not None and DELTA_POWER in figures:
             figures[LOW], figures[HIGH] = conclusion.low, conclusion.high
-        yield [metric.sample(value, *labels) for metric, value in figures.items() if math.isfinite(value)]
+        samples = [metric.sample(value, *labels) for metric, value in figures.items() if math.isfinite(value)]
+        yield samples + list(_scores(same, labels))
+
+
+def _scores(same: Repeats, labels: Sequence[str]) -> Iterator[Sample]:
+    """Yield the scores, those of each rendition of a ladder."""
+    several = len(same.scores) > 1 or same.first.ladder
+    by_name = {label(scores.rendition) if several else "": scores for scores in same.scores}
+    for rendition, scores in by_name.items():
+        for measure, figure in scores.figures.items():
+            yield SCORES[measure].sample(figure, *labels, rendition)
 
 
 def _with_energy(
@@ -162,8 +189,8 @@ def _figures(
     window: RecordedScenario, idle: Sequence[Energy] | None, rates: Rates
 ) -> Iterator[tuple[Metric, float | None]]:
     energy, encode = window.energy if valid(window) else None, window.encode
-    if encode is not None and not 0 < encode.seconds < math.inf:
-        encode = None
+    if encode is not None and (window.part or not 0 < encode.seconds < math.inf):
+        encode = None  # a part of the work encodes nothing
     yield DURATION, _seconds(window, energy, encode)
     if energy is not None:
         yield from _energy_figures(energy, rates)
@@ -207,9 +234,7 @@ def _encode_figures(encode: Encode) -> Iterator[tuple[Metric, float | None]]:
     yield FRAMES, encode.frames
     yield DROPPED, _number(encode.dropped)
     yield FPS, encode.fps
-    scores = encode.scores
-    for measure, metric in SCORES.items():
-        yield metric, scores.get(measure)
+    yield SPEED, encode.speed
 
 
 def _efficiency_figures(energy: Energy, encode: Encode) -> Iterator[tuple[Metric, float | None]]:
@@ -217,6 +242,8 @@ def _efficiency_figures(energy: Energy, encode: Encode) -> Iterator[tuple[Metric
     yield MJ_PER_FRAME, None if joules is None else joules * 1000
     if encode.megabits is not None and encode.megabits > 0:
         yield WH_PER_MBPS, energy.watt_hours * encode.seconds / encode.megabits
+    yield PER_MEGAPIXEL, per_unit(energy.mean_watts, encode.megapixels, encode.seconds)
+    yield PER_MINUTE, per_unit(energy.mean_watts, encode.content_minutes, encode.seconds)
 
 
 def _seconds(window: RecordedScenario, energy: Energy | None, encode: Encode | None) -> float | None:

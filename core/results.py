@@ -832,12 +832,16 @@ def _telling(several: Sequence[Settings]) -> Callable[[Settings], str]:
         return {
             "clip": settings.input,
             "pace": pace_text(settings.pace),
-            "sink": settings.sink and f"to {settings.sink}",
+            "sink": "" if settings.part or not settings.sink else f"to {settings.sink}",
             "part": settings.part and f"{settings.part} alone",
             "ladder": settings.ladder and f"ladder {settings.ladder}",
         }
 
-    differing = [key for key in described(several[0]) if len({getattr(one, key) for one in several}) > 1]
+    def differs(key: str) -> bool:
+        # A part of the work has a sink of its own, and is told apart without it.
+        return len({getattr(one, key) for one in several if key != "sink" or not one.part}) > 1
+
+    differing = [key for key in described(several[0]) if differs(key)]
 
     def told(settings: Settings) -> str:
         return ", ".join(filter(None, (described(settings)[key] for key in differing)))

@@ -30,6 +30,7 @@ GROUPS = {
             "counters",
             "results",
             "scores",
+            "grades",
             "bounded_file",
             "prometheus_windows",
             "windows",

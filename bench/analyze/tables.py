@@ -109,7 +109,9 @@ def _powers(analysis: Analysis) -> Table | None:
     ranked = any(group.rank for group in analysis.tests)
     title = f"Power of the host, {_ORDER}" if ranked else "Power of the host"
     columns = [Column("#"), _GROUP, Column("n"), Column("W ± 95 %"), Column("ΔW ± 95 %"), _SOURCE]
-    return Table(title, columns, [_power(group) for group in groups]) if groups else None
+    first = 0 if ranked else 1
+    rows = [_power(group)[first:] for group in groups]
+    return Table(title, columns[first:], rows) if groups else None
 
 
 def _certainties(analysis: Analysis) -> Table | None:
@@ -269,10 +271,10 @@ def _certainty(group: Group, versus: Comparison) -> Sequence[str]:
 def _units(group: Group, units: Iterable[str]) -> Sequence[str]:
     cells = []
     for unit in units:
-        cost = group.costs[unit]
+        cost, form = group.costs[unit], ".2f" if unit == "content_minute" else ".4f"
         cells += [
-            figure(cost.whole.mean if cost else None, ".4f"),
-            figure(cost.beyond.delta if cost and cost.beyond else None, "+.4f"),
+            figure(cost.whole.mean if cost else None, form),
+            figure(cost.beyond.delta if cost and cost.beyond else None, f"+{form}"),
         ]
     return group.name, *cells, group.graded_source
 

@@ -170,7 +170,7 @@ def test_the_table_and_the_words(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert cli.main(["compare", *written(tmp_path, BEFORE, AFTER)]) == 0
     text = capsys.readouterr().out
     assert "-1.000 ± " in text
-    assert "y, Power of the host (rapl): no detectable difference (smallest detectable: 0." in text
+    assert "y, Power of the host, rapl (1): no detectable difference (smallest detectable: 0." in text
     assert "gone (A), come (B)" in text
 
 
@@ -213,7 +213,9 @@ def test_an_estimate_is_no_measurement() -> None:
     content = copy.deepcopy(AFTER)
     for one in content["scenarios"]:
         one["energy"]["parts"][0]["source"] = "estimate"
-    assert list(differences(parsed(BEFORE), parsed(content))) == ["energy from: cpu rapl, cpu estimate"]
+    assert list(differences(parsed(BEFORE), parsed(content))) == [
+        "energy from: cpu rapl (1), cpu estimate (E)"
+    ]
 
 
 def test_old_files_are_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -208,7 +208,10 @@ def test_the_record_names_all_that_it_is_against(tmp_path: Path) -> None:
         "percent": 150.0,
         "joules_per_frame": 18.0 / 30,
         "joules_per_megabit": 18.0,
+        "joules_per_megapixel": None,
+        "joules_per_content_minute": None,
         "source": "rapl",
+        "grade": "1",
     }
 
 

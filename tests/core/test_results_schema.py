@@ -61,7 +61,7 @@ def test_format_1() -> None:
     assert test.energy is not None
     assert [(p.component, p.joules) for p in test.energy.parts] == [("cpu", 2340), ("dram", 360)]
     assert test.encode is not None
-    assert (test.encode.quality, test.encode.scores) == (None, {})
+    assert (test.encode.quality, test.encode.scores) == (None, [])
     assert any("picture scores are not shown" in warning for warning in test.warnings)
     assert baselines_of([test], found.scenarios) == [idle]
 

@@ -25,7 +25,7 @@ from stubs import stub, truth
 from trees import Powercap, add_frequency, add_hwmon
 
 from powerbench_agent.core.results import FORMAT
-from powerbench_agent.core.scores import Pooled, Psnr, Scores
+from powerbench_agent.core.scores import Pooled, Psnr, Scores, Ssim, Xpsnr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,6 +130,8 @@ SCORES = Scores(
     vmaf=Pooled(mean=93.5, harmonic_mean=93.0, p1=88.0, minimum=80.0),
     vmaf_model="vmaf_v0.6.1",
     psnr=Psnr(average=41.25, y=40.0, u=45.0, v=45.0),
+    xpsnr=Xpsnr(minimum=39.5, y=40.0, u=39.5, v=45.0),
+    ssim=Ssim(average=0.98, y=0.97),
 )
 
 
@@ -142,6 +144,7 @@ def _config(directory: Path, engine: Dockerd) -> Path:
     newer = json.loads((CAPTURES / "results_format2.json").read_text())
     for scenario in newer["scenarios"]:
         if "encode" in scenario:
+            scenario["encode"] |= {"megapixels": 3317.76, "media_seconds": 120.0, "speed": 1.0}
             scenario["encode"]["quality"] = {"of": "10 s", "streams": [msgspec.to_builtins(SCORES)]}
     newer["format"] = FORMAT
     newer["conclusions"] = [{"group": "abr", "source": "rapl", "low": 21.5, "high": 48.5}]

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 RUN = 'run_id=~"$run_id"'
 SCENARIO = 'scenario=~"$scenario"'
 NAMED = "{{scenario}} ({{source}}) {{host}} {{run}}"
+SCORED = "{{scenario}} {{rendition}} ({{source}}) {{host}} {{run}}"
 NO_RUN = "no run"
 NO_BASELINE = "no baseline"
-SETTINGS = ("bitrate", "resolution", "fps", "encoder", "preset", "streams")
+SETTINGS = ("bitrate", "rate", "resolution", "fps", "encoder", "preset", "streams")
 REPEATS = "Mean over the scenario's repeats; the brackets name its source of energy."
 
 
@@ -108,9 +109,23 @@ def _bars(title: str, what: str, unit: str, name: str, nothing: str = NO_BASELIN
     )
 
 
+def _score(title: str, what: str, unit: str, measure: str, decimals: int = 2) -> Panel:
+    """Return the panel of one measure of quality, each rendition of a ladder for itself."""
+    return bars(
+        title,
+        f"Quality of the picture against its source, {what}: of what the window encoded, or of ten seconds "
+        "with the same settings, as the results file says. Mean over streams and repeats.",
+        unit,
+        Query(f"sort_desc({named(figure(f'{measure}_score'))})", SCORED),
+        size=(12, 9),
+        decimals=decimals,
+        nothing=f"not scored; run with --quality {measure}",
+    )
+
+
 def scenarios() -> Row:
     """Return the row that has every figure of every scenario."""
-    labels = ("scenario", "host", "source", *SETTINGS, "run_id")
+    labels = ("scenario", "host", "source", "grade", *SETTINGS, "run_id")
 
     def column(name: str) -> str:
         return f"max by ({', '.join(labels)}) ({figure(name)})"
@@ -121,7 +136,8 @@ def scenarios() -> Row:
             table(
                 "All figures",
                 "Every selected scenario with its settings, its source of energy and its figures. Figures "
-                "are means over repeats and cover the whole host. The source estimate means: not measured. "
+                "are means over repeats and cover the whole host. Grade E is an estimate, 1 counters of "
+                "components, 2 calibrated to the wall, 3 a meter of the whole machine. "
                 "Δ from and Δ to are the 95 % interval of the power beyond the baseline (Welch), available "
                 "with repeats only. If it includes 0, no difference was detected.",
                 {
@@ -133,6 +149,8 @@ def scenarios() -> Row:
                     "Δ %": (column("power_pct_increase"), "percent"),
                     "Δ energy": (column("delta_energy_wh"), "watth"),
                     "mJ per frame": (column("energy_mj_per_frame"), "none"),
+                    "J per Mpixel": (column("energy_joules_per_megapixel"), "none"),
+                    "speed": (column("speed"), "none"),
                     "fps": (column("avg_fps"), "none"),
                     "dropped": (column("dropped_frames"), "short"),
                     "seconds": (column("duration_seconds"), "s"),
@@ -164,6 +182,15 @@ def costs() -> Row:
                 decimals=3,
                 nothing=no_encode,
             ),
+            bars(
+                "Energy per megapixel",
+                f"Energy of the host, including idle, per million encoded pixels. {REPEATS}",
+                "joule",
+                Query(f"sort_desc({named(figure('energy_joules_per_megapixel'))})", NAMED),
+                size=(8, 9),
+                decimals=3,
+                nothing=no_encode,
+            ),
             _bars(
                 "Energy by bitrate",
                 "Energy of the host over the window in Wh, divided by the achieved bitrate in Mbit/s.",
@@ -172,24 +199,17 @@ def costs() -> Row:
                 no_encode,
             ),
             _bars(
-                "VMAF",
-                "Quality of a ten-second encode with the same settings, 0 to 100.",
-                "none",
-                "vmaf_score",
-                "not scored; run with --quality vmaf",
-            ),
-            _bars(
-                "PSNR",
-                "Quality of a ten-second encode with the same settings, in dB.",
-                "suffix: dB",
-                "psnr_score",
-                "not scored; run with --quality psnr",
-            ),
-            _bars(
                 "Frames encoded per second",
                 "All streams of the scenario together.",
                 "suffix: fps",
                 "avg_fps",
+                no_encode,
+            ),
+            _bars(
+                "Speed",
+                "Seconds of content encoded a second, the mean of the streams.",
+                "none",
+                "speed",
                 no_encode,
             ),
             _bars(
@@ -208,6 +228,10 @@ def costs() -> Row:
                 "grams per kWh are not set",
             ),
             _bars("Energy", "Energy of the host over the window.", "watth", "total_energy_wh", NO_RUN),
+            _score("VMAF", "mean, 0 to 100", "none", "vmaf"),
+            _score("XPSNR", "of the worst plane, in dB", "suffix: dB", "xpsnr"),
+            _score("PSNR", "in dB", "suffix: dB", "psnr"),
+            _score("SSIM", "at most 1", "none", "ssim", decimals=4),
         ],
     )
 

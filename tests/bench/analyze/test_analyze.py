@@ -170,7 +170,7 @@ def test_every_table_of_an_estimate_says_so() -> None:
     blocks = shown(document("estimate"), 100, terminal=False).split("\n\n")
     lines = [line for block in blocks[:-1] for line in block.splitlines() if "720p30" in line]
     assert len(lines) >= 15
-    assert all(line.endswith("estimate") for line in lines)
+    assert all(line.endswith("estimate (E)") for line in lines)
 
 
 def test_a_difference_too_small_to_see() -> None:

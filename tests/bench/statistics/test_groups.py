@@ -13,7 +13,7 @@ import pytest
 from msgspec import structs
 
 from powerbench_agent.bench.analyze import export
-from powerbench_agent.bench.analyze.tables import sentences, verdict
+from powerbench_agent.bench.analyze.tables import analysis_tables, sentences, verdict
 from powerbench_agent.bench.statistics.groups import Analysis, Overhead, analyze
 from powerbench_agent.core.results import (
     Encode,
@@ -347,3 +347,173 @@ def test_a_versus_baseline_of_the_file_is_not_what_is_reckoned_with() -> None:
     """ΔW comes from the group's baselines: what one repeat wrote at its time does not matter."""
     odd = encoded("a", 5.0, versus_baseline=Versus(99.0, 9.0, 1.0, "baseline"))
     assert row(analyzed(idle(3.0), odd), "a")["delta_watts"] == pytest.approx(2.0)
+
+
+# -- grades, paces, ladders, steps ---------------------------------------------------------------------
+
+
+def test_an_estimate_is_never_ranked() -> None:
+    """Nor is its order one: it is the file's. What was measured beside it is ranked."""
+    scenarios = [encoded(name, watts, 0, "estimate") for name, watts in (("dear", 9.0), ("cheap", 5.0))]
+    found = analyzed(*scenarios, encoded("measured", 7.0))
+    assert [(g.name, g.grade, g.rank) for g in found.tests] == [
+        ("measured", "1", 1),
+        ("dear", "E", None),
+        ("cheap", "E", None),
+    ]
+
+
+def test_only_what_the_same_meters_measured_is_one_ranking() -> None:
+    """A machine's meter and a GPU's counters are two scales, though one source reads both."""
+    parts = [Part(component, "http_json", 300.0, 5.0) for component in ("platform", "gpu")]
+    machine, gpu = (
+        encoded(name, 5.0, energy=Energy.of_parts([part], 60.0))
+        for name, part in zip("ab", parts, strict=True)
+    )
+    found = analyzed(machine, gpu, encoded("c", 4.0, energy=Energy.of_parts([parts[0]], 60.0)))
+    assert sorted((g.grade, g.rank) for g in found.tests) == [("1", 1), ("3", 1), ("3", 2)]
+
+
+def test_delivered_units_by_hand() -> None:
+    """7 W over 4 W, at 27.648 megapixels and a half minute of content a minute, with Welch's intervals."""
+    figures = {"megapixels": 1658.88, "media_seconds": 30.0, "speed": 0.5, "cpu_seconds": {"encoder": 45.0}}
+    scenarios = [
+        structs.replace(s, encode=structs.replace(s.encode, **figures)) if s.encode else s for s in THREE
+    ]
+    found = row(analyzed(*scenarios), "a")
+    expected = {
+        "joules_per_megapixel": 7 / 27.648,
+        "joules_per_megapixel_beyond_idle": 3 / 27.648,
+        "joules_per_content_minute": 7 * 120,
+        "joules_per_content_minute_beyond_idle": 3 * 120,
+        "joules_per_content_minute_beyond_idle_low": found["delta_watts_low"] * 120,
+        "speed": 0.5,
+        "cpu_seconds_per_content_minute": 90.0,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"pace": "max"}, {"sink": "srt"}, {"part": "decode"}, {"ladder": "1920x1080:5M,854x480:1M"}],
+    ids=lambda other: next(iter(other)),
+)
+def test_what_is_another_setting_is_never_averaged(other: dict[str, str]) -> None:
+    """Repeats of one name that differ in pace, sink, part or ladder are groups with names of their own."""
+    found = analyzed(encoded("a", 5.0, sink="null"), encoded("a", 7.0, 1, **{"sink": "null", **other}))
+    assert sorted(g.watts.mean for g in found.tests) == [5.0, 7.0]
+    assert len({g.name for g in found.tests}) == 2
+    assert len([family for family in found.families if len(family.groups) > 1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("pace", "speed", "sustained"),
+    [("realtime", 0.98, 1), ("2x", 1.95, 0), ("2x", 1.96, 1), ("0.5x", 0.49, 1), ("max", 0.3, None)],
+)
+def test_what_is_sustained_depends_on_the_pace(pace: str, speed: float, sustained: int | None) -> None:
+    """0.98 of what was asked for; as fast as it can is nothing to be sustained."""
+    (family,) = analyzed(encoded("a", 5.0, pace=pace, encode={"min_speed": speed})).families
+    assert family.sustained == sustained
+
+
+def test_ladders_are_counted_as_ladders() -> None:
+    """What one more of them draws has a name of its own, and no column of streams has it."""
+    ladder = {"ladder": "1920x1080:5M,854x480:1M", "bitrates": ("5000k+1000k",)}
+    found = analyzed(idle(4.0), encoded("x1", 5.0, **ladder), encoded("x2", 6.0, streams=2, **ladder))
+    first = row(found, "x1")
+    assert (first["ladders_sustained"], first["marginal_watts_per_ladder"]) == (2, pytest.approx(1.0))
+    assert (first["streams_sustained"], first["marginal_watts_per_stream"]) == (None, None)
+    assert str(found.families[0].settings) == "ladder 1920x1080:5M,854x480:1M 30 fps h264 veryfast"
+
+
+@pytest.mark.parametrize("pace", ["max", "2x"])
+def test_an_hour_of_a_stream_is_at_real_time(pace: str) -> None:
+    """An hour at another pace is not an hour of what people watch."""
+    assert row(analyzed(encoded("a", 5.0)), "a")["wh_per_stream_hour_attributional"] == 5.0
+    assert row(analyzed(encoded("a", 5.0, pace=pace)), "a")["wh_per_stream_hour_attributional"] is None
+
+
+def test_an_old_ladder_has_its_power_and_no_more() -> None:
+    """One stream was encoded for it: no rank, no figure a unit, no family; the warning says why."""
+    scenario = {
+        "name": "abr",
+        "bitrate": "5000k",
+        "resolution": "1920x1080",
+        "fps": 30,
+        "outputs": [{"resolution": size} for size in ("1920x1080", "1280x720", "854x480")],
+        "energy": {"source": "rapl", "seconds": 60.0, "joules": 600.0, "mean_watts": 10.0},
+        "encode": {"frames": 1800.0, "megabits": 300.0, "seconds": 60.0, "min_speed": 1.0, "dropped": 0},
+    }
+    one = {**scenario, "name": "one", "outputs": scenario["outputs"][:1]}
+    content = json.dumps({"format": 2, "scenarios": [scenario, one]}).encode()
+    found = analyze(parse_results(content, "run"))
+    assert [(g.name, g.rank) for g in found.tests] == [("one", 1), ("abr", None)]
+    old = row(found, "abr")
+    assert old["mean_watts"] == 10.0
+    for name in ("joules_per_frame", "wh_per_stream_hour_attributional", "streams_sustained", "kbps"):
+        assert old[name] is None
+        assert row(found, "one")[name] is not None
+    told = "its ladder of 3 outputs was encoded as one stream by the version that wrote it: measure it again"
+    assert f"Warning, abr: {told}; it is not ranked." in list(sentences(found, RATES))
+
+
+def test_bytes_of_two_kinds_are_said() -> None:
+    """Where J/Mbit of a ranking are of different bytes a note names them; of one kind there is none."""
+    flv, nut = ({"encode": {"bytes_of": kind}} for kind in ("flv as sent", "nut at the sink"))
+    found = analyzed(encoded("a", 5.0, **flv), encoded("b", 6.0, **nut), encoded("c", 6.0, **nut))
+    told = "flv as sent: a; nut at the sink: b, c"
+    assert [note.partition("these: ")[2] for note in found.notes if "bytes" in note] == [told]
+    alike = analyzed(encoded("b", 6.0, **nut), encoded("c", 6.0, **nut), encoded("d", 5.0, 0, "nvml", **flv))
+    assert not [note for note in alike.notes if "bytes" in note]
+
+
+def picture(vmaf: float, model: str = "vmaf_v0.6.1", rendition: str = "") -> dict[str, Any]:
+    return {
+        "frames": 300,
+        "size": "1280x720",
+        "encoded_size": "1280x720",
+        "pix_fmt": "yuv420p",
+        "scaler": "",
+        "scored_by": "9.0",
+        "vmaf_model": model,
+        "rendition": rendition,
+        "vmaf": {"mean": vmaf, "harmonic_mean": vmaf - 1, "p1": vmaf - 9, "minimum": 0.0},
+        "ssim": {"average": 0.9, "y": 0.9},
+    }
+
+
+def scored(*pictures: dict[str, Any]) -> dict[str, Any]:
+    return {"encode": {"quality": {"of": "the window's own encode", "streams": list(pictures)}}}
+
+
+def test_scores_are_means_over_repeats() -> None:
+    """VMAF with its harmonic mean, 1st percentile and model; what they are of is said below the tables."""
+    found = analyzed(
+        encoded("a", 5.0, **scored(picture(90.0))), encoded("a", 5.0, 1, **scored(picture(94.0)))
+    )
+    names = ("vmaf", "vmaf_harmonic", "vmaf_p1", "vmaf_model", "ssim")
+    assert [row(found, "a")[name] for name in names] == [92.0, 91.0, 83.0, "vmaf_v0.6.1", 0.9]
+    assert "Note: the picture scores are of the window's own encode: a." in list(sentences(found, RATES))
+
+
+def test_scores_of_two_models_are_not_averaged() -> None:
+    """There is no VMAF then, the note says why, and the other measures stay."""
+    two = [scored(picture(90.0)), scored(picture(99.0, "vmaf_4k_v0.6.1"))]
+    found = analyzed(*(encoded("a", 5.0, block, **one) for block, one in enumerate(two)))
+    names = ("vmaf", "vmaf_p1", "vmaf_model", "ssim")
+    assert [row(found, "a")[name] for name in names] == [None, None, None, 0.9]
+    assert any("VMAF of a is of different models" in note for note in found.notes)
+
+
+def test_each_rendition_has_scores_of_its_own() -> None:
+    """A row of the CSV has none of a ladder's: JSON has them by rendition, and the table a line each."""
+    ladder = scored(picture(95.0, rendition="1080p"), picture(80.0, rendition="480p"))
+    found = analyzed(encoded("a", 5.0, ladder="1920x1080:5M,854x480:1M", **ladder))
+    assert row(found, "a")["vmaf"] is None
+    (group,) = export.document(found, RATES)["groups"]
+    assert [(one["rendition"], one["vmaf"], one["vmaf_p1"]) for one in group["scores"]] == [
+        ("1080p", 95.0, 86.0),
+        ("480p", 80.0, 71.0),
+    ]
+    (table,) = (table for table in analysis_tables(found, RATES) if table.title.startswith("Picture"))
+    assert [list(line[:3]) for line in table.rows] == [["a", "1080p", "95.00"], ["a", "480p", "80.00"]]

@@ -77,8 +77,9 @@ def figures(reading: Reading, scenario: str) -> dict[str, float]:
     """Return a scenario's figures, by what comes after `results_scenario_`."""
     found: dict[str, float] = {}
     for sample in reading.samples:
-        if sample.metric.labels == LABELS and sample.labels[1] == scenario:
+        if sample.metric.labels[: len(LABELS)] == LABELS and sample.labels[1] == scenario:
             name = sample.metric.name.removeprefix(ABR)
+            name += f" {rendition}" if (rendition := "".join(sample.labels[len(LABELS) :])) else ""
             assert name not in found
             found[name] = sample.value
     return found
@@ -123,6 +124,7 @@ async def test_figures_of_a_run(directory: Directory) -> None:
             "dropped_frames": 3,
             "energy_mj_per_frame": 1500,
             "energy_wh_per_mbps": 0.3,
+            "energy_joules_per_content_minute": 2700,
             "repeats": 1,
         }
     )
@@ -136,6 +138,7 @@ async def test_figures_of_a_run(directory: Directory) -> None:
         "preset": "veryfast",
         "streams": "1",
         "source": "rapl",
+        "grade": "1",
     }
     assert runs(reading) == {"test_results_20260203_101112": 2}
 
@@ -163,7 +166,9 @@ async def test_baselines_are_scenarios_without_deltas(directory: Directory) -> N
             "repeats": 1,
         }
     )
-    assert set(labels_of(reading, "baseline")) == {"run_id", "scenario", "bitrate", "streams", "source"}
+    assert set(labels_of(reading, "baseline")) == {
+        *("run_id", "scenario", "bitrate", "streams", "source", "grade"),
+    }
 
 
 async def test_repeats_are_one_scenario(directory: Directory) -> None:
@@ -230,8 +235,8 @@ async def test_repeats_of_two_sources_are_two_series(directory: Directory) -> No
     scenarios[1]["energy"]["source"] = "estimate"
     directory.write("test_results_20260101_000000.json", json.dumps({"scenarios": scenarios}))
     reading = await directory.read()
-    found = {labels[-1]: value for labels, value in values(reading, metrics.POWER).items()}
-    assert found == {"rapl": 40, "estimate": 60}
+    found = {labels[-2:]: value for labels, value in values(reading, metrics.POWER).items()}
+    assert found == {("rapl", "1"): 40, ("estimate", "E"): 60}
     assert runs(reading) == {"test_results_20260101_000000": 1}
 
 
@@ -319,6 +324,97 @@ async def test_scores_that_are_true_are_shown(
     directory.write("test_results_20260101_000000.json", json.dumps(content))
     found = figures(await directory.read(), "a")
     assert {name: value for name, value in found.items() if name.endswith("_score")} == shown
+
+
+async def shown_of(directory: Directory, form: int, *scenarios: dict[str, Any]) -> Reading:
+    """Return what the page says of a file of these scenarios."""
+    content = {"format": form, "scenarios": scenarios}
+    directory.write("test_results_20260101_000000.json", json.dumps(content))
+    return await directory.read()
+
+
+async def test_each_rendition_of_a_ladder_has_its_scores(directory: Directory) -> None:
+    """With the label rendition, as soon as there is a ladder; without one there is no such label."""
+    renditions = [
+        {**SCORES, "rendition": name, "vmaf": {**SCORES["vmaf"], "mean": mean}}
+        for name, mean in (("1080p", 95.0), ("480p", 80.0))
+    ]
+    ladder = window("a", ladder="1920x1080:5M,854x480:1M", encode=scored(*renditions))
+    one = window("b", ladder="1920x1080:5M", encode=scored(renditions[0]))
+    plain = window("c", encode=scored(SCORES))
+    reading = await shown_of(directory, 3, ladder, one, plain)
+    names = ("vmaf_score 1080p", "vmaf_score 480p", "vmaf_score")
+    assert [figures(reading, "a").get(name) for name in names] == [95, 80, None]
+    assert [figures(reading, "b").get(name) for name in names] == [95, None, None]
+    assert [figures(reading, "c").get(name) for name in names] == [None, None, 93.25]
+
+
+def scored(*streams: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"seconds": 60.0, "quality": {"of": "the window's own encode", "streams": streams}, **more}
+
+
+async def test_models_are_not_averaged(directory: Directory) -> None:
+    """Repeats whose VMAF is of two models have the mean PSNR, and no VMAF."""
+    old, new = ({**SCORES, "vmaf_model": model} for model in ("vmaf_v0.6.1", "vmaf_4k_v0.6.1"))
+    windows = [window("a", group="a", encode=scored(old)), window("a#2", group="a", encode=scored(new))]
+    found = figures(await shown_of(directory, 3, *windows), "a")
+    assert (found.get("psnr_score"), found.get("vmaf_score")) == (41.5, None)
+
+
+async def test_delivered_units(directory: Directory) -> None:
+    """45 W at 2 megapixels and 2 content seconds a second are 22.5 J a megapixel, and 1350 J a minute."""
+    encode = {"seconds": 60.0, "megapixels": 120.0, "media_seconds": 120.0, "speed": 2.0}
+    found = figures(await shown_of(directory, 3, window("a", encode=encode)), "a")
+    names = ("energy_joules_per_megapixel", "energy_joules_per_content_minute", "speed")
+    assert [found[name] for name in names] == pytest.approx([22.5, 1350.0, 2.0])
+
+
+async def test_a_part_of_the_work_encodes_nothing(directory: Directory) -> None:
+    """A window that only decodes shows its power, and no frame encoded, under a name of its own."""
+    encode = {"seconds": 60.0, "frames": 1800.0, "megabits": 1.0, "megapixels": 5.0, "speed": 1.0}
+    windows = [
+        window(name, group="a", part=part, encode=encode) for name, part in (("a", ""), ("b", "decode"))
+    ]
+    reading = await shown_of(directory, 3, *windows)
+    assert figures(reading, "a")["avg_fps"] == 30
+    assert figures(reading, "a (decode alone)").keys() == {
+        *("mean_power_watts", "total_energy_joules", "total_energy_wh", "duration_seconds", "repeats"),
+    }
+
+
+async def test_an_old_ladder_has_power_alone(directory: Directory) -> None:
+    """Versions before format 3 encoded one stream of it: none of its figures of an encode is shown."""
+    outputs = [{"resolution": "1920x1080"}, {"resolution": "1280x720"}]
+    encode = {"seconds": 60.0, "frames": 1800.0, "megabits": 150.0, "dropped": 0, "media_seconds": 60.0}
+    ladder = window("a", outputs=outputs, encode=encode)
+    one = window("b", outputs=outputs[:1], encode=encode)
+    two = window("c", type="multi", streams=2, outputs=outputs, encode=encode)
+    reading = await shown_of(directory, 2, ladder, one, two)
+    assert figures(reading, "a").keys() == {
+        *("mean_power_watts", "total_energy_joules", "total_energy_wh", "duration_seconds", "repeats"),
+    }
+    for name in "bc":
+        assert figures(reading, name)["energy_mj_per_frame"] == 1500
+
+
+async def test_conclusions_that_two_sets_share_are_shown_for_neither(directory: Directory) -> None:
+    """Two sets of one name and source were measured by other meters: the file does not say whose is whose."""
+    machine, gpu = (
+        {**window(name)["energy"], "source": "http_json", "parts": [part]}
+        for name, part in (
+            ("a", {"component": "platform", "source": "http_json", "joules": 2700.0, "watts": 45.0}),
+            ("a", {"component": "gpu", "source": "http_json", "joules": 2700.0, "watts": 45.0}),
+        )
+    )
+    idle = [window("baseline", type="baseline", energy=machine), window("idle", type="baseline", energy=gpu)]
+    tests = [window("a", group="a", energy=machine), window("a#2", group="a", energy=gpu)]
+    told = [{"group": "a", "source": "http_json", "low": low, "high": low + 1} for low in (1.0, 5.0)]
+    content = {"format": 3, "conclusions": told, "scenarios": [*idle, *tests]}
+    directory.write("test_results_20260101_000000.json", json.dumps(content))
+    reading = await directory.read()
+    grades = [labels[-1] for labels in values(reading, metrics.POWER) if labels[1] == "a"]
+    assert sorted(grades) == ["1", "3"]
+    assert values(reading, metrics.LOW) == {}
 
 
 @pytest.mark.parametrize(
@@ -628,13 +724,26 @@ energies = st.fixed_dictionaries(
         )
     },
 )
+pictures = st.fixed_dictionaries(
+    {
+        "frames": st.just(1),
+        **dict.fromkeys(("size", "encoded_size", "pix_fmt", "scaler", "scored_by"), text),
+        "vmaf": st.fixed_dictionaries(dict.fromkeys(("mean", "harmonic_mean", "p1", "minimum"), st.floats())),
+        "rendition": text,
+    },
+    optional={"vmaf_model": text, "ssim": st.fixed_dictionaries({"average": st.floats(), "y": st.floats()})},
+)
 encodes = st.fixed_dictionaries(
     {"seconds": number},
     optional={
         "frames": number,
         "megabits": number,
         "dropped": st.integers(),
-        "quality": st.dictionaries(st.sampled_from(["vmaf", "psnr_db", "x"]), number | text | st.booleans()),
+        "megapixels": number,
+        "media_seconds": number,
+        "speed": number,
+        "cpu_seconds": st.dictionaries(st.sampled_from(["encoder", "sink"]), number | text),
+        "quality": st.fixed_dictionaries({"streams": st.lists(pictures, max_size=3) | text}),
     },
 )
 scenarios = st.fixed_dictionaries(
@@ -644,6 +753,9 @@ scenarios = st.fixed_dictionaries(
         "bitrate": text, "resolution": text,
         "fps": number, "streams": st.integers(), "bitrates": st.lists(text, max_size=2),
         "block": st.integers(0, 2),
+        "pace": st.sampled_from(["max", "2x", "nanx", "infx", ""]),
+        "sink": text, "part": text, "ladder": text,
+        "outputs": st.lists(text, max_size=3) | number,
         "status": st.sampled_from(["ok", "ok", "failed"]), "start_time": number, "end_time": number,
         "duration": number, "energy": energies, "encode": encodes,
         "versus_baseline": st.fixed_dictionaries(
@@ -652,7 +764,11 @@ scenarios = st.fixed_dictionaries(
 )  # fmt: skip
 documents = st.fixed_dictionaries(
     {"scenarios": st.lists(scenarios, max_size=5)},
-    optional={"rates": st.fixed_dictionaries({"price_per_kwh": number, "gco2e_per_kwh": number})},
+    optional={
+        "format": st.integers(0, 3),
+        "sink": text,
+        "rates": st.fixed_dictionaries({"price_per_kwh": number, "gco2e_per_kwh": number}),
+    },
 )
 
 
@@ -731,12 +847,14 @@ def test_names_kinds_and_labels_are_fixed() -> None:
     names = (
         "delta_power_watts delta_energy_wh power_pct_increase mean_power_watts total_energy_joules "
         "total_energy_wh duration_seconds avg_fps total_frames dropped_frames energy_mj_per_frame "
-        "energy_wh_per_mbps vmaf_score xpsnr_score psnr_score ssim_score cost co2e_grams "
-        "delta_power_ci_lower_watts delta_power_ci_upper_watts repeats"
+        "energy_wh_per_mbps energy_joules_per_megapixel energy_joules_per_content_minute speed "
+        "cost co2e_grams delta_power_ci_lower_watts delta_power_ci_upper_watts repeats"
     )
     settings = ("bitrate", "rate", "resolution", "fps", "encoder", "preset", "streams")
-    labels = ("run_id", "scenario", *settings, "source")
+    labels = ("run_id", "scenario", *settings, "source", "grade")
+    scores = ("vmaf_score", "xpsnr_score", "psnr_score", "ssim_score")
     assert declared == {
+        **{f"results_scenario_{name}": ("gauge", (*labels, "rendition")) for name in scores},
         **{f"results_scenario_{name}": ("gauge", labels) for name in names.split()},
         "results_scenarios": ("gauge", ("run_id",)),
         "results_run_timestamp_seconds": ("gauge", ("run_id",)),

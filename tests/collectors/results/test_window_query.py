@@ -93,7 +93,7 @@ async def watched(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Watched]:
 
 def joules(reading: Reading) -> dict[tuple[str, str], float]:
     """Return (scenario, source) → joules."""
-    return {(labels[1], labels[-1]): value for labels, value in values(reading, JOULES).items()}
+    return {(labels[1], labels[-2]): value for labels, value in values(reading, JOULES).items()}
 
 
 # -- through the collector ---------------------------------------------------------------------------

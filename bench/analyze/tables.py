@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from powerbench_agent.bench.statistics.split import incomplete_splits, splits_of
 from powerbench_agent.bench.statistics.stats import Interval
 from powerbench_agent.bench.statistics.stream_hour import stream_hour
 from powerbench_agent.bench.warnings import MIN_SPEED
@@ -346,7 +347,10 @@ def head(results: ResultsFile) -> str:
         parts.append(f"{model}, {results.host.get('cpus')} CPUs, Linux {results.host.get('kernel')}")
     if version := results.ffmpeg.get("version"):
         parts.append(f"ffmpeg {version}")
-    if results.sink:
+    kinds = sorted({scenario.sink for scenario in results.scenarios if scenario.sink and not scenario.part})
+    if len(kinds) > 1:
+        parts.append(f"sinks {', '.join(kinds)}")
+    elif results.sink:
         parts.append(f"sink {results.sink}")
     return "; ".join(parts)
 
@@ -409,6 +413,13 @@ def show(console: Console, tables: Iterable[Table], lines: Iterable[str] = ()) -
             console.file.write("\n".join(plain(table)) + "\n\n")
     for line in lines:
         say(console, line)
+
+
+def show_splits(console: Console, scenarios: Sequence[RecordedScenario]) -> None:
+    """Print where the joules and the CPU seconds of a frame go, as far as the scenarios tell."""
+    splits = splits_of(scenarios)
+    table = split_table(splits)
+    show(console, [table] if table else [], split_sentences(splits, incomplete_splits(scenarios)))
 
 
 def say(console: Console, line: str, *, whole: bool = False) -> None:

@@ -249,3 +249,58 @@ def test_a_bad_file_is_named(
     assert cli.main(["compare", first, str(bad)]) == code
     assert str(bad) in capsys.readouterr().err
     assert second
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"pace": "max"}, {"sink": "srt"}, {"part": "decode"}, {"ladder": "1920x1080:5M,854x480:1M"}],
+    ids=lambda other: next(iter(other)),
+)
+def test_what_differs_in_a_setting_is_no_pair(other: dict[str, str]) -> None:
+    """Another pace, sink, part or ladder has no counterpart; the same one has."""
+    changed_one, both = copy.deepcopy(AFTER), [copy.deepcopy(content) for content in (BEFORE, AFTER)]
+    for content in (changed_one, *both):
+        for one in content["scenarios"]:
+            if one["group"] == "x":
+                one.update(other)
+    a, b = analyze(parsed(BEFORE)), analyze(parsed(changed_one))
+    assert [pair.name for pair in pairs(a, b)] == ["y", "baseline"]
+    a, b = (analyze(parsed(content)) for content in both)
+    assert {pair.name for pair in pairs(a, b)} == {"x", "y", "baseline"}
+
+
+def test_an_older_file_has_its_runs_sink() -> None:
+    """A scenario that says no sink was sent where its file says; a URL and its kind are the same."""
+    older = {**copy.deepcopy(BEFORE), "sink": "rtmp://host/live"}
+    newer = {**copy.deepcopy(AFTER), "sink": "rtmp://host/live"}
+    for one in newer["scenarios"]:
+        one["sink"] = "rtmp"
+    assert "x" in [pair.name for pair in pairs(analyze(parsed(older)), analyze(parsed(newer)))]
+
+
+def test_the_megapixels_of_both_runs_are_compared() -> None:
+    """J/Mpixel beside J/frame, where both runs know it."""
+    known = [copy.deepcopy(content) for content in (BEFORE, AFTER)]
+    for content in known:
+        for one in content["scenarios"]:
+            if one["encode"]:
+                one["encode"]["megapixels"] = 600.0
+    changes = next(pair.changes for pair in pairs(*(analyze(parsed(content)) for content in known)))
+    assert changes[-1].figure == "J/Mpixel, all of the host"
+    assert changes[-1].difference.delta == pytest.approx(-1 / 10)
+
+
+def test_grades_that_differ_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A machine's meter and a GPU's are refused, though one source reads both; forced, it is said."""
+    files = []
+    for content, component in ((BEFORE, "platform"), (AFTER, "gpu")):
+        other = copy.deepcopy(content)
+        for one in other["scenarios"]:
+            one["energy"]["parts"][0] |= {"component": component, "source": "http_json"}
+            one["energy"]["source"] = "http_json"
+        files.append(other)
+    paths = written(tmp_path, *files)
+    assert cli.main(["compare", *paths]) == 1
+    assert "energy from: platform http_json (3), gpu http_json (1)" in capsys.readouterr().err
+    assert cli.main(["compare", *paths, "--force"]) == 0
+    assert "Power of the host, W: http_json (3) in A, http_json (1) in B" in capsys.readouterr().out

@@ -16,6 +16,7 @@ from powerbench_agent.core.results import (
     RecordedScenario,
     baselines_of,
     comparable,
+    describe_per_unit,
     difference,
     list_results,
     mean_energy,
@@ -196,3 +197,56 @@ def test_the_date_in_the_name_tells_the_newest(tmp_path: Path) -> None:
     assert found is not None
     assert found.name == "test_results_20260103_000000.json"
     assert newest([]) is None
+
+
+def test_a_windows_unit_costs() -> None:
+    """10 W over 60 s: joules a frame, a megabit, a megapixel, and a minute of content of two streams."""
+    encode = Encode(60.0, 1200.0, 300.0, 120.0, megapixels=240.0)
+    assert describe_per_unit(10.0, encode) == {
+        "joules_per_frame": 0.5,
+        "joules_per_megabit": 2.0,
+        "joules_per_megapixel": 2.5,
+        "joules_per_content_minute": 300.0,
+    }
+    assert set(describe_per_unit(10.0, Encode(60.0)).values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("pace", "speed"),
+    [(None, 1.0), ("realtime", 1.0), ("2x", 2.0), ("0.5x", 0.5), ("max", None), ("fast", 1.0), ("nanx", 1.0)],
+)
+def test_the_speed_that_a_pace_asks_for(pace: str | None, speed: float | None) -> None:
+    """Real time where a file says nothing, or nothing that is known."""
+    assert parse_scenario({"name": "x", "pace": pace}).asked_speed == speed
+
+
+@pytest.mark.parametrize(
+    ("cpu", "seconds"),
+    [
+        ({"encoder": 5}, 5.0),
+        ({}, None),
+        ({"encoder": "5"}, None),
+        ({"encoder": -1}, None),
+        ({"sink": 3}, None),
+    ],
+)
+def test_the_encoders_cpu_seconds(cpu: dict[str, Any], seconds: float | None) -> None:
+    """What is no time is unknown, and the sink's are not the encoder's."""
+    assert Encode(60.0, cpu_seconds=cpu).encoder_cpu_seconds == seconds
+
+
+def test_names_tell_settings_apart_only_where_they_differ() -> None:
+    """A pace that all repeats share is not in their name; parts of the work are named by what they do."""
+    fast = [stream(5.0, block, pace="max", sink="null") for block in range(2)]
+    assert [same.name for same in repeats(fast)] == ["x"]
+    split = [stream(5.0, sink="rtmp"), *(stream(5.0, part=part) for part in ("decode", "decode+scale"))]
+    assert [same.name for same in repeats(split)] == ["x", "x (decode alone)", "x (decode+scale alone)"]
+    two = [stream(5.0, sink="rtmp"), stream(5.0, 1, sink="srt", pace="2x")]
+    assert [same.name for same in repeats(two)] == ["x (to rtmp)", "x (pace 2x, to srt)"]
+    assert str(settings_of(two[1])) == "0 fps pace 2x"
+
+
+def test_baselines_are_one_whatever_was_to_come() -> None:
+    """An idle window has no sink, pace or part."""
+    (same,) = repeats([idle(4.0), idle(4.0, sink="srt", pace="max", part="decode")])
+    assert len(same.windows) == 2

@@ -76,6 +76,46 @@ def test_format_2() -> None:
     assert own == [[found.scenarios[0]], [found.scenarios[2]]]
 
 
+def test_format_3() -> None:
+    """Pace, sink, ladder and what was delivered are read; a sink that is not said is the file's, by kind."""
+    ladder = {"name": "a", "ladder": "1920x1080:5M,854x480:1M", "pace": "2x", "sink": "srt", "streams": 2}
+    ladder |= {"bitrate": "5000k+1000k", "bitrates": ["5000k+1000k"] * 2, "outputs": [{}, {}]}
+    ladder["encode"] = {"seconds": 60.0, "megapixels": 5.0, "speed": 2.0, "cpu_seconds": {"encoder": 3.0}}
+    plain = {"name": "b", "bitrate": "1M", "encode": {"seconds": 60.0, "container": "flv"}}
+    content = {"format": 3, "sink": "rtmp://host/live", "scenarios": [ladder, plain]}
+    one, other = parse(json.dumps(content)).scenarios
+    assert (one.asked_speed, one.sink, one.ladder, one.streams) == (2.0, "srt", ladder["ladder"], 2)
+    assert one.encode is not None
+    assert (one.encode.megapixels, one.encode.speed, one.encode.encoder_cpu_seconds) == (5.0, 2.0, 3.0)
+    assert (one.one_stream_for, one.warnings) == (0, ())
+    assert (other.asked_speed, other.sink, other.ladder) == (1.0, "rtmp", "")
+    assert other.encode is not None
+    assert (other.encode.counted, other.encode.megapixels) == ("flv", None)
+
+
+@pytest.mark.parametrize(
+    ("form", "kind", "outputs", "lost"),
+    [
+        (0, None, [{}, {}, {}], 3),
+        (1, "single", [{}, {}], 2),
+        (2, "single", [{}, {}], 2),
+        (2, "single", [{}], 0),
+        (2, "single", None, 0),
+        (2, "single", "two", 0),
+        (2, "multi", [{}, {}], 0),
+        (3, "single", [{}, {}], 0),
+    ],
+)
+def test_an_old_ladder_was_one_stream(form: int, kind: str | None, outputs: Any, lost: int) -> None:
+    """What its encode did is not read, and a warning says why; other scenarios keep theirs."""
+    scenario = {"name": "a", "bitrate": "1M", "type": kind, "outputs": outputs, "one_stream_for": 9}
+    scenario["encode"] = {"seconds": 60.0, "frames": 1800.0}
+    (found,) = parse(json.dumps({"format": form, "scenarios": [scenario]})).scenarios
+    assert (found.one_stream_for, found.encode is None) == (lost, bool(lost))
+    told = f"its ladder of {lost} outputs was encoded as one stream by the version that wrote it"
+    assert [warning.partition(":")[0] for warning in found.warnings] == [told] * bool(lost)
+
+
 # Python 3.13 names the comma itself, the versions before it what follows.
 TRAILING_COMMA = "line 2, column 18:" if sys.version_info >= (3, 13) else "line 3, column 1:"
 

@@ -102,7 +102,8 @@ def document(source: str = "rapl", repeats: int = 5, **more: Any) -> dict[str, A
             scenario("720p30 x4", 4, 8.0 - off, block, source),
             scenario("no more than idle", 1, 4.01 + off, block, source),
         ]
-    failed = {**scenarios[-1], "name": "1080p", "status": "failed", "error": "ffmpeg exited with 1"}
+    last = scenario("no more than idle", 1, 4.0, repeats - 1, source)
+    failed = {**last, "name": "1080p", "status": "failed", "error": "ffmpeg exited with 1"}
     return {
         "format": 2,
         "test_date": "2026-01-01T12:00:00+00:00",
@@ -119,6 +120,70 @@ def document(source: str = "rapl", repeats: int = 5, **more: Any) -> dict[str, A
         "scenarios": [*scenarios, failed],
         **more,
     }
+
+
+def picture(vmaf: float, rendition: str = "") -> dict[str, Any]:
+    return {
+        **dict.fromkeys(("size", "encoded_size"), "1920x1080"),
+        "frames": 300,
+        "pix_fmt": "yuv420p",
+        "scaler": "",
+        "scored_by": "9.0",
+        "rendition": rendition,
+        "vmaf": {"mean": vmaf, "harmonic_mean": vmaf - 0.5, "p1": vmaf - 9, "minimum": 0.0},
+        "vmaf_model": "vmaf_v0.6.1",
+        "xpsnr": {"minimum": vmaf / 2, "y": 40.0, "u": 40.0, "v": 40.0},
+        "psnr": {"average": vmaf / 2 + 1, "y": 40.0, "u": 40.0, "v": 40.0},
+        "ssim": {"average": vmaf / 100, "y": 0.9},
+    }
+
+
+LADDER = {
+    "ladder": "1920x1080:5M,1280x720:2500k,854x480:1M",
+    "resolution": "1920x1080+1280x720+854x480",
+    "bitrate": "5000k+2500k+1000k",
+    "bitrates": ["5000k+2500k+1000k"],
+    "sink": "null",
+}
+STEPS = {"": (15.0, 4.0), "decode+scale": (9.0, 16.0), "decode": (7.0, 20.0)}  # part: watts, speed
+
+
+def ladders() -> dict[str, Any]:
+    """Return a run of a stream, ladders, and an encode at full speed with its steps, of round figures."""
+    scenarios = []
+    for block in range(5):
+        off = (block % 3 - 1) / 50
+        scenarios.append(scenario("baseline", 0, 4.0 + off, block, "rapl"))
+        for name, streams, watts, quality, settings in (
+            ("720p30", 1, 5.0, [picture(93.25)], {"sink": "rtmp"}),
+            ("abr", 1, 8.0, [picture(v, r) for v, r in ((95.0, "1080p"), (80.0, "480p"))], LADDER),
+            ("abr x2", 2, 12.0, [], LADDER),
+        ):
+            one = scenario(name, streams, watts - off, block, "rapl") | settings
+            one["encode"] |= {
+                "media_seconds": 60.0 * streams,
+                "speed": 1.0,
+                "megapixels": 1658.88 * streams,
+                "cpu_seconds": {"encoder": 30.0 * streams},
+                "container": "flv",
+                "bytes_of": "nut at the sink" if settings is LADDER else "flv as sent",
+                "quality": {"of": "what was encoded in the window", "streams": quality},
+            }
+            scenarios.append(one)
+        for part, (watts, speed) in STEPS.items():
+            step = scenario(f"fast {part}".rstrip(), 1, watts + off, block, "rapl")
+            step |= {"group": "fast", "pace": "max", "part": part or None, "sink": "null"}
+            step["encode"] |= {
+                "frames": 1800 * speed,
+                "media_seconds": 60 * speed,
+                "speed": speed,
+                "megapixels": None if part else 1658.88 * speed,
+                "megabits": None if part else 600.0,
+                "cpu_seconds": {"encoder": 240.0},
+                "bytes_of": "flv as sent",
+            }
+            scenarios.append(step)
+    return document(repeats=0, format=3) | {"scenarios": scenarios}
 
 
 def written(directory: Path, content: dict[str, Any] | None = None, name: str = "20260101_120000") -> Path:
@@ -149,6 +214,19 @@ def test_the_tables_are_the_golden_ones(name: str, width: int, terminal: bool) -
     """A fixed file prints as the golden page, in a pipe and in terminals of 80 and 100 columns."""
     text = shown(document("estimate"), width, terminal=terminal)
     assert text == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
+
+
+def test_ladders_paces_and_steps_print_as_the_golden_page() -> None:
+    """Measured, so ranked; with renditions' scores, delivered units and where the joules of a frame go."""
+    text = shown(ladders(), 100, terminal=False)
+    assert text == (GOLDEN / "analyze_ladders.txt").read_text(encoding="utf-8")
+
+
+def test_every_table_fits_a_terminal_of_100_columns() -> None:
+    """A box stands around each of them, and no line is longer."""
+    lines = shown(ladders(), 100, terminal=True).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert sum(line.startswith("╭") for line in lines) == 11
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 200])
@@ -287,6 +365,19 @@ def test_many_runs_keep_films_apart(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [row["n"] for row in survey.survey(tmp_path).rows if row["group"] == "720p30"] == [1, 1]
     assert cli.main(["analyze", "--all", str(tmp_path)]) == 0
     assert "J/frame, all of host" in capsys.readouterr().out
+
+
+def test_many_runs_have_grades_and_say_which_ladders_are_none(tmp_path: Path) -> None:
+    """The grade is a column; a file whose ladders were one stream is named, and has no J/frame of them."""
+    content = document(repeats=1)
+    content["scenarios"][1]["outputs"] = [{}, {}]
+    path = written(tmp_path, content)
+    found = survey.survey(tmp_path)
+    rows = {row["group"]: row for row in found.rows}
+    assert {row["grade"] for row in rows.values()} == {"1"}
+    assert (rows["720p30"]["joules_per_frame"], rows["720p30 x2"]["joules_per_frame"]) == (None, 5.98 / 60)
+    (note,) = found.notes
+    assert note.endswith(f"measure again: {path}")
 
 
 def test_flags_take_the_place_of_the_files_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -49,7 +50,7 @@ def test_one_run_is_called_one_only_where_it_is(repeats: int, seconds: float, wo
     assert bool(said) == bool(words)
 
 
-def scored(*missing: tuple[str, str], **scores: object) -> dict[str, object]:
+def scored(*missing: tuple[str, str], **scores: object) -> dict[str, Any]:
     whole = Scores(
         frames=300,
         size="1280x720",
@@ -129,6 +130,33 @@ def test_a_batchs_table_has_a_column_for_scores_if_there_are_any() -> None:
         out = io.StringIO()
         show_all(Console(file=out, width=120), outcomes)
         assert ("VMAF" in out.getvalue()) == ("93.25" in out.getvalue()) == has
+
+
+def lines_of(outcomes: list[Outcome]) -> list[str]:
+    out = io.StringIO()
+    show_all(Console(file=out, width=100), outcomes)
+    return out.getvalue().splitlines()
+
+
+def test_a_batchs_table_has_megapixels_and_the_mean_speed() -> None:
+    """3 W over 20 s and 600 megapixels are 0.1 J each; the smallest speed stands behind the mean."""
+    known = structs.replace(ENCODE, megapixels=600.0, speed=4.25, min_speed=3.9)
+    title, heads, *rows = lines_of([replace(OUTCOME, encode=known), OUTCOME])
+    assert title == "joules come from estimate (E)"
+    assert "J/Mpixel" in heads
+    fast, plain = (row.split() for row in rows if row.startswith("demo") or " demo" in row)
+    assert fast[5] == "0.1000"
+    assert fast[-3:] == ["4.250", "(min", "3.900)"]
+    assert plain[-1] == "0.990"
+    assert "J/Mpixel" not in lines_of([OUTCOME])[1]
+
+
+def test_a_batchs_table_has_the_score_of_each_rendition() -> None:
+    """The VMAF of a ladder is not one number."""
+    pictures = scored(vmaf=Pooled(95.0, 94.0, 88.0, 80.0), vmaf_model="vmaf_v0.6.1", rendition="1080p")
+    lower = scored(vmaf=Pooled(80.5, 80.0, 70.0, 60.0), vmaf_model="vmaf_v0.6.1", rendition="480p")
+    both = {"of": "10 s", "streams": [*pictures["streams"], *lower["streams"]]}
+    assert any("95.00 / 80.50" in line for line in lines_of([replace(OUTCOME, quality=both)]))
 
 
 def test_a_name_is_shown_as_it_was_given() -> None:

@@ -215,9 +215,9 @@ class Encode(msgspec.Struct, frozen=True):
     whole: bool = False  # from a first frame to a last one: bitrates are of its content, not of the window
     megapixels: float | None = None  # millions, of all streams and renditions
     speed: float | None = None  # content seconds a second, the mean of the streams
-    cpu_seconds: dict[str, Any] = {}  # by program: "encoder", "sink"
-    container: str = ""
-    bytes_of: str = ""  # where the bytes were counted; "" if the file does not say
+    cpu_seconds: dict[str, Any] | None = None  # by program: "encoder", "sink"
+    container: str | None = None
+    bytes_of: str | None = None  # where the bytes were counted
 
     @property
     def fps(self) -> float | None:
@@ -250,15 +250,17 @@ class Encode(msgspec.Struct, frozen=True):
     @property
     def encoder_cpu_seconds(self) -> float | None:
         """CPU time of the encoders alone."""
-        seconds = self.cpu_seconds.get("encoder")
+        seconds = (self.cpu_seconds or {}).get("encoder")
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):
             return None
-        return float(seconds) if 0 <= seconds < math.inf else None
+        with contextlib.suppress(OverflowError):
+            return float(seconds) if 0 <= seconds < math.inf else None
+        return None
 
     @property
     def counted(self) -> str:
         """Which bytes `megabits` is of; "" if that is not known."""
-        return self.bytes_of or self.container
+        return self.bytes_of or self.container or ""
 
     @property
     def scores(self) -> list[Scores]:

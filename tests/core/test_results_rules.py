@@ -224,13 +224,12 @@ def test_the_speed_that_a_pace_asks_for(pace: str | None, speed: float | None) -
     ("cpu", "seconds"),
     [
         ({"encoder": 5}, 5.0),
-        ({}, None),
-        ({"encoder": "5"}, None),
-        ({"encoder": -1}, None),
         ({"sink": 3}, None),
+        (None, None),
+        *(({"encoder": odd}, None) for odd in ("5", -1, True, math.inf, 10**400)),
     ],
 )
-def test_the_encoders_cpu_seconds(cpu: dict[str, Any], seconds: float | None) -> None:
+def test_the_encoders_cpu_seconds(cpu: dict[str, Any] | None, seconds: float | None) -> None:
     """What is no time is unknown, and the sink's are not the encoder's."""
     assert Encode(60.0, cpu_seconds=cpu).encoder_cpu_seconds == seconds
 

@@ -304,3 +304,9 @@ def test_grades_that_differ_are_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "energy from: platform http_json (3), gpu http_json (1)" in capsys.readouterr().err
     assert cli.main(["compare", *paths, "--force"]) == 0
     assert "Power of the host, W: http_json (3) in A, http_json (1) in B" in capsys.readouterr().out
+
+
+def test_force_compares_across_sinks() -> None:
+    """Runs to different sinks have pairs as soon as they are compared at all."""
+    a, b = parsed(BEFORE), parsed(changed("", "sink", "embedded"))
+    assert "x" in [pair.name for pair in pairs(analyze(a), analyze(b))]

@@ -517,3 +517,17 @@ def test_each_rendition_has_scores_of_its_own() -> None:
     ]
     (table,) = (table for table in analysis_tables(found, RATES) if table.title.startswith("Picture"))
     assert [list(line[:3]) for line in table.rows] == [["a", "1080p", "95.00"], ["a", "480p", "80.00"]]
+
+
+def test_a_part_of_the_work_is_ranked_nowhere() -> None:
+    """A window that only decodes takes fewer joules a frame than any encode: it has no rank and no family."""
+    found = analyzed(idle(4.0), encoded("a", 9.0), encoded("b", 5.0, part="decode"))
+    assert [(g.name, g.rank) for g in found.tests] == [("a", 1), ("b", None)]
+    assert [[group.name for group in family.groups] for family in found.families] == [["a"]]
+    assert [title for title in titles(found, "b") if not title.startswith(("Power", "Beyond"))] == []
+
+
+def titles(analysis: Analysis, group: str) -> list[str]:
+    """Return the tables that have a group."""
+    shown = analysis_tables(analysis, RATES)
+    return [table.title for table in shown if any(group in line for line in table.rows)]

@@ -106,6 +106,17 @@ def _show_tables(tests: list[Outcome], console: Console) -> None:
         table.show(console, outcome)
 
 
+def _show_split(done: Run, console: Console) -> None:
+    """Print what decoding, scaling and encoding take, if that was asked for."""
+    if not any(outcome.scenario.part for outcome in done.outcomes):
+        return
+    from powerbench_agent.bench.analyze.tables import show_splits  # noqa: PLC0415 - of the extra
+    from powerbench_agent.bench.run.outcome import describe  # noqa: PLC0415 - likewise
+    from powerbench_agent.core.results import parse_scenario  # noqa: PLC0415 - likewise
+
+    show_splits(console, [parse_scenario(describe(outcome)) for outcome in done.outcomes])
+
+
 def _say_doubts(done: Run, say: Callable[[str], None]) -> None:
     for outcome in done.outcomes:
         for warning in outcome.warnings:
@@ -125,6 +136,7 @@ def report(done: Run, console: Console) -> None:
 
     tests = [outcome for outcome in done.outcomes if outcome.encode is not None]
     _show_tables(tests, console)
+    _show_split(done, console)
     _say_doubts(done, say)
     if tests:
         shortest = min(outcome.scenario.duration for outcome in tests)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from powerbench_agent.bench.plan.pace import REALTIME
-from powerbench_agent.bench.warnings import MAX_BITRATE_MISS, MIN_SPEED, SPEED_SPAN
+from powerbench_agent.bench.warnings import MAX_BITRATE_MISS, SPEED_SPAN, least_speed
 from powerbench_agent.core.results import Encode
 
 if TYPE_CHECKING:
@@ -188,8 +188,8 @@ def warnings_of(encode: Encode, asked_kbps: float | None, pace: Pace = REALTIME)
             "compare it with others by the achieved rate, or choose a bitrate that suits the picture"
         )
     span = f"{SPEED_SPAN:g} s" if encode.seconds >= SPEED_SPAN else "the window"
-    held = not pace.is_max
-    if held and encode.min_speed is not None and encode.min_speed < MIN_SPEED * pace.speed:
+    least = least_speed(None if pace.is_max else pace.speed)
+    if least is not None and encode.min_speed is not None and encode.min_speed < least:
         found.append(
             f"the encoder fell below {_named(pace)} (smallest speed over {span}: {encode.min_speed:.3f}): "
             "choose a faster --preset, a smaller --resolution or --fps, or fewer other programs"

@@ -336,6 +336,7 @@ def _describe_encode(outcome: Outcome, encode: Encode, energy: Energy) -> dict[s
             else {}
         ),
         "source": energy.source,
+        "grade": energy.grade,
         **({"quality": dict(outcome.quality)} if outcome.quality is not None else {}),
     }
 

@@ -87,9 +87,13 @@ def stream_rows(
             yield cost(f"per {what}, all of the host", f"J/{what}", f"{all_of_it:.4f}")
         if versus is not None and (beyond := per_unit(versus.watts, amount, encode.seconds)) is not None:
             yield cost(f"per {what}, beyond idle", f"J/{what}", f"{beyond:+.4f}")
-    if encode.media_seconds:
-        minutes = encode.media_seconds / 60
-        yield cost("per minute of content", "J/min", f"{test.watts * encode.seconds / minutes:.2f}")
+    minutes = None if encode.media_seconds is None else encode.media_seconds / 60
+    for what, unit, amount, form in (
+        ("megapixel", "J/Mpixel", encode.megapixels, ".4f"),
+        ("minute of content", "J/min", minutes, ".2f"),
+    ):
+        if (all_of_it := per_unit(test.watts, amount, encode.seconds)) is not None:
+            yield cost(f"per {what}", unit, format(all_of_it, form))
     span = f"{SPEED_SPAN:g} s" if encode.seconds >= SPEED_SPAN else "the window"
     bitrate = f"bitrate, {asked_kbps:.0f} asked" if asked_kbps else "bitrate"
     for what, unit, figure, form in (

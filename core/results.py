@@ -218,6 +218,7 @@ class Encode(msgspec.Struct, frozen=True):
     cpu_seconds: dict[str, Any] | None = None  # by program: "encoder", "sink"
     container: str | None = None
     bytes_of: str | None = None  # where the bytes were counted
+    renditions: Any = None  # of ladders, a list; in others' files anything
 
     @property
     def fps(self) -> float | None:
@@ -231,6 +232,18 @@ class Encode(msgspec.Struct, frozen=True):
             return self.megabits / self.media_seconds * 1000
         rate = self._per_second(self.megabits)
         return None if rate is None else rate * 1000
+
+    @property
+    def rendition_kbps(self) -> dict[str, list[float]]:
+        """What each rendition of a ladder wrote, in each of the streams, as far as it was counted."""
+        found: dict[str, list[float]] = {}
+        for one in self.renditions if isinstance(self.renditions, list) else ():
+            if not isinstance(one, dict):
+                continue
+            name, kbps = one.get("rendition"), one.get("achieved_kbps")
+            if isinstance(name, str) and isinstance(kbps, int | float):
+                found.setdefault(name, []).append(float(kbps))
+        return found
 
     @property
     def content_minutes(self) -> float | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import statistics
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from powerbench_agent.bench.statistics import stats
 from powerbench_agent.bench.statistics.groups import ENOUGH_REPEATS
 from powerbench_agent.bench.statistics.stream_hour import spread, stream_hour
 from powerbench_agent.core.results import settings_of
+from powerbench_agent.core.scores import mean_scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -82,8 +84,9 @@ COLUMNS = {
     "ladders_sustained": _WHOLE,
     **_interval("marginal_watts_per_ladder"),
     **dict.fromkeys(("vmaf_harmonic", "vmaf_p1"), _REAL),
-    "vmaf_model": _TEXT,
+    **dict.fromkeys(("vmaf_model", "rendition"), _TEXT),
 }
+RENDITION = "rendition"  # the type of a row about one picture of the ladder whose row is before it
 
 
 class Failed(Exception):  # noqa: N818 - a verdict
@@ -95,11 +98,50 @@ class Failed(Exception):  # noqa: N818 - a verdict
 
 
 def rows(analysis: Analysis, rates: Rates) -> list[dict[str, Any]]:
-    """Return a row a group, the tests' best first, then the baselines, then what has no energy."""
+    """Return a row a group, the tests' best first, then the baselines, then what has no energy.
+
+    After a ladder's row there is one for each of its renditions: bytes and scores, as energy is the ladder's.
+    """
+    found: list[dict[str, Any]] = []
+    for row, its in _groups(analysis, rates):
+        found += [row, *({**row, **one} for one in _renditions(row, its))]
+    return found
+
+
+def _groups(analysis: Analysis, rates: Rates) -> list[tuple[dict[str, Any], tuple[RecordedScenario, ...]]]:
+    """Return a row a group, and its repeats."""
     family = {id(group): one for one in analysis.families for group in one.groups}
-    found = [_row(group, family.get(id(group)), rates) for group in (*analysis.tests, *analysis.baselines)]
-    found += [_bare(scenario) for scenario in analysis.unmeasured]
-    return [{**dict.fromkeys(COLUMNS), "run_id": analysis.results.run_id, **row} for row in found]
+    groups = (*analysis.tests, *analysis.baselines)
+    found = [(_row(group, family.get(id(group)), rates), group.repeats) for group in groups]
+    found += [(_bare(scenario), (scenario,)) for scenario in analysis.unmeasured]
+    common = {**dict.fromkeys(COLUMNS), "run_id": analysis.results.run_id}
+    return [({**common, **row}, its) for row, its in found]
+
+
+def _renditions(row: dict[str, Any], its: Sequence[RecordedScenario]) -> list[dict[str, Any]]:
+    """Return what is known of each rendition of a ladder by itself; nothing of a plain stream."""
+    outputs = its[0].outputs if its[0].ladder and isinstance(its[0].outputs, list) else []
+    encodes = [scenario.encode for scenario in its if scenario.encode is not None]
+    scores = {one.rendition: one for one in mean_scores(s for encode in encodes for s in encode.scores)}
+    known = ("run_id", "group", "n", "fps", "input", "input_sha256", "pace", "sink")
+    found = []
+    for output in outputs:
+        name = output.get("rendition") if isinstance(output, dict) else None
+        if not isinstance(name, str):
+            continue
+        kbps = [rate for encode in encodes for rate in encode.rendition_kbps.get(name, ())]
+        found.append(
+            {
+                **dict.fromkeys(COLUMNS),
+                **{key: row[key] for key in known},
+                "type": RENDITION,
+                "rendition": name,
+                **{key: output.get(key) for key in ("resolution", "encoder", "preset", "bitrate", "rate")},
+                "kbps": statistics.fmean(kbps) if kbps else None,
+                **(_scores(scores[name]) if name in scores else {}),
+            }
+        )
+    return found
 
 
 def _bare(scenario: RecordedScenario) -> dict[str, Any]:
@@ -201,13 +243,9 @@ def _scores(scores: MeanScores) -> dict[str, Any]:
 def document(analysis: Analysis, rates: Rates) -> dict[str, Any]:
     """Return everything with statistics, for JSON: the rows of CSV, and what does not fit into a row."""
     results = analysis.results
-    repeats = [group.repeats for group in (*analysis.tests, *analysis.baselines)]
-    repeats += [(scenario,) for scenario in analysis.unmeasured]
-    renditions = [_renditions(group) for group in (*analysis.tests, *analysis.baselines)]
-    renditions += [[] for _ in analysis.unmeasured]
     groups = [
-        {**row, "scores": scores, "repeats": [_repeat(scenario) for scenario in its]}
-        for row, its, scores in zip(rows(analysis, rates), repeats, renditions, strict=True)
+        {**row, "scores": _listed_scores(its), "repeats": [_repeat(scenario) for scenario in its]}
+        for row, its in _groups(analysis, rates)
     ]
     return {
         "kind": "analysis",
@@ -265,8 +303,9 @@ def _settings(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _renditions(group: Group) -> list[dict[str, Any]]:
-    return [{"rendition": scores.rendition or None, **_scores(scores)} for scores in group.scores]
+def _listed_scores(its: Sequence[RecordedScenario]) -> list[dict[str, Any]]:
+    found = mean_scores(score for one in its if one.encode for score in one.encode.scores)
+    return [{"rendition": scores.rendition or None, **_scores(scores)} for scores in found]
 
 
 def _split(split: Split) -> dict[str, Any]:

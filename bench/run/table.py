@@ -73,27 +73,12 @@ def stream_rows(
     test: Energy, encode: Encode, versus: Difference | None, asked_kbps: float | None
 ) -> Iterator[Row]:
     """Yield what the stream cost, and how it went."""
-
-    def cost(what: str, unit: str, figure: str) -> Row:
-        return Row(what, f"{unit} ({test.source})", "", figure)
-
     if versus is not None:
-        yield cost("Δ power", "W", f"{versus.watts:+.3f}")
-        yield cost("Δ energy, same window", "Wh", f"{versus.watt_hours:+.5f}")
+        yield _cost(test, "Δ power", "W", f"{versus.watts:+.3f}")
+        yield _cost(test, "Δ energy, same window", "Wh", f"{versus.watt_hours:+.5f}")
         if versus.percent is not None:
-            yield cost("increase", "%", f"{versus.percent:+.1f}")
-    for what, amount in (("frame", encode.frames), ("Mbit", encode.megabits)):
-        if (all_of_it := per_unit(test.watts, amount, encode.seconds)) is not None:
-            yield cost(f"per {what}, all of the host", f"J/{what}", f"{all_of_it:.4f}")
-        if versus is not None and (beyond := per_unit(versus.watts, amount, encode.seconds)) is not None:
-            yield cost(f"per {what}, beyond idle", f"J/{what}", f"{beyond:+.4f}")
-    minutes = None if encode.media_seconds is None else encode.media_seconds / 60
-    for what, unit, amount, form in (
-        ("megapixel", "J/Mpixel", encode.megapixels, ".4f"),
-        ("minute of content", "J/min", minutes, ".2f"),
-    ):
-        if (all_of_it := per_unit(test.watts, amount, encode.seconds)) is not None:
-            yield cost(f"per {what}", unit, format(all_of_it, form))
+            yield _cost(test, "increase", "%", f"{versus.percent:+.1f}")
+    yield from _unit_rows(test, encode, versus)
     span = f"{SPEED_SPAN:g} s" if encode.seconds >= SPEED_SPAN else "the window"
     bitrate = f"bitrate, {asked_kbps:.0f} asked" if asked_kbps else "bitrate"
     for what, unit, figure, form in (
@@ -105,6 +90,26 @@ def stream_rows(
     ):
         if figure is not None:
             yield Row(what, unit, "", format(figure, form))
+
+
+def _cost(test: Energy, what: str, unit: str, figure: str) -> Row:
+    return Row(what, f"{unit} ({test.source})", "", figure)
+
+
+def _unit_rows(test: Energy, encode: Encode, versus: Difference | None) -> Iterator[Row]:
+    """Yield what each delivered unit cost, of all that the host drew; frames and bits beyond idle as well."""
+    for what, unit, amount, form, has_beyond in (
+        ("frame", "J/frame", encode.frames, ".4f", True),
+        ("Mbit", "J/Mbit", encode.megabits, ".4f", True),
+        ("megapixel", "J/Mpixel", encode.megapixels, ".4f", False),
+        ("minute of content", "J/min", encode.content_minutes, ".2f", False),
+    ):
+        if (all_of_it := per_unit(test.watts, amount, encode.seconds)) is not None:
+            of = f"per {what}, all of the host" if has_beyond else f"per {what}"
+            yield _cost(test, of, unit, format(all_of_it, form))
+        beyond = per_unit(versus.watts, amount, encode.seconds) if versus and has_beyond else None
+        if beyond is not None:
+            yield _cost(test, f"per {what}, beyond idle", unit, format(beyond, f"+{form}"))
 
 
 def rendition_rows(renditions: Sequence[RenditionFigures]) -> Iterator[Row]:

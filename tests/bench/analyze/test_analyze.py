@@ -22,10 +22,10 @@ from rich.console import Console
 from trees import run_as_nobody
 
 from powerbench_agent.bench import cli
-from powerbench_agent.bench.analyze import prometheus, survey, tables
+from powerbench_agent.bench.analyze import export, prometheus, survey, tables
 from powerbench_agent.bench.statistics.groups import analyze
 from powerbench_agent.core.prometheus_windows import NODE, POWER, RAPL, PastWindow, Series, energy_of
-from powerbench_agent.core.results import parse_results
+from powerbench_agent.core.results import Rates, parse_results
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,6 +184,32 @@ def ladders() -> dict[str, Any]:
             }
             scenarios.append(step)
     return document(repeats=0, format=3) | {"scenarios": scenarios}
+
+
+def test_each_rendition_of_a_ladder_has_a_row_of_bytes_and_scores() -> None:
+    """It comes after the ladder's, whose energy it has no part of by itself."""
+    content = ladders()
+    for one in content["scenarios"]:
+        if one["group"] == "abr":
+            one["outputs"] = [
+                {"rendition": "1080p", "resolution": "1920x1080", "encoder": "h264", "bitrate": "5000k"},
+                {"rendition": "480p", "resolution": "854x480", "encoder": "h264", "rate": "crf=30"},
+                "not one of ours",
+            ]
+            one["encode"]["renditions"] = [
+                {"stream": "abr", "rendition": "1080p", "achieved_kbps": 5100.0 + one["block"]},
+                {"stream": "abr", "rendition": "480p", "achieved_kbps": None},
+                {"rendition": 7},
+            ]
+    found = export.rows(analyze(parse_results(json.dumps(content).encode(), "run")), Rates())
+    place = next(n for n, row in enumerate(found) if row["group"] == "abr" and row["type"] != "rendition")
+    large, small = found[place + 1 : place + 3]
+    assert (large["type"], large["rendition"], large["resolution"]) == ("rendition", "1080p", "1920x1080")
+    assert (large["kbps"], large["vmaf"], large["bitrate"]) == (5102.0, 95.0, "5000k")
+    assert (small["kbps"], small["vmaf"], small["rate"]) == (None, 80.0, "crf=30")
+    assert large["mean_watts"] is None
+    assert found[place]["vmaf"] is None
+    assert sum(row["type"] == "rendition" for row in found) == 2
 
 
 def written(directory: Path, content: dict[str, Any] | None = None, name: str = "20260101_120000") -> Path:

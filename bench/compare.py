@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from powerbench_agent.bench import exits
 from powerbench_agent.bench.analyze.files import Refused, need_extra, read
 from powerbench_agent.bench.load.redact import redact_url
 from powerbench_agent.core.grades import with_grade
+from powerbench_agent.core.results import input_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -151,7 +152,7 @@ def _clips(results: ResultsFile) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for scenario in results.scenarios:
         if scenario.input and scenario.status == "ok":
-            name = PurePath(scenario.input).name
+            name = input_name(scenario.input)
             found.setdefault(name, set()).add(scenario.input_sha256[:12] or _UNKNOWN)
     return found
 

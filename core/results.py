@@ -33,6 +33,7 @@ History of `format`:
   number of ladders. Earlier formats have `outputs` too, but a single stream of theirs encoded one of them.
   `encode` also has `megapixels` (millions, encoded), `speed` (content seconds a second, the mean of the
   streams) and `cpu_seconds` by program. `energy.grade` is that of core/grades.py; readers work it out again.
+  A live source has `input_kind` ("live"), and as `input` its URL without stream key, password or query.
 
 Units: Unix seconds, seconds, joules, watts. Unknown keys are ignored: others may add theirs.
 """
@@ -748,13 +749,18 @@ def settings_of(scenario: RecordedScenario) -> Settings:
         rate="" if scenario.rate == "cbr" else scenario.rate,
         more=_more_settings(scenario),
         pix_fmt=scenario.pix_fmt,
-        input=PurePath(scenario.input).name,
+        input=input_name(scenario.input),
         clip=scenario.input_sha256 or scenario.input,
         pace=REALTIME if idle else scenario.pace,
         sink="" if idle else scenario.sink,
         part="" if idle else scenario.part,
         ladder=f"of {renditions} encoded as one stream" if renditions else scenario.ladder,
     )
+
+
+def input_name(text: str) -> str:
+    """Return what people call an input: a clip's file name, a live source's whole URL."""
+    return text if "://" in text else PurePath(text).name
 
 
 def _more_settings(scenario: RecordedScenario) -> str:

@@ -18,6 +18,7 @@ from powerbench_agent.bench.load.clip_filters import field_options, picture_filt
 from powerbench_agent.bench.load.containers import StreamTarget, choose_container
 from powerbench_agent.bench.load.encoders.spelling import global_options, video_options
 from powerbench_agent.bench.load.inputs import TONE, length_options, pace_options, picture_input
+from powerbench_agent.bench.load.live_input import end_options, ended
 from powerbench_agent.bench.plan.scenario import AUDIO_KBPS, format_bitrate
 from powerbench_agent.core.identity import StreamIdentity, stated
 from powerbench_agent.core.progress import ProgressParser, Report
@@ -66,6 +67,7 @@ class Encoder(Child):
         self._read_fd, self._write_fd = os.pipe()
         command = encoder_command(ffmpeg, scenario, targets, self._write_fd)
         super().__init__(scenario.name, command, (self._write_fd,))
+        self.scenario = scenario
         self.points: list[Point] = []
         self._on_data = on_data
         self._sink = sink
@@ -107,7 +109,14 @@ class Encoder(Child):
         if self._sink is not None and self._sink.exit_code not in (None, 0) and not was_killed:
             dead = self._sink
         how = "died" if dead.exit_code else "ended too early"
+        if dead is self and not self.exit_code and (gone := ended(self.scenario.input, self._seconds)):
+            raise StreamFailed(f"{self.name}: {gone}: {self.last_words()}")
         raise StreamFailed(f"{dead.name} {how} (ffmpeg's exit code {dead.exit_code}): {dead.last_words()}")
+
+    @property
+    def _seconds(self) -> float:
+        """For how long it has reported."""
+        return self.points[-1].at - self.points[0].at if self.points else 0.0
 
     async def stop(self) -> None:
         """Stop it, and close its pipe."""
@@ -148,7 +157,8 @@ def encoder_command(
     graph, pictures = _pictures(scenario)
     command += graph
     for rendition, picture, target in zip(scenario.renditions, pictures, targets, strict=True):
-        command += [*_encoding(rendition, picture), *length, *_output(target)]
+        ending = end_options(scenario.input, ffmpeg.number)
+        command += [*_encoding(rendition, picture), *ending, *length, *_output(target)]
     return command
 
 

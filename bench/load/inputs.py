@@ -1,9 +1,10 @@
-"""What an encoder reads its picture from, as options of FFmpeg: a clip in a loop, or a test picture. Pure."""
+"""What an encoder reads its picture from, as options of FFmpeg: a clip, a URL, or a test picture. Pure."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from powerbench_agent.bench.load.live_input import is_live, paces_itself, reading
 from powerbench_agent.bench.plan import frame_rate
 from powerbench_agent.bench.plan.pace import REALTIME
 
@@ -21,9 +22,10 @@ def picture_input(scenario: Scenario) -> list[str]:
     """
     pace = pace_options(scenario.pace)
     if scenario.input:
+        loop = [] if scenario.to_end or is_live(scenario.input) else ["-stream_loop", "-1"]
         decoder = ["-hwaccel", scenario.hwaccel] if scenario.hwaccel else []
-        loop = [] if scenario.to_end else ["-stream_loop", "-1"]
-        return [*loop, *decoder, *pace, "-i", f"file:{scenario.input}"]
+        held = [] if paces_itself(scenario.input) else pace
+        return [*loop, *decoder, *held, *reading(scenario.input)]
     # testsrc2, as plain testsrc does not fill 2 Mbps and every rate above it would be the same stream.
     size = scenario.drawn if any(scenario.drawn) else scenario.resolution
     return [*pace, "-f", "lavfi", "-i", f"testsrc2=size={size}:rate={scenario.fps}"]

@@ -1,7 +1,8 @@
-"""Finds out what a clip is, before anything is measured, with the very ffmpeg that will stream it.
+"""Finds out what a clip or a live source is, before anything is measured, with the ffmpeg that streams it.
 
 That ffmpeg decodes the first frames: what it cannot decode it could not stream either. What the frames do not
 say (rates, duration, codec) is in the container's header: an ffprobe says it exactly, else ffmpeg's lines.
+A live source is asked but once, as it may serve a single client: it has ffmpeg's lines alone.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from powerbench_agent.bench.load.ask import ask
 from powerbench_agent.bench.load.encoder import sample_command
 from powerbench_agent.bench.load.encoders.table import find_row
 from powerbench_agent.bench.load.ffmpeg import Ffmpeg, locate, version_in
+from powerbench_agent.bench.load.live_input import is_live, reading
 from powerbench_agent.bench.load.probe_text import (
     StreamFacts,
     first_reason,
+    last_reason,
     parse_banner,
     parse_ffprobe,
     parse_frames,
 )
+from powerbench_agent.bench.load.redact import redact_text, secrets_of
 from powerbench_agent.bench.plan.picture import Colour, Picture, rate_of
 from powerbench_agent.core.terminal import printable
 
@@ -56,10 +60,12 @@ class Programs(NamedTuple):
 
 
 def probe(path: str, programs: Programs, seconds: float = _SECONDS) -> Picture:
-    """Return what the video of a file is. Raises: NotAClip; OSError if ffmpeg cannot be run."""
+    """Return what the video of an input is. Raises: NotAClip; OSError if ffmpeg cannot be run."""
     decoded = ask(_decoding(programs.ffmpeg, path), seconds)
     frames = parse_frames(decoded.err)
     banner = parse_banner(decoded.err)
+    if is_live(path):
+        return _of_source(path, decoded, seconds)
     facts = _from_ffprobe(path, programs, seconds) or banner
     if facts is None or frames is None:
         raise NotAClip(printable(_why(decoded, banner, seconds)))
@@ -70,8 +76,25 @@ def probe(path: str, programs: Programs, seconds: float = _SECONDS) -> Picture:
 
 def _decoding(ffmpeg: str, path: str) -> list[str]:
     """Return the command that decodes two frames and says what they are. `V`: no cover picture."""
-    command = [ffmpeg, "-hide_banner", "-nostdin", "-nostats", "-i", f"file:{path}", "-map", "0:V:0"]
+    command = [ffmpeg, "-hide_banner", "-nostdin", "-nostats", *reading(path), "-map", "0:V:0"]
     return [*command, "-frames:v", "2", "-vf", "showinfo", "-f", "null", "-"]
+
+
+def _of_source(url: str, decoded: Reply, seconds: float) -> Picture:
+    """Return what the video of a live source is. Raises: NotAClip."""
+    frames, banner = parse_frames(decoded.err), parse_banner(decoded.err)
+    if banner is not None and frames is not None:
+        if frames.number == 1:
+            raise NotAClip("sent one picture, and no other: it must move")
+        return _picture(banner._replace(duration=banner.duration or None), frames)  # live FLV has 0 s
+    if _NO_VIDEO.search(decoded.err):
+        raise NotAClip("has no video")
+    if decoded.code is None:
+        raise NotAClip(f"sent no picture within {seconds:g} s; look whether its source is live")
+    if "Protocol not found" in decoded.err:
+        raise NotAClip("this ffmpeg was built without its protocol; name another with --ffmpeg")
+    reason = printable(redact_text(last_reason(decoded.err), secrets_of(url))) or "it ended at once"
+    raise NotAClip(f"cannot be read ({reason}); look whether its source is there, and is live")
 
 
 def _from_ffprobe(path: str, programs: Programs, seconds: float) -> StreamFacts | None:

@@ -198,6 +198,12 @@ def first_reason(text: str) -> str:
     return said[0][:200] if said else ""
 
 
+def last_reason(text: str) -> str:
+    """Return what ffmpeg says last: why it gave up, without what it is about; "" if it says nothing."""
+    said = [line.strip() for line in text.splitlines() if line.strip()]
+    return said[-1].rpartition(": ")[2][:200] if said else ""
+
+
 def _tag(name: str) -> str:
     """Return a colour's name; "" for one that says nothing."""
     return "" if name in _UNKNOWN else _RANGES.get(name, name)

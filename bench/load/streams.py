@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.bench.load.child import StreamFailed
 from powerbench_agent.bench.load.encoder import Encoder, identity_of
+from powerbench_agent.bench.load.live_input import is_live, unreachable
 from powerbench_agent.bench.load.outlets import open_outlets
 from powerbench_agent.bench.load.redact import redact_url
 from powerbench_agent.bench.load.sinks import Relay
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from powerbench_agent.bench.load.outlets import Outlet, Way
     from powerbench_agent.bench.plan.scenario import Scenario
 
-_CONNECT_SECONDS = 10.0  # for the embedded sink to come up
+_CONNECT_SECONDS = 10.0  # for the embedded sink to come up, or a live input to come back
 _START_SECONDS = 20.0  # for an encoder to send its first frame
 
 
@@ -108,12 +109,15 @@ async def _start(
         if await _started(encoder, url):
             stack.push_async_callback(encoder.stop)
             return RunningStream(stream, encoder, outlets)
-        # A listening ffmpeg takes one connection and must not be probed: so the encoder tries again.
+        # A listening ffmpeg takes one connection and must not be probed: so the encoder tries again. And a
+        # live source of one client, which was looked at before, may need a moment to be there again.
         sink = next((outlet.sink for outlet in outlets if outlet.sink is not None), None)
         sink_ended = sink is not None and sink.exit_code is not None
-        if sink is None or sink_ended or time.monotonic() > give_up:
+        may_come = sink is not None or is_live(stream.input)
+        if not may_come or sink_ended or time.monotonic() > give_up:
             failed: Child = sink if sink is not None and sink_ended else encoder
-            raise StreamFailed(f"{failed.name} did not start: {_explain(failed, url)}")
+            why = unreachable(stream.input, failed.last_words()) or _explain(failed, url)
+            raise StreamFailed(f"{failed.name} did not start: {why}")
         await asyncio.sleep(0.1)
 
 
@@ -125,7 +129,10 @@ async def _started(encoder: Encoder, target: str) -> bool:
         give_up, where = time.monotonic() + _START_SECONDS, redact_url(target)
         while encoder.exit_code is None and not encoder.has_sent_a_frame:
             if time.monotonic() > give_up:
-                raise StreamFailed(f"{encoder.name} sent no frame within {_START_SECONDS:g} s to {where}")
+                source = encoder.scenario.input
+                origin = f" from {redact_url(source)}" if is_live(source) else ""
+                what = f"sent no frame within {_START_SECONDS:g} s{origin} to {where}"
+                raise StreamFailed(f"{encoder.name} {what}")
             await asyncio.sleep(0.05)
         if encoder.exit_code is None:
             unless_it_runs.pop_all()

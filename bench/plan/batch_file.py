@@ -22,6 +22,7 @@ from powerbench_agent.bench.load.encoders.spelling import (
     problems,
 )
 from powerbench_agent.bench.load.encoders.table import find_row
+from powerbench_agent.bench.load.live_input import is_live, parse_input
 from powerbench_agent.bench.nearest import nearest
 from powerbench_agent.bench.plan import defaults, scenario
 from powerbench_agent.bench.plan.frame_rate import parse_fps
@@ -197,6 +198,8 @@ class _Entry:
             self.problems.append("hwaccel: decodes a clip; give one as input")
         if encoder == "copy" and not made.input:
             self.problems.append("encoder: copy sends a clip on as it is; give one as input")
+        if is_live(made.input) and made.pace != REALTIME:
+            self.problems.append("pace: a live source sends at its own; leave it out, or give a clip")
         if made.split and not made.input:
             self.problems.append("split: is about decoding a clip; give one as input")
         ladder = self._ladder(made, outputs)
@@ -362,9 +365,9 @@ class _Entry:
     def _input(self) -> str:
         name = self._fields.get("input", "")
         if not isinstance(name, str):
-            self.problems.append("input: must be the name of a file")
+            self.problems.append("input: must be the name of a file, or a URL")
             return ""
-        return name
+        return str(self._optional("input", parse_input) or "")
 
     def _bitrates(self, kind: str, rate: RateControl) -> tuple[float, ...]:
         """Return the video bitrate of each stream, in kbps; 0 of streams that go by quality."""

@@ -1,4 +1,4 @@
-"""Scenarios that stream a clip: which clip it is, and what of the clip's own picture they keep."""
+"""Scenarios that stream a clip or a live source: which it is, and what of its own picture they keep."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from powerbench_agent.bench.exits import NotHere
 from powerbench_agent.bench.load.clip_file import fault_of
+from powerbench_agent.bench.load.live_input import is_live, shown_input
 from powerbench_agent.bench.load.probe import NotAClip
+from powerbench_agent.bench.load.redact import redact_url
 from powerbench_agent.bench.plan import frame_rate
 from powerbench_agent.bench.plan.clip import fingerprint
 from powerbench_agent.bench.plan.picture import MAX_SIDE, MIN_SIDE, cropped, nearest_format
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario, named
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from powerbench_agent.bench.plan.clip import Clip
     from powerbench_agent.bench.plan.picture import Picture
@@ -26,7 +29,7 @@ class Tools(Protocol):
     """What looks at clips, and at what an ffmpeg takes."""
 
     def picture(self, path: str) -> Picture:
-        """Return what a clip's video is. Raises: NotAClip, NotHere."""
+        """Return what the video of a clip or a live source is. Raises: NotAClip, NotHere."""
 
     def taken_by(self, encoder: str) -> Sequence[str]:
         """Return the pixel formats that an encoder takes; none if it does not say. Raises: NotHere."""
@@ -45,8 +48,11 @@ def with_clips(scenarios: Sequence[Scenario], tools: Tools, sink: str) -> list[S
     Raises: BadClips, NotHere.
     """
     problems: dict[str, str] = {}
-    seen: dict[str, tuple[Clip, Picture]] = {}
-    for name in dict.fromkeys(scenario.input for scenario in scenarios if scenario.input):
+    seen: dict[str, tuple[Clip | None, Picture]] = {}
+    names = dict.fromkeys(scenario.input for scenario in scenarios if scenario.input)
+    for name in names:
+        if is_live(name):
+            continue  # asked once all clips are known to be good
         try:
             clip = fingerprint(Path(name))
             _check_file(Path(name), clip)
@@ -57,6 +63,8 @@ def with_clips(scenarios: Sequence[Scenario], tools: Tools, sink: str) -> list[S
             problems[name] = str(bad)
     if problems:
         raise BadClips("\n".join(f"input: {name!r}: {problem}" for name, problem in problems.items()))
+    seen |= {name: (None, _source(name, tools)) for name in names if is_live(name)}
+    _check_lengths(scenarios, {name: picture for name, (_, picture) in seen.items()})
     return [
         _completed(scenario, *seen[scenario.input], tools, sink) if scenario.input else scenario
         for scenario in scenarios
@@ -71,18 +79,38 @@ def _check_file(path: Path, clip: Clip) -> None:
         raise NotAClip(fault)
 
 
-def _completed(scenario: Scenario, clip: Clip, picture: Picture, tools: Tools, sink: str) -> Scenario:
-    """Return a clip's scenario with what it left open. Raises: BadClips."""
+def _source(url: str, tools: Tools) -> Picture:
+    """Return what the video of a live source is. Raises: NotHere."""
+    try:
+        return tools.picture(url)
+    except NotAClip as bad:
+        raise NotHere(f"input: {redact_url(url)}: {bad}") from None
+
+
+def _check_lengths(scenarios: Sequence[Scenario], pictures: Mapping[str, Picture]) -> None:
+    """Check that no recording from the network ends too soon: it is not looped. Raises: NotHere."""
+    for scenario in scenarios:
+        there = pictures[scenario.input].duration if is_live(scenario.input) else None
+        needed = scenario.stabilization + scenario.duration
+        if there and there < needed:
+            what = f"is {there:.0f} s long, and warm-up and measurement take at least {needed:.0f} s"
+            hint = "a URL is not read in a loop: download it, or shorten --stabilization and --duration"
+            raise NotHere(f"input: {redact_url(scenario.input)}: {what}; {hint}")
+
+
+def _completed(scenario: Scenario, clip: Clip | None, picture: Picture, tools: Tools, sink: str) -> Scenario:
+    """Return the scenario of a clip or a source with what it left open. Raises: BadClips."""
     pix_fmt = scenario.pix_fmt or nearest_format(picture.pix_fmt, tools.taken_by(scenario.encoder))
     own_size = Resolution(*cropped(picture.width, picture.height, pix_fmt))
     resolution = scenario.resolution if any(scenario.resolution) else own_size
     fps = scenario.fps or picture.rate
     if not MIN_SIDE <= min(resolution) <= max(resolution) <= MAX_SIDE:
         what = f"its size {resolution} is not from {MIN_SIDE} to {MAX_SIDE} pixels; give another resolution"
-        raise BadClips(f"input: {scenario.input!r}: {what}")
+        raise BadClips(f"input: {shown_input(scenario.input)!r}: {what}")
     if not frame_rate.MINIMUM <= fps <= frame_rate.MAXIMUM:
         limits = f"from {frame_rate.MINIMUM} to {frame_rate.MAXIMUM} a second"
-        raise BadClips(f"input: {scenario.input!r}: its frame rate {fps} is not {limits}; give another fps")
+        name = shown_input(scenario.input)
+        raise BadClips(f"input: {name!r}: its frame rate {fps} is not {limits}; give another fps")
     ladder = tuple(_with_format(rung, picture, tools) for rung in scenario.ladder)
     whole = msgspec.structs.replace(
         scenario,
@@ -94,6 +122,8 @@ def _completed(scenario: Scenario, clip: Clip, picture: Picture, tools: Tools, s
         duration=(picture.duration or scenario.duration) if scenario.to_end else scenario.duration,
         ladder=ladder,
     )
+    if clip is None:  # a trial encode would be one more client of the source
+        return named(whole)
     return named(msgspec.structs.replace(whole, lost=tools.lost(whole, sink)))
 
 

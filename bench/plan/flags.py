@@ -10,6 +10,7 @@ from powerbench_agent.bench.flags import Defaults, Parser, Verbs, add_agents, ch
 from powerbench_agent.bench.load.encoders.rates import parse_rate
 from powerbench_agent.bench.load.encoders.spelling import parse_extra
 from powerbench_agent.bench.load.encoders.table import find_row
+from powerbench_agent.bench.load.live_input import parse_input
 from powerbench_agent.bench.plan import defaults, scenario
 from powerbench_agent.bench.plan.frame_rate import parse_fps
 from powerbench_agent.bench.plan.ladder import parse_ladder
@@ -222,9 +223,10 @@ def _add_stream(kind: Parser) -> None:
     )
     kind.add_argument(
         "--input",
-        metavar="FILE",
-        type=Path,
-        help="stream this clip in a loop, as it is, instead of a test picture",
+        metavar="FILE|URL",
+        type=checked(parse_input),
+        help="stream this clip in a loop, as it is, instead of a test picture; or a live source: "
+        "rtmp, srt, udp, rtp, rtsp, tcp or http(s)://, HLS among them",
     )
     kind.add_argument(
         "--pace",

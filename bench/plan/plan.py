@@ -11,6 +11,7 @@ import msgspec
 from powerbench_agent.bench.exits import BadFile, BadFlag
 from powerbench_agent.bench.flags import read_token
 from powerbench_agent.bench.load.encoders.spelling import EncoderAsked, completed, default_rate, problems
+from powerbench_agent.bench.load.live_input import is_live
 from powerbench_agent.bench.load.probe import ClipTools
 from powerbench_agent.bench.meter import choose
 from powerbench_agent.bench.plan import defaults, order, rates, sink
@@ -18,6 +19,7 @@ from powerbench_agent.bench.plan.batch_file import BadBatch, parse_batch
 from powerbench_agent.bench.plan.clips import BadClips, with_clips
 from powerbench_agent.bench.plan.frame_rate import parse_fps
 from powerbench_agent.bench.plan.ladder import renditions_of, with_ladder
+from powerbench_agent.bench.plan.pace import REALTIME
 from powerbench_agent.bench.plan.scenario import (
     MAX_NAME,
     Resolution,
@@ -142,7 +144,7 @@ def _batch(file: Path, tools: Tools, to: str) -> list[Scenario]:
         raise BadBatch(f"{file}: {unfit}; give a batch file to --file") from None
     scenarios = parse_batch(content, str(file))
     inputs = dict.fromkeys(scenario.input for scenario in scenarios if scenario.input)
-    lost = [name for name in inputs if not Path(name).is_file()]
+    lost = [name for name in inputs if not is_live(name) and not Path(name).is_file()]
     if lost:
         raise BadBatch("\n".join(f"{file}: input: {name!r}: is not a file" for name in lost))
     try:
@@ -158,8 +160,9 @@ def _stream(flags: argparse.Namespace) -> Scenario:
     Raises: BadFlag, BadFile.
     """
     bitrates = _bitrates(flags) if flags.kind == "multi" else ()
-    if flags.input is not None and not flags.input.is_file():
-        raise BadFile(f"--input {str(flags.input)!r}: is not a file")
+    is_clip = flags.input is not None and not is_live(flags.input)
+    if is_clip and not Path(flags.input).is_file():
+        raise BadFile(f"--input {flags.input!r}: is not a file")
     asked = _asked(flags)
     rate = asked.rate
     has_clip = flags.input is not None
@@ -183,7 +186,7 @@ def _stream(flags: argparse.Namespace) -> Scenario:
         encoder_options=asked.extra,
         device=asked.device,
         hwaccel=flags.hwaccel or "",
-        input=str(flags.input.resolve()) if flags.input else "",
+        input=str(Path(flags.input).resolve()) if is_clip else flags.input or "",
         pace=flags.pace,
         to_end=flags.pace.is_max and has_clip and flags.duration is None,
         split=flags.split,
@@ -196,6 +199,8 @@ def _stream(flags: argparse.Namespace) -> Scenario:
 def _check_clip_flags(flags: argparse.Namespace, encoder: str) -> None:
     """Check that what only a clip can have comes with one. Raises: BadFlag."""
     if flags.input is not None:
+        if is_live(flags.input) and flags.pace != REALTIME:
+            raise BadFlag(f"--pace {flags.pace}: a live source sends at its own; omit it, or give a clip")
         return
     for flag, is_given, why in (
         ("hwaccel", bool(flags.hwaccel), "decodes a clip"),

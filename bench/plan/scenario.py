@@ -10,6 +10,7 @@ import msgspec
 
 from powerbench_agent.bench.load.encoders.rates import RateControl
 from powerbench_agent.bench.load.encoders.spelling import EncoderAsked
+from powerbench_agent.bench.load.live_input import is_live, source_name
 from powerbench_agent.bench.plan import frame_rate
 from powerbench_agent.bench.plan.clip import Clip
 from powerbench_agent.bench.plan.frame_rate import FrameRate
@@ -77,7 +78,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     device: str = ""
     hwaccel: str = ""  # what decodes the clip; "": the CPU
     bitrates: tuple[float, ...] = ()  # of the streams of a multi, instead of video_kbps
-    input: str = ""  # a file that is streamed in a loop, instead of the test picture
+    input: str = ""  # a file that is streamed in a loop, or a live URL, instead of the test picture
     clip: Clip | None = None  # which one that is
     picture: Picture | None = None  # and what its video is
     lost: tuple[str, ...] = ()  # what of the clip's HDR metadata this ffmpeg does not pass on
@@ -297,7 +298,7 @@ def _name_of(scenario: Scenario) -> str:
 
 
 def _of_clip(path: str) -> str:
-    """Return what a clip adds to such a name; nothing for the test picture."""
-    stem = PurePath(path).stem[:_MAX_STEM]
+    """Return what a clip or a live source adds to such a name; nothing for the test picture."""
+    stem = (source_name(path) if is_live(path) else PurePath(path).stem)[:_MAX_STEM]
     printable = "".join(character if character.isprintable() else "?" for character in stem)
     return f"_{printable}" if printable else ""

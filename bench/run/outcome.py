@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from powerbench_agent.bench.load.clip_filters import changes_of
+from powerbench_agent.bench.load.live_input import is_live, shown_input
 from powerbench_agent.bench.meter.energy import MeteredEnergy
 from powerbench_agent.bench.plan import frame_rate
 from powerbench_agent.bench.plan.ladder import described as described_ladder
@@ -290,7 +291,9 @@ def _describe_encoder_options(scenario: Scenario) -> dict[str, Any]:
 
 def _describe_input(scenario: Scenario) -> dict[str, Any]:
     """Return which clip is streamed, what it is and what is changed of it; nothing for the test picture."""
-    described: dict[str, Any] = {"input": scenario.input} if scenario.input else {}
+    described: dict[str, Any] = {"input": shown_input(scenario.input)} if scenario.input else {}
+    if is_live(scenario.input):
+        described["input_kind"] = "live"
     if scenario.clip:
         for key, value in scenario.clip._asdict().items():
             described[f"input_{key}"] = value

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from powerbench_agent.bench.load.live_input import is_live
 from powerbench_agent.bench.plan import frame_rate
 from powerbench_agent.bench.quality.call import NotScored
 from powerbench_agent.bench.quality.count import count_frames, count_loop
@@ -94,6 +95,8 @@ async def _source(scorer: Scorer, rendition: Scenario) -> Side:
         size = rendition.drawn if any(rendition.drawn) else rendition.resolution
         graph = f"testsrc2=size={size}:rate={rendition.fps},format={rendition.pix_fmt}"
         return Side.of_picture(graph)
+    if is_live(rendition.input):
+        raise NotScored("its input is a live source, which cannot be read a second time")
     if rendition.asked.row.name == "copy":
         raise NotScored("it was not encoded: its picture is the clip's own")
     if picture is None or picture.variable or picture.rate != rendition.fps:

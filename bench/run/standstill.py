@@ -11,6 +11,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from powerbench_agent.bench.load.child import StreamFailed
+from powerbench_agent.bench.load.live_input import is_live
+from powerbench_agent.bench.load.redact import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,9 +42,11 @@ def check_moving(encoder: Encoder, now: float, limit: float, began: float | None
         return
     silent = now - latest
     since = datetime.now().astimezone() - timedelta(seconds=silent)
+    source = encoder.scenario.input
+    of = f" {redact_url(source)}" if is_live(source) else ""
     raise StreamFailed(
         f"{encoder.name} stands still: no new frame since {since:%H:%M:%S} ({silent:.0f} s); "
-        "look whether its input has ended or is damaged, whether the sink still reads, and whether its "
+        f"look whether its input{of} has ended or is damaged, whether the sink still reads, and whether its "
         f"ffmpeg was stopped. Its last words: {encoder.last_words()}"
     )
 

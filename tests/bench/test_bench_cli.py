@@ -104,6 +104,7 @@ def powerbench(*arguments: str, cwd: Path, **environ: str) -> subprocess.Complet
             ["--resolution: does not go"],
         ),
         (["run", "multi", "--ladder", "64x64:1M", "--bitrates", "1M,2M"], 2, ["--bitrates: do not go"]),
+        (["run", "single", "--input", "udp://h:1", "--pace", "max"], 2, ["--pace max: a live source"]),
         (["run", "single", "--split"], 2, ["--split", "--input"]),
         (["run", "--sink", "rtmp://", "single"], 2, ["--sink", "rtmp://HOST/APP/STREAM"]),
         (["run", "single", "--name", "a\nb"], 2, ["--name", "printable"]),

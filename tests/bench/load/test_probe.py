@@ -147,3 +147,38 @@ def test_hdr_metadata_is_looked_for_in_an_encode(program: str, tmp_path: Path) -
     for _ in range(2):
         assert tools.lost(scenario, "null") == ("mastering display", "content light level")
     assert count.read_text() == "encode\n"
+
+
+LIVE = "rtmp://bob:hunter22@h:1936/live/s3cr3tkey"
+
+
+def test_a_live_source_is_asked_but_once(program: str, tmp_path: Path) -> None:
+    """It may serve a single client: ffprobe is not run, and ffmpeg is told the URL with its limits."""
+    probes = script(program.replace("ffmpeg", "ffprobe"), f"touch {tmp_path}/probed")
+    asked = tmp_path / "asked"
+    found = probe(LIVE, Programs(script(program, f'echo "$*" >> {asked}', says("rot.5.1.txt")), probes))
+    assert (found.width, found.height, found.codec) == (180, 320, "h264")
+    (command,) = asked.read_text().splitlines()
+    assert f"-rw_timeout 10000000 -i {LIVE} " in command
+    assert not (tmp_path / "probed").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([f"echo '{LIVE}: Connection refused' >&2", "exit 1"], r"cannot be read \(Connection refused\)"),
+        (["echo 'Error opening input files: no s3cr3tkey' >&2", "exit 1"], r"cannot be read \(no \*\*\*\)"),
+        ([f"echo '{LIVE}: Protocol not found' >&2", "exit 1"], "this ffmpeg was built without its protocol"),
+        (["exit 0"], r"cannot be read \(it ended at once\)"),
+        ([says("audio.9.0.txt"), "exit 234"], "has no video"),
+        ([says("still.5.1.txt")], "sent one picture, and no other"),
+        (["exec sleep 100"], r"sent no picture within 0\.5 s"),
+        (["exec yes"], r"sent no picture within 0\.5 s"),
+    ],
+)
+def test_a_live_source_that_is_no_use_is_refused(program: str, lines: list[str], said: str) -> None:
+    """In one line that says why, without the key."""
+    with pytest.raises(NotAClip, match=said) as refused:
+        probe(LIVE, Programs(script(program, *lines)), 0.5)
+    assert str(refused.value).isprintable()
+    assert "s3cr3t" not in str(refused.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from powerbench_agent.bench.cli import parser
-from powerbench_agent.bench.exits import BadFile, BadFlag
+from powerbench_agent.bench.exits import UNAVAILABLE, USAGE, BadFile, BadFlag, NotHere, code_of
 from powerbench_agent.bench.load.probe import NotAClip
+from powerbench_agent.bench.load.redact import redact_url
 from powerbench_agent.bench.plan.clip import Clip
 from powerbench_agent.bench.plan.picture import Picture
 from powerbench_agent.bench.plan.plan import make_plan
@@ -214,6 +217,58 @@ def test_a_clip_that_is_not_there_is_a_bad_file(tmp_path: Path) -> None:
         plan("single", "--input", str(tmp_path))
     (tmp_path / "b.json").write_text(json.dumps([{"input": "/no\x1b[2J"}]))
     with pytest.raises(BadFile, match=r"input: '/no\\x1b\[2J': is not a file"):
+        plan("batch", "--file", str(tmp_path / "b.json"))
+
+
+def test_a_live_source_is_an_input_like_a_clip(tmp_path: Path) -> None:
+    """Its size, rate and format are kept; its name is the host's, and its key is in no record."""
+    url = "rtmp://media.example/live/s3cr3t"
+    looks = Looks()
+    looks.lost_by = "h264"  # not asked: a trial encode would be one more client of the source
+    (single,) = plan("single", "--input", url, looks=looks).scenarios
+    assert (single.input, single.clip, single.picture, single.lost) == (url, None, PICTURE, ())
+    assert single.name == "2500k_180p29.97_h264_media.example"
+    (tmp_path / "b.json").write_text(json.dumps([{"input": url, "encoder": "copy"}]))
+    (copied,) = plan("batch", "--file", str(tmp_path / "b.json")).scenarios
+    assert (copied.name, copied.input) == ("copy_180p29.97_media.example", url)
+    described = describe(Outcome(single, "ok"))
+    assert (described["input"], described["input_kind"]) == ("rtmp://media.example/live/***", "live")
+    assert not {"input_sha256", "input_size"} & described.keys()
+    assert "s3cr3t" not in json.dumps(described)
+    check_settings([single], {single.name: described}, tmp_path)
+    elsewhere = plan("single", "--name", single.name, "--input", "rtmp://other/live/s3cr3t").scenarios
+    with pytest.raises(BadFile, match=r"input 'rtmp://media\.example/live/"):
+        check_settings(elsewhere, {single.name: described}, tmp_path)
+
+
+def test_a_live_source_that_cannot_be_streamed_is_not_here(tmp_path: Path) -> None:
+    """No video, or a recording that ends before the window does: exit 69, in one line without the key."""
+    looks = Looks(short=structs.replace(PICTURE, duration=12.0))
+    short = "http://h/a/short.mp4"
+    cases = {
+        "rtmp://h/live/song": "has no video",
+        short: "is 12 s long, and .* take at least 130 s; a URL is not read in",
+    }
+    for url, said in cases.items():
+        (tmp_path / "b.json").write_text(json.dumps([{}, {"input": url}]))
+        for words in (("single", "--input", url), ("batch", "--file", str(tmp_path / "b.json"))):
+            with pytest.raises(NotHere, match=f"^input: {re.escape(redact_url(url))}: {said}") as refused:
+                plan(*words, looks=looks)
+            assert code_of(refused.value) == UNAVAILABLE
+    assert plan("single", "--input", short, "--duration", "5", "--stabilization", "5", looks=looks)
+
+
+def test_a_url_that_cannot_be_read_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2 for the flag, 78 for a batch, each in one line with the nearest scheme."""
+    with pytest.raises(SystemExit) as ended:
+        plan("single", "--input", "rtmpx://h/live/s3cr3t")
+    assert ended.value.code == USAGE
+    said = capsys.readouterr().err
+    assert "argument --input: rtmpx:// cannot be read; " in said
+    assert "did you mean rtmp?" in said
+    assert "s3cr3t" not in said
+    (tmp_path / "b.json").write_text(json.dumps([{"input": "rtmpx://h/live/s3cr3t"}]))
+    with pytest.raises(BadFile, match=r"scenario 1: input: rtmpx:// cannot be read; .* did you mean rtmp"):
         plan("batch", "--file", str(tmp_path / "b.json"))
 
 

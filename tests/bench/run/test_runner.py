@@ -126,6 +126,7 @@ class Frames:
     def __init__(self, name: str, until: float = 1e9) -> None:
         self.name = name
         self.command = "ffmpeg"
+        self.scenario = Scenario(name=name, type="single", duration=1.0)
         self.until = until
         self.rate = 30.0
         self._points: list[Point] = []

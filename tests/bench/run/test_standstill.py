@@ -23,7 +23,9 @@ def reports(*frames: int | None) -> list[Point]:
 
 
 def encoder(points: list[Point]) -> Any:
-    return cast("Any", SimpleNamespace(name="cam", points=points, last_words=lambda: "corrupt packet"))
+    scenario = SimpleNamespace(input="srt://10.0.0.1:9000?passphrase=secret")
+    said = {"name": "cam", "points": points, "scenario": scenario, "last_words": lambda: "corrupt packet"}
+    return cast("Any", SimpleNamespace(**said))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,8 @@ def test_a_stream_without_a_new_frame_is_named(frozen: tuple[int, ...]) -> None:
     """A silent encoder (5.1) and one that repeats its report (9.0) are the same, with where to look."""
     still = encoder(reports(1, 2, 3, *frozen))
     check_moving(still, 5.9, 5.0)
-    with pytest.raises(StreamFailed, match=r"^cam stands still: .* \(5 s\); .* corrupt packet$"):
+    said = r"^cam stands still: .* \(5 s\); .* input srt://10.0.0.1:9000\?\*\*\* has .* corrupt packet$"
+    with pytest.raises(StreamFailed, match=said):
         check_moving(still, 6.0, 5.0)
 
 

@@ -160,6 +160,14 @@ def test_streams_of_other_pixel_formats_are_not_averaged() -> None:
     assert found == [([30.0, 31.0], "0 fps"), ([40.0, 41.0], "0 fps yuv420p10le")]
 
 
+def test_live_sources_are_told_apart_by_their_whole_url() -> None:
+    """What a URL ends with is hidden, and the same for all; a clip is called by its file's name."""
+    names = ("rtmp://a/live/***", "rtmp://b/live/***", "/clips/a.mp4")
+    windows = [stream(30.0, input=name) for name in names]
+    assert [settings_of(window).input for window in windows] == [*names[:2], "a.mp4"]
+    assert [group.name for group in repeats(windows)] == [f"x ({name})" for name in (*names[:2], "a.mp4")]
+
+
 def test_repeats_of_a_fractional_rate_are_one_group() -> None:
     """29.97003 stands for 30000/1001 in every repeat, and is shown as both."""
     entry = {"name": "x", "type": "single", "fps": 29.97003, "frame_rate": "30000/1001"}

@@ -228,7 +228,7 @@ def ask_nobody(ffmpeg: str, scheme: str) -> tuple[str, str]:
     """Ask a source that is not there; return its URL, as far as it may be shown, and what was said."""
     url = f"{scheme}://127.0.0.1:{free_port()}"
     with pytest.raises(NotHere) as refused:
-        planned(ffmpeg, f"{url}/live/{SECRET}" if scheme in ("rtmp", "http") else url)
+        planned(ffmpeg, url + {"rtmp": f"/live/{SECRET}", "http": f"/film?token={SECRET}"}.get(scheme, ""))
     return url, str(refused.value)
 
 

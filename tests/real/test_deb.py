@@ -22,6 +22,7 @@ from real.conftest import BIN, agent, get, need, series
 
 from powerbench_agent.agent import __version__
 
+pytestmark = pytest.mark.timeout(300)  # two builds, while other tests run
 ROOT = Path(__file__).parents[2]
 VENV = "usr/lib/powerbench"
 MAX_BYTES = 12e6

@@ -33,7 +33,7 @@ def test_an_agent_killed_in_mid_run_costs_no_frame_and_is_found_again(
 ) -> None:
     """As --help has it: live fps, every frame although the agent is killed, and fps from the next one."""
     out, err = tmp_path / "out.flv", tmp_path / "err"
-    work = f"{SOURCE} -t 9 {ENCODE} -y {out}"
+    work = f"{SOURCE} -t 12 {ENCODE} -y {out}"
     pipe = f"{BIN}/powerbench pipe --stream cam1 --url 127.0.0.1:{port}"
     command = FORMS[form].format(ffmpeg=ffmpeg, work=work, pipe=pipe)
     page = f"http://127.0.0.1:{port}/metrics"
@@ -49,8 +49,8 @@ def test_an_agent_killed_in_mid_run_costs_no_frame_and_is_found_again(
             wait_for(lambda: 25 < series(get(page), "ffmpeg_fps").get(LABEL, 0) < 35, "the stream again")
             assert encoder.wait(30) == 0
             wait_for(lambda: series(get(page), "ffmpeg_stream_active")[LABEL] == 0, "the end of cam1")
-            assert series(get(page), "ffmpeg_total_frames")[LABEL] == 270
-    assert b"frame=  270" in frames(ffmpeg, out)
+            assert series(get(page), "ffmpeg_total_frames")[LABEL] == 360
+    assert b"frame=  360" in frames(ffmpeg, out)
     said = [line for line in err.read_text().splitlines() if line.startswith("powerbench pipe: ")]
     assert ["reachable now" in line for line in said[-2:]] == [False, True]
 

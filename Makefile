@@ -29,7 +29,8 @@ coverage: $(VENV)/.dev ## run the fast tests with branch coverage; fails below t
 
 test-real: $(VENV)/.real ## run the tests against real programs; as root on Debian, installs those that are missing
 	@tests/real/prepare
-	@$(BIN)/pytest tests/real
+	@$(BIN)/pytest tests/real --numprocesses=2 --dist=loadfile -m 'not alone'
+	@$(BIN)/pytest tests/real -m alone
 
 test-single: $(VENV)/.run ## measure one stream against an idle baseline (4 minutes)
 	@$(RUN) single --with-baseline

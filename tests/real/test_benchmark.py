@@ -313,6 +313,7 @@ def test_shards_are_all_of_the_batch(tmp_path: Path) -> None:
 # -- what a window is worth ----------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_the_edges_of_a_window_are_where_they_are_said_to_be(tmp_path: Path) -> None:
     """Its times are apart what was asked within 50 ms, and the meters' own seconds within 2 %."""
     done = run(tmp_path, "--sink", "null", "single", "--bitrate", "300k", *SMALL, "--duration", "5")

@@ -75,6 +75,7 @@ def within(seconds: float, what: Callable[[], bool], why: str) -> float:
     return time.monotonic() - begun
 
 
+@pytest.mark.alone
 def test_a_containers_life_and_figures(dockerd: Dockerd, agent: Agent) -> None:
     """It shows within 2 s, with the figures of `docker stats`; is paused, renamed and removed in view."""
     labels = {"com.docker.compose.project": "x", "com.docker.compose.service": "web"}
@@ -148,6 +149,7 @@ def test_the_network_of_a_container(dockerd: Dockerd, agent: Agent) -> None:
         dockerd.call("DELETE", f"/networks/{network}")
 
 
+@pytest.mark.alone
 def test_shares_go_by_cpu_time(
     dockerd: Dockerd, agent: Agent, record_property: Callable[[str, object], None]
 ) -> None:
@@ -179,6 +181,7 @@ def test_shares_go_by_cpu_time(
         assert by_time == pytest.approx(expected, rel=0.5)
 
 
+@pytest.mark.alone
 def test_a_stream_within_a_container_is_a_view_of_it(dockerd: Dockerd, agent: Agent) -> None:
     """Found by its connection or by the pid it gives, the stream has its container's energy, counted once."""
     pairs = {"inside": "encoder", "given": "namespaced"}
@@ -206,6 +209,7 @@ def test_a_stream_within_a_container_is_a_view_of_it(dockerd: Dockerd, agent: Ag
         assert ours == pytest.approx(whole, rel=0.2)  # a process's CPU time has a grain of 10 ms
 
 
+@pytest.mark.alone
 def test_an_engine_that_crashes_costs_no_container_and_comes_back(dockerd: Dockerd, agent: Agent) -> None:
     """Killed, its containers go on by their cgroups, which is said; started again it is back within 10 s."""
     dockerd.run("before", BURN, NanoCpus=cores(0.1))
@@ -239,6 +243,7 @@ def brief_figures(page: str) -> list[str]:
     return [line for line in page.splitlines() if '"brief' in line and not line.startswith(ENERGY)]
 
 
+@pytest.mark.alone
 def test_a_crowd_that_comes_and_goes(
     dockerd: Dockerd, agent: Agent, record_property: Callable[[str, object], None]
 ) -> None:

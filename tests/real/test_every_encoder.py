@@ -108,6 +108,7 @@ async def test_av1_into_flv_is_refused_where_it_cannot_be(ffmpeg: Ffmpeg) -> Non
     assert bool(said) == ((0, 0) < ffmpeg.number < (6, 1))
 
 
+@pytest.mark.alone
 def test_encoders_stream_for_real(tmp_path: Path) -> None:
     """A batch goes through the embedded sink in each container: frames and bytes of each are counted."""
     names = ["h265", "librav1e", "libvvenc"]

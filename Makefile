@@ -22,10 +22,10 @@ demo: $(VENV)/.run ## measure one real stream against an idle baseline (about a 
 	@echo '      the guide:  docs/guide.md'
 
 test: $(VENV)/.dev ## run the fast tests: no root, no network, no daemon
-	@$(BIN)/pytest --numprocesses=auto
+	@$(BIN)/pytest --numprocesses=auto $(if $(COVERAGE),--cov --cov-report=term)
 
-coverage: $(VENV)/.dev ## run the fast tests with branch coverage; fails below the floor in pyproject.toml
-	@$(BIN)/pytest --numprocesses=auto --cov --cov-report=term
+coverage: ## run the fast tests with branch coverage; fails below the floor in pyproject.toml
+	@$(MAKE) --no-print-directory test COVERAGE=yes
 
 test-real: $(VENV)/.real ## run the tests against real programs; as root on Debian, installs those that are missing
 	@tests/real/prepare

@@ -46,6 +46,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 PATIENCE = 20.0  # seconds; how long a test waits for another process before it calls it lost
 
 
+@pytest.hookimpl(optionalhook=True)  # of xdist, which may be switched off
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes --numprocesses=auto has: more than cores, for many tests wait for others."""
+    return len(os.sched_getaffinity(0)) * 3 // 2
+
+
 class FakeClock:
     """Time that moves when a test says so."""
 

@@ -39,7 +39,7 @@ class Completing(Parser):
         action = super().add_argument(*names, **options)
         if action.metavar == "DIR":
             action.complete = shtab.DIRECTORY
-        elif action.type is Path or action.metavar in ("FILE", "PATH"):
+        elif action.type is Path or str(action.metavar).partition("|")[0] in ("FILE", "PATH"):
             action.complete = shtab.FILE
         elif action.dest == "only":
             action.choices = sorted(roster.BUILT_IN)

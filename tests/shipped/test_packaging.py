@@ -131,7 +131,7 @@ def test_the_scripts_are_shell(name: str) -> None:
 
 def test_what_the_build_takes_is_there() -> None:
     """Every path of the checkout that the build and its rules name exists."""
-    copied = re.search(r"^cp -a ((?:.*\\\n)*.*) \"\$source\"$", (DEBIAN / "build").read_text(), re.MULTILINE)
+    copied = re.search(r"^tar .*sources.tar ((?:.*\\\n)*.*)$", (DEBIAN / "build").read_text(), re.MULTILINE)
     assert copied
     named = copied[1].replace("\\\n", " ").split()
     named += re.findall(r"\b((?:systemd|configs|requirements)/[\w./-]+\.\w+)", (DEBIAN / "rules").read_text())

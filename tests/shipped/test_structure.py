@@ -154,6 +154,6 @@ def test_the_image_and_the_deb_take_all_that_the_wheel_includes() -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert {f"!{name}" for name in included()} <= set(ignored)
     build = (ROOT / "packaging/debian/build").read_text()
-    taken = re.search(r"^cp -a ((?:.*\\\n)*.*) \"\$source\"$", build, re.MULTILINE)
+    taken = re.search(r"^tar .*sources.tar ((?:.*\\\n)*.*)$", build, re.MULTILINE)
     assert taken
     assert included() <= set(taken[1].replace("\\\n", " ").split())

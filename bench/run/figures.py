@@ -133,7 +133,7 @@ def completed(
 ) -> Encode:
     """Return a stream's figures with what its outlets counted, its pixels, and its speed."""
     megabits = encode.megabits
-    if stream.ladder or (megabits is None and outlets):
+    if outlets and (stream.ladder or megabits is None):  # a part of the work has none, and writes nothing
         counted = [_counted(outlet, begin, end) for outlet in outlets]
         known = [amount for amount in counted if amount is not None]
         megabits = sum(known) if len(known) == len(outlets) else None

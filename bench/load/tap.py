@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import tempfile
 import time
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_KEPT = 2**30  # bytes of one output
-_POINT_SECONDS = 0.1  # between two counts that are remembered
+_POINT_SECONDS = 0.1  # between two counts that are remembered, until there are
+_MOST_POINTS = 20_000  # of them: half an hour's; a week is then remembered in steps of a minute
 
 
 class ByteCounter:
@@ -26,10 +28,13 @@ class ByteCounter:
     def __init__(self) -> None:
         self.total = 0
         self.points: list[tuple[float, float]] = []  # (monotonic seconds, bytes)
+        self._marked: set[float] = set()  # moments that are not forgotten
 
     def mark(self) -> None:
         """Remember the count of this moment: at the edges of a window."""
-        self.points.append((time.monotonic(), float(self.total)))
+        now = time.monotonic()
+        self._marked.add(now)
+        self.points.append((now, float(self.total)))
 
 
 class FileCounter(ByteCounter):
@@ -60,7 +65,8 @@ class Tap(ByteCounter):
         self._kept = 0
         self._server: asyncio.Server | None = None
         self._sender: asyncio.BaseTransport | None = None
-        self._latest = 0.0
+        self._latest = -math.inf
+        self._apart = _POINT_SECONDS
         self._gone = asyncio.Event()
         self._gone.set()
 
@@ -95,20 +101,32 @@ class Tap(ByteCounter):
         self._gone.clear()
         self.total = self._kept = 0
         self.points.clear()
+        self._marked.clear()
+        self._latest, self._apart = -math.inf, _POINT_SECONDS
         if self._file is not None:
             self._file.seek(0)
             self._file.truncate()
+            self._keeps, self.is_cut, self.problem = True, False, ""
         return True
 
     def take(self, data: bytes) -> None:
         """Count the bytes, and keep them."""
         self.total += len(data)
         now = time.monotonic()
-        if now - self._latest >= _POINT_SECONDS:
+        if now - self._latest >= self._apart:
             self._latest = now
             self.points.append((now, float(self.total)))
+            if len(self.points) >= _MOST_POINTS:
+                self._thin_out()
         if self._keeps and self._file is not None:
             self._keep(data)
+
+    def _thin_out(self) -> None:
+        """Forget every second point, but no mark, and remember half as many from here on."""
+        self._apart *= 2
+        self.points[:] = [
+            point for place, point in enumerate(self.points) if place % 2 == 0 or point[0] in self._marked
+        ]
 
     def _keep(self, data: bytes) -> None:
         if self._kept + len(data) > MOST_KEPT:
@@ -116,8 +134,12 @@ class Tap(ByteCounter):
             self.stop_keeping()
             return
         assert self._file is not None  # noqa: S101 - it keeps
+        left = memoryview(data)
         try:
-            self._kept += self._file.write(data)
+            while left:  # a disk that fills up takes a part before it refuses
+                written = self._file.write(left)
+                self._kept += written
+                left = left[written:]
         except OSError as error:  # a full disk costs the score, never the stream
             self.problem = f"what was encoded could not be kept: {error.strerror}"
             self.stop_keeping()

@@ -188,10 +188,7 @@ class Phases:
             raise
         finally:
             ending.cancel()
-        for encoder in encoders:
-            if encoder.exit_code:
-                what = f"{encoder.name} failed (ffmpeg's exit code {encoder.exit_code})"
-                raise StreamFailed(f"{what}: {encoder.last_words()}")
+        _check_encoding(encoders, opened.began)
         whole = opened.energy()
         self._finish(total, f"{whole.watts:.2f} W ({whole.source})" if whole else "")
 
@@ -211,8 +208,9 @@ class Phases:
             return []
         finally:
             following.cancel()
-            with contextlib.suppress(asyncio.CancelledError, AgentFailed):
-                await following
+            await asyncio.wait([following])  # awaited itself, it would pass its end off as an interruption
+            if not following.cancelled():
+                following.exception()
 
     def _finish(self, seconds: float, news: str = "") -> None:
         """End a phase; its latest figures do not stand for all of it."""
@@ -270,8 +268,11 @@ async def _all_ended(encoders: Sequence[Encoder]) -> None:
 
 
 def _check_encoding(encoders: Sequence[Encoder], began: float) -> None:
-    """Check that encodes which are held to no pace come on. Raises: StreamFailed."""
+    """Check that encodes which are held to no pace come on, or have ended well. Raises: StreamFailed."""
     for encoder in encoders:
+        if encoder.exit_code:
+            what = f"{encoder.name} failed (ffmpeg's exit code {encoder.exit_code})"
+            raise StreamFailed(f"{what}: {encoder.last_words()}")
         if encoder.exit_code is None:
             standstill.check_moving(encoder, time.monotonic(), standstill.LONG_PATIENCE, began)
 

@@ -76,8 +76,9 @@ def map_frames(numbers: Sequence[int], begin: int, end: int | None, *, is_cut: b
     if any(later <= earlier for earlier, later in pairwise(kept)):
         raise NotScored("two of its frames have one time: which frames of the source they show is not known")
     first, there = kept[0], set(kept)
-    dropped = tuple(n - first for n in range(first, kept[-1] + 1) if n not in there)
-    if len(dropped) > min(_MOST_DROPPED, _MOST_DROPPED_SHARE * len(kept)):
-        of = len(dropped) + len(kept)
-        raise NotScored(f"{len(dropped)} of {of} frames were dropped: too many for a score")
+    ticks = kept[-1] + 1 - first
+    missing = ticks - len(kept)
+    if missing > min(_MOST_DROPPED, _MOST_DROPPED_SHARE * len(kept)):
+        raise NotScored(f"{missing} of {ticks} frames were dropped: too many for a score")
+    dropped = tuple(number for number in range(ticks) if first + number not in there)
     return Mapped(span[0], first, len(kept), dropped)

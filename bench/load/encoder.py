@@ -201,12 +201,8 @@ def _head(ffmpeg: Ffmpeg, progress_fd: int) -> list[str]:
 
 def _inputs(scenario: Scenario) -> list[str]:
     """Return the options that choose devices and read the picture and the tone."""
-    devices: list[str] = []
-    for rendition in scenario.renditions:
-        options = global_options(rendition.asked)
-        if options != devices[-len(options) :]:
-            devices += options
-    command = [*devices, *picture_input(scenario)]
+    chosen = dict.fromkeys(tuple(global_options(rendition.asked)) for rendition in scenario.renditions)
+    command = [*(word for options in chosen for word in options), *picture_input(scenario)]
     # A file's own sound may be missing, or end before the picture: the tone is the same for all.
     return [*command, *pace_options(scenario.pace), *TONE] if scenario.has_tone else command
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import msgspec
 
-from powerbench_agent.bench.plan.scenario import Scenario, with_unique_names
+from powerbench_agent.bench.plan.scenario import Scenario, with_suffix, with_unique_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ def in_blocks(scenarios: Iterable[Scenario], repeat: int, order: Order, seed: in
     A block is one time each, idle windows among them; drift of the machine (heat, other load) is then in
     tests and baselines alike. `sequential` measures each scenario's repeats in a row instead.
     """
-    once = list(scenarios)
+    once = _grouped(scenarios)
     blocks = [[_in_block(scenario, block) for scenario in once] for block in range(repeat)]
     if order == "sequential":
         return with_unique_names(scenario for repeats in zip(*blocks, strict=True) for scenario in repeats)
@@ -32,8 +32,24 @@ def in_blocks(scenarios: Iterable[Scenario], repeat: int, order: Order, seed: in
     return with_unique_names(scenario for block in blocks for scenario in block)
 
 
+def _grouped(scenarios: Iterable[Scenario]) -> list[Scenario]:
+    """Return the scenarios, each with a group: only equal settings are repeats of each other.
+
+    Two scenarios of one name that differ are NAME and NAME#2.
+    """
+    settings: dict[str, Scenario] = {}
+    grouped = []
+    for scenario in scenarios:
+        name = scenario.group or scenario.name
+        plain, group, number = msgspec.structs.replace(scenario, name=name, group=""), name, 2
+        while settings.setdefault(group, plain) != plain:
+            group, number = with_suffix(name, f"#{number}"), number + 1
+        grouped.append(msgspec.structs.replace(scenario, group=group))
+    return grouped
+
+
 def _in_block(scenario: Scenario, block: int) -> Scenario:
-    return msgspec.structs.replace(scenario, block=block, group=scenario.group or scenario.name)
+    return msgspec.structs.replace(scenario, block=block)
 
 
 def _shuffled(block: list[Scenario], chance: random.Random) -> list[Scenario]:

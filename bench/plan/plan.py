@@ -21,13 +21,13 @@ from powerbench_agent.bench.plan.frame_rate import parse_fps
 from powerbench_agent.bench.plan.ladder import renditions_of, with_ladder
 from powerbench_agent.bench.plan.pace import REALTIME
 from powerbench_agent.bench.plan.scenario import (
-    MAX_NAME,
     Resolution,
     Scenario,
     named,
     parse_bitrate,
     parse_duration,
     parse_resolution,
+    with_suffix,
 )
 from powerbench_agent.bench.plan.suite import Times, baseline, suite
 from powerbench_agent.core.bounded_file import UnfitFile, read_bounded_file
@@ -75,12 +75,17 @@ def make_plan(flags: argparse.Namespace, tools: Tools | None = None) -> Plan:
         once = _shard(once, number, count)
         suffix = f"_s{number}of{count}"
     scenarios = tuple(order.in_blocks(once, flags.repeat, flags.order, flags.seed))
+    outputs = [len(outputs_of(scenario)) for scenario in scenarios]
+    try:
+        sink.check_ports(flags.sink, max(outputs, default=0))
+    except ValueError as error:
+        raise BadFlag(f"--sink: {error}") from None
     return Plan(
         scenarios=scenarios,
         output_dir=flags.output_dir,
         agents=tuple(flags.agent),
         token=read_token(flags.token_file),
-        sink=sink.with_place(flags.sink, sum(len(outputs_of(scenario)) for scenario in scenarios)),
+        sink=sink.with_place(flags.sink, sum(outputs)),
         ffmpeg=flags.ffmpeg,
         require_measured=flags.require_measured,
         quality=flags.quality or (MEASURES if flags.compute_quality else ()),
@@ -236,7 +241,7 @@ def parts_of(stream: Scenario) -> list[Scenario]:
         return [stream]
     parts: tuple[Literal["decode", "decode+scale"], ...] = ("decode", "decode+scale")
     of = [
-        msgspec.structs.replace(stream, name=f"{stream.name}:{part}"[-MAX_NAME:], part=part) for part in parts
+        msgspec.structs.replace(stream, name=with_suffix(stream.name, f":{part}"), part=part) for part in parts
     ]
     return [*of, stream]
 

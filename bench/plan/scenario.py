@@ -253,14 +253,22 @@ def parse_name(text: str) -> str:
     return text
 
 
+def with_suffix(name: str, suffix: str) -> str:
+    """Return a name with a suffix, before which it is cut if both are too long."""
+    return f"{name[: MAX_NAME - len(suffix)]}{suffix}"
+
+
 def with_unique_names(scenarios: Iterable[Scenario]) -> list[Scenario]:
-    """Return the scenarios; the second one of a name is called NAME#2, and so on."""
+    """Return the scenarios; the second one of a name is called NAME#2, and so on.
+
+    No name becomes longer than MAX_NAME.
+    """
     taken: set[str] = set()
     unique = []
     for scenario in scenarios:
         name, number = scenario.name, 2
         while name in taken:
-            name, number = f"{scenario.name}#{number}", number + 1
+            name, number = with_suffix(scenario.name, f"#{number}"), number + 1
         taken.add(name)
         group = scenario.group or scenario.name
         unique.append(msgspec.structs.replace(scenario, name=name, group=group))
@@ -271,7 +279,7 @@ def named(scenario: Scenario) -> Scenario:
     """Return the scenario with a name made of its settings, if it was given none."""
     if scenario.name:
         return scenario
-    return msgspec.structs.replace(scenario, name=_name_of(scenario))
+    return msgspec.structs.replace(scenario, name=_name_of(scenario)[:MAX_NAME])
 
 
 def _name_of(scenario: Scenario) -> str:
@@ -281,8 +289,7 @@ def _name_of(scenario: Scenario) -> str:
     if scenario.ladder:
         sizes = "+".join(rung.rendition for rung in scenario.ladder)
         encoders = "+".join(dict.fromkeys(rung.encoder for rung in scenario.ladder))
-        name = f"{count}ladder_{sizes}_{rate}fps_{encoders}{_of_clip(scenario.input)}{pace}"
-        return name[:MAX_NAME]
+        return f"{count}ladder_{sizes}_{rate}fps_{encoders}{_of_clip(scenario.input)}{pace}"
     rates = [format_bitrate(stream.video_kbps) for stream in scenario.streams]
     spent = "+".join(rates) if len(set(rates)) > 1 else rates[0]
     if not scenario.rate.has_bitrate:

@@ -16,6 +16,7 @@ OURS = ("embedded", "null", "nginx")
 SCHEMES = ("rtmp", "rtmps", "srt", "udp", "tcp", "file")
 PLACE = "{}"  # in a file's name: that of the stream or rendition comes here
 _MAX_LENGTH = 500
+_LAST_PORT = 65_535
 _ADDED = re.compile(r"[^\w.+-]+")  # what a file's name does not take of a scenario's
 _FORMS = (
     "embedded, null, nginx, rtmp://HOST/APP/STREAM, srt://HOST:PORT, udp://HOST:PORT, tcp://HOST:PORT "
@@ -31,8 +32,10 @@ def kind_of(sink: str) -> str:
 def parse_sink(text: str) -> str:
     """Return a sink as it stands. Raises: ValueError for what is none."""
     kind, colon, rest = text.partition(":")
-    if len(text) > _MAX_LENGTH or not text.isprintable() or " " in text:
-        raise ValueError(f"{text[:40]!r}: has spaces, or more than {_MAX_LENGTH} characters")
+    if len(text) > _MAX_LENGTH or not text.isprintable():
+        raise ValueError(f"{text[:40]!r}: has more than {_MAX_LENGTH} characters, or some that are not printed")
+    if " " in text and kind != "file":
+        raise ValueError(f"{text[:40]!r}: has spaces")
     if not colon and kind in OURS:
         return text
     if kind not in SCHEMES or not colon:
@@ -49,7 +52,7 @@ def parse_sink(text: str) -> str:
     if kind.startswith("rtmp"):
         if not parts.path.strip("/"):
             raise ValueError(f"{text[:40]!r}: must be like {_form(kind)}")
-    elif port is None:
+    elif not port:
         raise ValueError(f"{text[:40]!r}: needs a port, like {kind}://{parts.hostname}:9000")
     return text
 
@@ -73,6 +76,15 @@ def with_place(sink: str, outputs: int) -> str:
     return f"file:{path.with_name(f'{path.stem}_{PLACE}{path.suffix}')}"
 
 
+def check_ports(sink: str, outputs: int) -> None:
+    """Check that there is a port for each of so many outputs. Raises: ValueError."""
+    if kind_of(sink) not in ("srt", "udp", "tcp"):
+        return
+    first = urlsplit(sink).port or 0
+    if first + outputs - 1 > _LAST_PORT:
+        raise ValueError(f"{sink}: {outputs} outputs take as many ports from {first} on; name a lower one")
+
+
 def output_url(sink: str, number: int, name: str, several: bool) -> str:  # noqa: FBT001 - named at its call
     """Return where one output of a scenario goes.
 
@@ -84,9 +96,9 @@ def output_url(sink: str, number: int, name: str, several: bool) -> str:  # noqa
         return sink.replace(PLACE, _ADDED.sub("_", name))
     if not several or kind in OURS:
         return sink
-    if kind.startswith("rtmp"):
-        return f"{sink}-{number + 1}"
     parts = urlsplit(sink)
+    if kind.startswith("rtmp"):  # a key or token may follow the stream's name
+        return parts._replace(path=f"{parts.path}-{number + 1}").geturl()
     port = (parts.port or 0) + number
     return parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{port}").geturl()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from powerbench_agent.bench.exits import NotHere
 from powerbench_agent.bench.load.tap import MOST_KEPT, Tap
+from powerbench_agent.bench.plan.scenario import AUDIO_KBPS
 from powerbench_agent.bench.run.figures import at
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ STREAM_SECONDS = 20.0  # of a stream's window
 FILE_SECONDS = 60.0  # of what is encoded as fast as it goes
 _LATE_SECONDS = 3.0  # by which a sink may be behind its encoder
 _UNKNOWN_KBPS = 20_000.0  # of a stream that goes by quality, for the room that it may take
+_OVER = 1.2  # by which a container and a rate control may go over
 
 
 class KeptOutput(NamedTuple):
@@ -132,9 +134,13 @@ def _frames_at(points: Sequence[Point], moment: float) -> float | None:
     return at(known, moment)
 
 
-def check_room(directory: Path, scenarios: Iterable[Scenario]) -> None:
-    """Check that what is to be kept of each scenario has room there. Raises: NotHere."""
-    free = shutil.disk_usage(directory).free
+def check_room(directory: Path, scenarios: Iterable[Scenario], free: int | None = None) -> None:
+    """Check that what is to be kept of each scenario has room there. Raises: NotHere.
+
+    `free`: bytes; those of the directory's file system if it is None.
+    """
+    if free is None:
+        free = shutil.disk_usage(directory).free
     needed, name = max(((room_for(scenario), scenario.name) for scenario in scenarios), default=(0, ""))
     if needed > free:
         raise NotHere(
@@ -149,8 +155,11 @@ def room_for(scenario: Scenario) -> int:
     seconds = FILE_SECONDS if scenario.pace.is_max else settled + STREAM_SECONDS + _LATE_SECONDS
     content = min(seconds * (1 if scenario.pace.is_max else scenario.pace.speed), 7 * 86400.0)
     outputs = [one for stream in scenario.streams if not stream.part for one in stream.renditions]
-    each = [min(MOST_KEPT, round((one.video_kbps or _UNKNOWN_KBPS) * 1.2 * content * 125)) for one in outputs]
-    return sum(each)
+    tone = AUDIO_KBPS if scenario.has_tone else 0.0
+    return sum(
+        min(MOST_KEPT, round(((one.video_kbps or _UNKNOWN_KBPS) + tone) * _OVER * content * 125))
+        for one in outputs
+    )
 
 
 def _mib(count: int) -> str:

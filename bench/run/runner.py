@@ -18,7 +18,7 @@ from powerbench_agent.bench.load.redact import describe_command, redact_url
 from powerbench_agent.bench.load.trial import check_ffmpeg
 from powerbench_agent.bench.meter import choose, fingerprint
 from powerbench_agent.bench.plan.plan import outputs_of
-from powerbench_agent.bench.plan.sink import files_of
+from powerbench_agent.bench.plan.sink import files_of, kind_of
 from powerbench_agent.bench.quality.choose import check_model
 from powerbench_agent.bench.quality.choose import choose as choose_scorer
 from powerbench_agent.bench.run import keeping, resume
@@ -68,7 +68,7 @@ async def run(plan: Plan, display: PhaseDisplay) -> Run:
         for line in _clip_lines(plan.scenarios):
             display.say(line)
         _check_directory(plan.output_dir)
-        if scorer is not None:
+        if scorer is not None and kind_of(plan.sink) != "file":  # a file is there to be scored itself
             keeping.check_room(plan.output_dir, plan.scenarios)
         head = _head(plan, ffmpeg, meters)
         if plan.resume is not None:
@@ -108,11 +108,19 @@ async def _checked_scorer(plan: Plan, ffmpeg: Ffmpeg, display: PhaseDisplay) -> 
 def _check_files(plan: Plan) -> None:
     """Check that files which streams are written to can be made, and are not there yet. Raises: BadFlag."""
     names = [one.name for scenario in plan.scenarios for one in outputs_of(scenario)]
+    seen: set[Path] = set()
     for path in files_of(plan.sink, names):
-        if path.exists():
+        try:
+            is_there = path.exists()
+        except OSError as error:  # too long a name
+            raise BadFlag(f"--sink: {path}: {error.strerror}") from None
+        if is_there:
             raise BadFlag(f"--sink: {path} is there already: remove it, or name another file")
+        if path in seen:
+            raise BadFlag(f"--sink: two outputs would be written to {path}: give their scenarios other names")
         if not path.parent.is_dir():
             raise BadFlag(f"--sink: {path.parent} is not a directory: make it first")
+        seen.add(path)
 
 
 def _clip_lines(scenarios: Sequence[Scenario]) -> list[str]:

@@ -240,10 +240,8 @@ def parts_of(stream: Scenario) -> list[Scenario]:
     if not stream.split:
         return [stream]
     parts: tuple[Literal["decode", "decode+scale"], ...] = ("decode", "decode+scale")
-    of = [
-        msgspec.structs.replace(stream, name=with_suffix(stream.name, f":{part}"), part=part) for part in parts
-    ]
-    return [*of, stream]
+    named_parts = [(part, with_suffix(stream.name, f":{part}")) for part in parts]
+    return [*(msgspec.structs.replace(stream, name=name, part=part) for part, name in named_parts), stream]
 
 
 def _asked(flags: argparse.Namespace) -> EncoderAsked:

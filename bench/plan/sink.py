@@ -33,28 +33,33 @@ def parse_sink(text: str) -> str:
     """Return a sink as it stands. Raises: ValueError for what is none."""
     kind, colon, rest = text.partition(":")
     if len(text) > _MAX_LENGTH or not text.isprintable():
-        raise ValueError(f"{text[:40]!r}: has more than {_MAX_LENGTH} characters, or some that are not printed")
-    if " " in text and kind != "file":
-        raise ValueError(f"{text[:40]!r}: has spaces")
+        raise ValueError(f"{text[:40]!r}: has more than {_MAX_LENGTH} characters, or unprintable ones")
     if not colon and kind in OURS:
         return text
     if kind not in SCHEMES or not colon:
         raise ValueError(f"{text[:40]!r}: is not {_FORMS}{nearest(kind, (*OURS, *SCHEMES))}")
     if kind == "file":
         return f"file:{_file(rest)}"
+    _check_url(text, kind)
+    return text
+
+
+def _check_url(text: str, kind: str) -> None:
+    """Check that a sink is a URL as its kind needs it. Raises: ValueError."""
+    if " " in text:
+        raise ValueError(f"{text[:40]!r}: has spaces")
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
         raise ValueError(f"{text[:40]!r}: is not a URL: {_FORMS}") from None
-    if not rest.startswith("//") or not parts.hostname:
+    if not text.startswith(f"{kind}://") or not parts.hostname:
         raise ValueError(f"{text[:40]!r}: must be like {_form(kind)}")
     if kind.startswith("rtmp"):
         if not parts.path.strip("/"):
             raise ValueError(f"{text[:40]!r}: must be like {_form(kind)}")
     elif not port:
         raise ValueError(f"{text[:40]!r}: needs a port, like {kind}://{parts.hostname}:9000")
-    return text
 
 
 def _form(kind: str) -> str:

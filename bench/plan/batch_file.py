@@ -15,7 +15,6 @@ import msgspec
 from powerbench_agent.bench.exits import BadFile
 from powerbench_agent.bench.load.encoders.rates import RateControl, parse_rate
 from powerbench_agent.bench.load.encoders.spelling import (
-    EncoderAsked,
     completed,
     default_rate,
     parse_extra,
@@ -25,14 +24,15 @@ from powerbench_agent.bench.load.encoders.table import find_row
 from powerbench_agent.bench.load.live_input import is_live, parse_input
 from powerbench_agent.bench.nearest import nearest
 from powerbench_agent.bench.plan import defaults, scenario
+from powerbench_agent.bench.plan.batch_fields import OF_RENDITION, Fields, read_rung, unknown
 from powerbench_agent.bench.plan.frame_rate import parse_fps
-from powerbench_agent.bench.plan.ladder import MAX_RENDITIONS, parse_ladder, rendition_names, with_ladder
+from powerbench_agent.bench.plan.ladder import MAX_RENDITIONS, parse_ladder, renditions_of, with_ladder
 from powerbench_agent.bench.plan.pace import REALTIME, parse_pace
 from powerbench_agent.bench.plan.scenario import Rendition, Resolution, Scenario
 from powerbench_agent.core.terminal import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from powerbench_agent.bench.plan.ladder import Rung
 
@@ -43,18 +43,6 @@ KEYS = (
 )
 TYPES = ("baseline", "single", "multi")
 _TOP = ("scenarios", "defaults", "name", "description")
-_RENDITION = (
-    "resolution",
-    "bitrate",
-    "rate",
-    "encoder",
-    "preset",
-    "pix_fmt",
-    "gop",
-    "encoder_options",
-    "device",
-)
-_OF_ENCODER = ("preset", "rate", "pix_fmt", "encoder_options", "device")  # not passed on to another one
 _IDLE = ("type", "name", "duration", "stabilization", "cooldown")
 _MAX_SCENARIOS = 10_000
 
@@ -115,20 +103,16 @@ def _top(document: Any, where: str) -> tuple[Any, dict[str, Any], list[str]]:
     """Return (the entries, what they leave out, what is wrong) of the file as a whole."""
     if not isinstance(document, dict):
         return document, {}, []
-    problems = [f"{where}: {_unknown(key, _TOP)}" for key in document if key not in _TOP]
+    problems = [f"{where}: {unknown(key, _TOP)}" for key in document if key not in _TOP]
     common = document.get("defaults", {})
     if not isinstance(common, dict):
         problems.append(f"{where}: defaults: must be an object")
         common = {}
-    problems += [f"{where}: defaults: {_unknown(key, KEYS)}" for key in common if key not in KEYS]
+    problems += [f"{where}: defaults: {unknown(key, KEYS)}" for key in common if key not in KEYS]
     return document.get("scenarios"), common, problems
 
 
-def _unknown(key: str, known: Collection[str]) -> str:
-    return f"{str(key)[:40]!r} is not a key here{nearest(str(key), known)}"
-
-
-class _Entry:
+class _Entry(Fields):
     """One scenario of the file while it is read, and what is wrong with it."""
 
     def __init__(self, own: dict[str, Any], common: dict[str, Any]) -> None:
@@ -137,13 +121,12 @@ class _Entry:
         rivals = {"bitrates": "bitrate", "bitrate": "bitrates"}
         overruled = {rivals[key] for key in own if key in rivals}
         inherited = {key: value for key, value in common.items() if key not in overruled}
-        self.problems: list[str] = []
-        self._fields = {**inherited, **own}
+        super().__init__({**inherited, **own})
         self._own = own
 
     def scenario(self) -> Scenario | None:
         """Return the scenario, or None if there are problems."""
-        self.problems += [_unknown(key, KEYS) for key in self._fields if key not in KEYS]
+        self.problems += [unknown(key, KEYS) for key in self._fields if key not in KEYS]
         is_multi = "bitrates" in self._fields or "count" in self._fields
         kind = self._fields.get("type", "multi" if is_multi else "single")
         if kind not in TYPES:
@@ -159,38 +142,38 @@ class _Entry:
                 self.problems.append(f"{key}: does not apply to a baseline, which is an idle machine")
         return Scenario(
             type="baseline",
-            name=self._value("name", scenario.parse_name, "baseline"),
-            duration=self._value("duration", scenario.parse_duration, defaults.BASELINE_DURATION),
-            stabilization=self._value("stabilization", scenario.parse_wait, defaults.STABILIZATION),
-            cooldown=self._value("cooldown", scenario.parse_wait, defaults.BASELINE_COOLDOWN),
+            name=self.value("name", scenario.parse_name, "baseline"),
+            duration=self.value("duration", scenario.parse_duration, defaults.BASELINE_DURATION),
+            stabilization=self.value("stabilization", scenario.parse_wait, defaults.STABILIZATION),
+            cooldown=self.value("cooldown", scenario.parse_wait, defaults.BASELINE_COOLDOWN),
         )
 
     def _test(self, kind: str) -> Scenario | None:
-        encoder = self._value("encoder", lambda text: find_row(text).known_as, defaults.ENCODER)
-        pace = self._optional("pace", parse_pace) or REALTIME
+        encoder = self.value("encoder", lambda text: find_row(text).known_as, defaults.ENCODER)
+        pace = self.optional("pace", parse_pace) or REALTIME
         outputs = self._outputs()
         made = Scenario(
             type="single",
-            name=self._value("name", scenario.parse_name, ""),
-            duration=self._value("duration", scenario.parse_duration, defaults.DURATION),
-            stabilization=self._value("stabilization", scenario.parse_wait, defaults.STABILIZATION),
-            cooldown=self._value("cooldown", scenario.parse_wait, defaults.COOLDOWN),
+            name=self.value("name", scenario.parse_name, ""),
+            duration=self.value("duration", scenario.parse_duration, defaults.DURATION),
+            stabilization=self.value("stabilization", scenario.parse_wait, defaults.STABILIZATION),
+            cooldown=self.value("cooldown", scenario.parse_wait, defaults.COOLDOWN),
             resolution=self._picture("resolution", scenario.parse_resolution, defaults.RESOLUTION)
             or Resolution(0, 0),
             fps=self._picture("fps", parse_fps, defaults.FPS) or 0,
             encoder=encoder or defaults.ENCODER,
-            preset=self._text("preset"),
+            preset=self.text("preset"),
             rate=self._rate(encoder),
-            pix_fmt=self._text("pix_fmt"),
-            gop=self._optional("gop", scenario.parse_gop) or 0,
-            encoder_options=self._optional("encoder_options", parse_extra) or (),
-            device=self._optional("device", scenario.parse_device) or "",
-            hwaccel=self._optional("hwaccel", scenario.parse_hwaccel) or "",
+            pix_fmt=self.text("pix_fmt"),
+            gop=self.optional("gop", scenario.parse_gop) or 0,
+            encoder_options=self.optional("encoder_options", parse_extra) or (),
+            device=self.optional("device", scenario.parse_device) or "",
+            hwaccel=self.optional("hwaccel", scenario.parse_hwaccel) or "",
             outputs=outputs if len(outputs) == 1 else (),
             input=self._input(),
             pace=pace,
             to_end=pace.is_max and bool(self._fields.get("input")) and "duration" not in self._fields,
-            split=self._flag("split"),
+            split=self.flag("split"),
         )
         if encoder is not None:
             self.problems += [f"{key}: {what}" for key, what in problems(made.asked)]
@@ -202,8 +185,9 @@ class _Entry:
             self.problems.append("pace: a live source sends at its own; leave it out, or give a clip")
         if made.split and not made.input:
             self.problems.append("split: is about decoding a clip; give one as input")
-        ladder = self._ladder(made, outputs)
-        bitrates = (0.0,) * self._count(kind) if ladder else self._bitrates(kind, made.rate)
+        is_ladder = "ladder" in self._fields or len(outputs) > 1
+        ladder = self._ladder(made, outputs) if is_ladder else ()
+        bitrates = (0.0,) * self._count(kind) if is_ladder else self._bitrates(kind, made.rate)
         if self.problems:
             return None
         made = msgspec.structs.replace(made, preset=completed(made.asked).preset)
@@ -222,7 +206,7 @@ class _Entry:
         for key in ("bitrates", "resolution"):
             if key in self._own:
                 self.problems.append(f"{key}: does not go with a ladder, whose renditions have their own")
-        count: int | None = self._optional("count", scenario.parse_count)
+        count: int | None = self.optional("count", scenario.parse_count)
         if kind == "multi" and "count" not in self._fields:
             self.problems.append("count: a multi of ladders needs one")
         if kind == "single" and count not in (None, 1):
@@ -230,116 +214,37 @@ class _Entry:
         return count or 1
 
     def _ladder(self, made: Scenario, outputs: tuple[Any, ...]) -> tuple[Rendition, ...]:
-        """Return the renditions, as a ladder in one text or as several outputs; none of a plain stream."""
-        if made.encoder == "copy" and ("ladder" in self._fields or len(outputs) > 1):
-            self.problems.append("encoder: copy does not scale, as a ladder must")
-            return ()
-        if "ladder" in self._fields:
-            if outputs:
-                self.problems.append("ladder: give a ladder or outputs, not both")
-            rungs: tuple[Rung, ...] = self._optional("ladder", parse_ladder) or ()
-            listed = [_fields_of(rung) for rung in rungs]
-            return self._renditions(listed, "ladder")
-        return self._renditions(list(outputs), "outputs") if len(outputs) > 1 else ()
-
-    def _renditions(self, listed: list[Any], key: str) -> tuple[Rendition, ...]:
-        if len(listed) > MAX_RENDITIONS:
-            self.problems.append(f"{key}: must be at most {MAX_RENDITIONS} renditions")
-            return ()
-        made: list[Rendition] = []
-        for number, fields in enumerate(listed, 1):
-            if not isinstance(fields, dict):
-                self.problems.append(
-                    f'{key}: rendition {number}: must be an object, like {{"resolution": "1280x720"}}'
-                )
-                continue
-            common = {name: self._fields[name] for name in _RENDITION if name in self._fields}
-            common.pop("resolution", None)
-            if "encoder" in fields:
-                common = {name: value for name, value in common.items() if name not in _OF_ENCODER}
-            if "rate" in fields:
-                common.pop("bitrate", None)
-            one = _Entry(fields, common)
-            rendition = one.rendition(is_of_clip=bool(self._fields.get("input")))
-            self.problems += [f"{key}: rendition {number}: {problem}" for problem in one.problems]
-            if rendition is not None:
-                made.append(rendition)
-        names = rendition_names([rendition.resolution for rendition in made])
-        pairs = zip(made, names, strict=True)
-        return tuple(msgspec.structs.replace(one, rendition=name) for one, name in pairs)
-
-    def rendition(self, *, is_of_clip: bool) -> Rendition | None:
-        """Return a rendition of a ladder, without its name, or None if there are problems."""
-        self.problems += [_unknown(key, _RENDITION) for key in self._own if key not in _RENDITION]
-        if "resolution" not in self._fields:
-            self.problems.append("resolution: every rendition needs one, like 1280x720")
-        encoder = self._value("encoder", lambda text: find_row(text).known_as, defaults.ENCODER)
-        if encoder is None or self.problems:
-            return None
-        rate = self._rate(encoder)
-        if rate.has_bitrate and "bitrate" not in self._fields:
-            self.problems.append("bitrate: a rendition needs one, or a rate by quality like crf=23")
-        if not rate.has_bitrate and "bitrate" in self._own:
-            self.problems.append(
-                f"bitrate: does not go with rate {rate}, which spends what the picture takes"
-            )
-        made = Rendition(
-            rendition="",
-            resolution=self._value("resolution", scenario.parse_resolution, "") or Resolution(0, 0),
-            encoder=encoder,
-            video_kbps=(self._value("bitrate", scenario.parse_bitrate, "") or 0.0)
-            if rate.has_bitrate
-            else 0.0,
-            preset=self._text("preset"),
-            rate=rate,
-            pix_fmt=self._text("pix_fmt"),
-            gop=self._optional("gop", scenario.parse_gop) or 0,
-            encoder_options=self._optional("encoder_options", parse_extra) or (),
-            device=self._optional("device", scenario.parse_device) or "",
-        )
-        asked = EncoderAsked(encoder, made.preset, rate, made.pix_fmt, 0, made.encoder_options, made.device)
-        self.problems += [f"{key}: {what}" for key, what in problems(asked)]
+        """Return the renditions, as a ladder in one text or as several outputs; none if one is wrong."""
+        key = "ladder" if "ladder" in self._fields else "outputs"
+        if key == "ladder" and outputs:
+            self.problems.append("ladder: give a ladder or outputs, not both")
+        rungs = (self.optional("ladder", parse_ladder) or ()) if key == "ladder" else self._rungs(outputs)
+        kbps = self.optional("bitrate", scenario.parse_bitrate) or 0.0
         if self.problems:
-            return None
-        whole = completed(asked)
-        pix_fmt = made.pix_fmt if is_of_clip else whole.pix_fmt
-        return msgspec.structs.replace(made, preset=whole.preset, pix_fmt=pix_fmt)
+            return ()
+        ladder, wrong = renditions_of(made, rungs, kbps)
+        self.problems += [f"{key}: {what}" for what in wrong]
+        return ladder
 
-    def _flag(self, key: str) -> bool:
-        value = self._fields.get(key, False)
-        if not isinstance(value, bool):
-            self.problems.append(f"{key}: must be true or false, not {json.dumps(value)[:40]}")
-        return value is True
+    def _rungs(self, outputs: tuple[Any, ...]) -> tuple[Rung, ...]:
+        """Return what the outputs ask for."""
+        if len(outputs) > MAX_RENDITIONS:
+            self.problems.append(f"outputs: must be at most {MAX_RENDITIONS} renditions")
+            return ()
+        read = [read_rung(output) for output in outputs]
+        for number, (_, wrong) in enumerate(read, 1):
+            self.problems += [f"outputs: rendition {number}: {what}" for what in wrong]
+        return tuple(rung for rung, _ in read if rung is not None)
 
     def _picture(self, key: str, parse: Callable[[str], Any], default: str) -> Any:
         """Return a setting of the picture; None if it is left to the clip."""
         if self._fields.get("input") and key not in self._fields:
             return None
-        return self._value(key, parse, default)
+        return self.value(key, parse, default)
 
     def _rate(self, encoder: str | None) -> RateControl:
-        found: RateControl | None = self._optional("rate", parse_rate)
+        found: RateControl | None = self.optional("rate", parse_rate)
         return found or (default_rate(encoder) if encoder else RateControl())
-
-    def _optional(self, key: str, parse: Callable[[str], Any]) -> Any:
-        """Return what a key says, None if it is not there or cannot be read."""
-        return self._value(key, parse, "") if key in self._fields else None
-
-    def _text(self, key: str) -> str:
-        """Return the text of a key, "" if it is not there."""
-        return str(self._optional(key, str) or "")
-
-    def _value(self, key: str, parse: Callable[[str], Any], default: str) -> Any:
-        """Return what a key says, as the command line reads it; None, and a problem, if it cannot be."""
-        value = self._fields.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            self.problems.append(f"{key}: must be text or a number, not {json.dumps(value)[:40]}")
-            return None
-        try:
-            return parse(str(value))
-        except ValueError as error:
-            self.problems.append(f"{key}: {error}")
-            return None
 
     def _outputs(self) -> tuple[Any, ...]:
         """Return the outputs that are named: several are a ladder, and one is for the record."""
@@ -348,7 +253,7 @@ class _Entry:
             self.problems.append("outputs: must be a list")
             return ()
         if len(outputs) == 1 and isinstance(outputs[0], dict):
-            for key in _RENDITION:
+            for key in OF_RENDITION:
                 self._check_lone_output(key, outputs[0])
         return tuple(outputs)
 
@@ -378,10 +283,10 @@ class _Entry:
                         f"{key}: does not go with rate {rate}, which spends what the picture takes"
                     )
         has_count = "count" in self._fields
-        count = self._value("count", scenario.parse_count, "") if has_count else None
+        count = self.value("count", scenario.parse_count, "") if has_count else None
         if "bitrates" not in self._fields or not rate.has_bitrate:
             kbps = (
-                self._value("bitrate", scenario.parse_bitrate, defaults.BITRATE) if rate.has_bitrate else 0.0
+                self.value("bitrate", scenario.parse_bitrate, defaults.BITRATE) if rate.has_bitrate else 0.0
             )
             if kind == "single" and count not in (None, 1):
                 self.problems.append("count: a single has one stream; write type multi")
@@ -413,13 +318,3 @@ class _Entry:
                 self.problems.append(f"bitrates: {error}")
                 found.append(0.0)
         return found
-
-
-def _fields_of(rung: Rung) -> dict[str, Any]:
-    """Return a rendition of a ladder in one text as an output would have it."""
-    fields: dict[str, Any] = {"resolution": str(rung.resolution)}
-    if rung.video_kbps:
-        fields["bitrate"] = f"{rung.video_kbps:g}k"
-    if rung.rate is not None:
-        fields["rate"] = str(rung.rate)
-    return fields

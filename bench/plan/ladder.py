@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from powerbench_agent.bench.load.encoders.rates import RateControl, parse_rate
+from powerbench_agent.bench.load.encoders.spelling import (
+    EncoderAsked,
+    completed,
+    default_rate,
+    global_options,
+    problems,
+)
+from powerbench_agent.bench.load.encoders.table import find_row
 from powerbench_agent.bench.plan.scenario import (
     Rendition,
     Resolution,
@@ -16,18 +24,24 @@ from powerbench_agent.bench.plan.scenario import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 MAX_RENDITIONS = 12
 _FORM = "write it like 1920x1080:5M,1280x720:2500k,854x480:1M, or with crf=23 in place of a bitrate"
 
 
 class Rung(NamedTuple):
-    """A rendition as it is asked for: a size, and what it may spend or be worth."""
+    """A rendition as it is asked for; what it leaves out is its scenario's, or its own encoder's default."""
 
     resolution: Resolution
-    video_kbps: float = 0.0  # 0: not said
-    rate: RateControl | None = None  # None: the ladder's
+    video_kbps: float = 0.0
+    rate: RateControl | None = None
+    encoder: str = ""
+    preset: str = ""
+    pix_fmt: str = ""
+    gop: int = 0
+    encoder_options: tuple[tuple[str, str], ...] = ()
+    device: str = ""
 
 
 def parse_ladder(text: str) -> tuple[Rung, ...]:
@@ -87,32 +101,78 @@ def enlarged(scenario: Scenario) -> list[str]:
     ]
 
 
-def renditions_of(scenario: Scenario, rungs: Sequence[Rung], kbps: float) -> tuple[Rendition, ...]:
-    """Return a scenario's ladder, whose renditions have its settings but for what they say themselves.
+def renditions_of(
+    scenario: Scenario, rungs: Sequence[Rung], kbps: float
+) -> tuple[tuple[Rendition, ...], list[str]]:
+    """Return a scenario's ladder, and what is wrong with it.
 
-    `kbps`: of a rendition by bitrate that names none.
+    `kbps`: of a rendition by bitrate that names none; 0 if there is no such bitrate.
     """
     names = rendition_names([rung.resolution for rung in rungs])
-    made = []
-    for name, rung in zip(names, rungs, strict=True):
-        rate = rung.rate or scenario.rate
-        if rung.video_kbps and rung.rate is None and not rate.has_bitrate:
-            rate = RateControl("vbr" if "cbr" not in scenario.asked.row.rates else "cbr")
+    made, found = [], []
+    for number, (name, rung) in enumerate(zip(names, rungs, strict=True), 1):
+        asked = _asked(scenario, rung)
+        spent = (rung.video_kbps or kbps) if asked.rate.has_bitrate else 0.0
+        wrong = [*_wrong(rung, asked, spent), *problems(asked)]
+        found += [f"rendition {number}: {key}: {what}" for key, what in wrong]
+        if wrong:
+            continue
+        whole = completed(asked)
         made.append(
             Rendition(
                 rendition=name,
                 resolution=rung.resolution,
-                video_kbps=(rung.video_kbps or kbps) if rate.has_bitrate else 0.0,
-                encoder=scenario.encoder,
-                preset=scenario.preset,
-                rate=rate,
-                pix_fmt=scenario.pix_fmt,
-                gop=scenario.gop,
-                encoder_options=scenario.encoder_options,
-                device=scenario.device,
+                encoder=whole.encoder,
+                video_kbps=spent,
+                preset=whole.preset,
+                rate=whole.rate,
+                pix_fmt=asked.pix_fmt if scenario.input else whole.pix_fmt,
+                gop=whole.gop,
+                encoder_options=whole.extra,
+                device=whole.device,
             )
         )
-    return tuple(made)
+    return tuple(made), found or _wrong_devices(made)
+
+
+def _asked(scenario: Scenario, rung: Rung) -> EncoderAsked:
+    """Return what is asked of a rendition's encoder. Raises: ValueError for one that is not in the table."""
+    base = scenario.asked
+    if rung.encoder:  # what is meant for another encoder is not for this one
+        base = EncoderAsked(rung.encoder, rate=default_rate(rung.encoder))
+    rate = rung.rate or base.rate
+    if rung.video_kbps and rung.rate is None and not rate.has_bitrate:
+        rate = RateControl("cbr" if "cbr" in base.row.rates else "vbr")
+    return EncoderAsked(
+        base.encoder,
+        rung.preset or base.preset,
+        rate,
+        rung.pix_fmt or base.pix_fmt,
+        rung.gop or scenario.gop,
+        rung.encoder_options or base.extra,
+        rung.device or base.device,
+    )
+
+
+def _wrong(rung: Rung, asked: EncoderAsked, kbps: float) -> Iterator[tuple[str, str]]:
+    """Yield (key, what is wrong) with a rendition, beside what its encoder cannot be asked for."""
+    rate = asked.rate
+    if asked.row.name == "copy":
+        yield "encoder", "copy does not scale, as a ladder must"
+        return
+    if rate.has_bitrate and not kbps:
+        yield "bitrate", "a rendition needs one, or a rate by quality like crf=23"
+    if rung.video_kbps and not rate.has_bitrate:
+        yield "bitrate", f"does not go with rate {rate}, which spends what the picture takes"
+
+
+def _wrong_devices(ladder: Sequence[Rendition]) -> list[str]:
+    """Return what is wrong with the devices that the filters of one ffmpeg are to upload to: it has one."""
+    uploading = [one for one in ladder if find_row(one.encoder).family.upload]
+    devices = {tuple(global_options(EncoderAsked(one.encoder, device=one.device))) for one in uploading}
+    if len(devices) < 2:
+        return []
+    return [f"device: {' and '.join(one.rendition for one in uploading)} must be encoded by one device"]
 
 
 def with_ladder(scenario: Scenario, ladder: tuple[Rendition, ...]) -> Scenario:

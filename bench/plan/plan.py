@@ -220,18 +220,9 @@ def _with_ladder(flags: argparse.Namespace, stream: Scenario) -> Scenario:
     """Return the scenario with its ladder. Raises: BadFlag."""
     if flags.resolution:
         raise BadFlag("--resolution: does not go with --ladder, whose renditions have their own")
-    if stream.encoder == "copy":
-        raise BadFlag("--ladder: copy does not scale; give an --encoder")
-    for rung in flags.ladder:
-        by_bitrate = (rung.rate or stream.rate).has_bitrate
-        if by_bitrate and not rung.video_kbps and not flags.bitrate:
-            raise BadFlag(
-                f"--ladder: {rung.resolution} has no bitrate; write it like {rung.resolution}:2500k"
-            )
-    ladder = renditions_of(stream, flags.ladder, flags.bitrate or 0.0)
-    for rendition in with_ladder(stream, ladder).renditions:
-        if found := [f"--ladder: {rendition.resolution}: {what}" for _, what in problems(rendition.asked)]:
-            raise BadFlag("; ".join(found))
+    ladder, wrong = renditions_of(stream, flags.ladder, flags.bitrate or 0.0)
+    if wrong:
+        raise BadFlag("; ".join(f"--ladder: {what}" for what in wrong))
     return with_ladder(stream, ladder)
 
 

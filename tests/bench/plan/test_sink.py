@@ -63,7 +63,7 @@ def test_a_files_name_is_made_absolute() -> None:
 )
 def test_what_is_no_sink_is_refused(text: str, said: str) -> None:
     """The message has what is wrong, or how one is written."""
-    with pytest.raises(ValueError, match="^(?!.*\n)") as bad:
+    with pytest.raises(ValueError, match=r"^(?!.*\n)") as bad:
         parse_sink(text)
     assert said in str(bad.value)
 

@@ -123,10 +123,16 @@ class Tap(ByteCounter):
 
     def _thin_out(self) -> None:
         """Forget every second point, but no mark, and remember half as many from here on."""
-        self._apart *= 2
-        self.points[:] = [
-            point for place, point in enumerate(self.points) if place % 2 == 0 or point[0] in self._marked
-        ]
+        span = self.points[-1][0] - self.points[0][0]
+        self._apart = 2 * span / len(self.points)
+        kept, latest = [], -math.inf
+        for point in self.points:
+            if point[0] - latest >= self._apart:
+                kept.append(point)
+                latest = point[0]
+            elif point[0] in self._marked:
+                kept.append(point)
+        self.points[:] = kept
 
     def _keep(self, data: bytes) -> None:
         if self._kept + len(data) > MOST_KEPT:

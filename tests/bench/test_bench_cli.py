@@ -95,7 +95,7 @@ def powerbench(*arguments: str, cwd: Path, **environ: str) -> subprocess.Complet
             ["--sink", "mpegts does not take av1", "embedded, tcp://"],
         ),
         (["run", "single", "--pace", "fast"], 2, ["--pace", "write realtime, max"]),
-        (["run", "single", "--ladder", "640x360"], 2, ["--ladder: rendition 1: bitrate: a rendition needs one"]),
+        (["run", "single", "--ladder", "640x360"], 2, ["--ladder: rendition 1: bitrate: "]),
         (["run", "single", "--ladder", "640:1M"], 2, ["--ladder", "'640' is not a resolution"]),
         (["run", "single", "--ladder", "64x64:crf=99"], 2, ["--ladder", "from 0 to 51"]),
         (

@@ -5,15 +5,27 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
+from powerbench_agent.bench.load.containers import StreamTarget
 from powerbench_agent.bench.load.encoder import Point
+from powerbench_agent.bench.load.outlets import Outlet
+from powerbench_agent.bench.load.tap import Tap
+from powerbench_agent.bench.plan.ladder import Rung, renditions_of, with_ladder
+from powerbench_agent.bench.plan.pace import MAX, Pace
+from powerbench_agent.bench.plan.scenario import Resolution, Scenario
+from powerbench_agent.bench.run import standstill
 from powerbench_agent.bench.run.figures import (
     at,
+    completed,
     encode_figures,
+    rendition_figures,
     smallest_speed,
     warnings_of,
+    whole_figures,
 )
 from powerbench_agent.core.progress import Report
+from powerbench_agent.core.results import Encode
 
 
 def stream(
@@ -90,3 +102,118 @@ def test_dropped_frames_are_warned_of() -> None:
     points = [Point(p.at, p.report._replace(dropped=3 if p.at >= 105 else 0)) for p in stream()]
     assert any("3 frames" in warning for warning in warnings_of(encode_figures(points, 101, 120), 2000.0))
     assert warnings_of(encode_figures(points, 106, 120), 2000.0) == []
+
+
+# -- whole encodes, ladders, parts ------------------------------------------------------------------------
+
+SMALL, SMALLER = Resolution(320, 180), Resolution(160, 90)
+PLAIN = Scenario(
+    name="x", type="single", duration=60, video_kbps=900, resolution=SMALL, fps=30, encoder="h264", pace=MAX
+)
+
+
+def ladder() -> Scenario:
+    made, wrong = renditions_of(PLAIN, [Rung(SMALL, 900), Rung(SMALLER, 500)], 0.0)
+    assert wrong == []
+    return with_ladder(PLAIN, made)
+
+
+def outlet(scenario: Scenario, *points: tuple[float, float]) -> Outlet:
+    """Return an outlet whose counter has these points: (monotonic seconds, bytes)."""
+    tap = Tap()
+    tap.points.extend(points)
+    return Outlet(scenario, StreamTarget("tcp://h:1", "nut"), tap, None, "nut at the sink")
+
+
+def uncounted(scenario: Scenario) -> Outlet:
+    return Outlet(scenario, StreamTarget("null", "nut"), None, None, "nut as sent")
+
+
+def test_a_whole_encode_is_judged_by_its_content() -> None:
+    """Ten seconds of content encoded in two: bits a second of content, frames and content a second."""
+    last = Report(300, 2_500_000, 9.9, 3, 0, ended=True)
+    encode = completed(whole_figures([Point(1.0, last)], 2.0, PLAIN), PLAIN, [], 0.0, 2.0)
+    assert (encode.frames, encode.media_seconds, encode.megabits, encode.dropped) == (300, 10.0, 20.0, 3)
+    assert encode.kbps == 2000
+    assert (encode.fps, encode.speed) == (150, 5)
+    assert encode.megapixels == pytest.approx(300 * 320 * 180 / 1e6)
+    assert warnings_of(encode, 2000.0, MAX) == ["3 frames were dropped: the machine or the sink was too slow"]
+
+
+def test_an_encode_that_said_nothing_has_no_figures() -> None:
+    """Nothing is made up of it."""
+    encode = completed(whole_figures([], 2.0, PLAIN), PLAIN, [], 0.0, 2.0)
+    assert (encode.frames, encode.megabits, encode.kbps, encode.speed, encode.megapixels) == (None,) * 5
+
+
+def test_a_ladder_has_what_its_renditions_wrote() -> None:
+    """FFmpeg tells the bytes of the first one alone; pixels are those of all."""
+    whole = ladder()
+    first, second = whole.renditions
+    outlets = [outlet(first, (1.0, 0.0), (3.0, 2e6)), outlet(second, (1.5, 0.0), (3.0, 1e6))]
+    encode = Encode(seconds=2.0, frames=300, megabits=99.0, media_seconds=10.0, whole=True)
+    found = completed(encode, whole, outlets, 1.0, 3.0)
+    assert found.megabits == pytest.approx(24)
+    assert found.megapixels == pytest.approx(300 * (320 * 180 + 160 * 90) / 1e6)
+    each = rendition_figures("x", encode, outlets, 1.0, 3.0)
+    assert [(one.rendition, one.megabits, one.kbps) for one in each] == [
+        ("180p", pytest.approx(16), pytest.approx(1600)),
+        ("90p", pytest.approx(8), pytest.approx(800)),
+    ]
+    window = Encode(seconds=2.0, frames=60, media_seconds=2.0)
+    assert [one.kbps for one in rendition_figures("x", window, outlets, 1.0, 3.0)] == pytest.approx(
+        [8000, 4000]
+    )
+
+
+@given(st.floats(10, 20), st.floats(1, 30))
+def test_a_windows_bytes_are_those_between_its_edges(begin: float, length: float) -> None:
+    """Counts are interpolated at the edges; before the first byte there was none."""
+    points = [(n / 10, n * 1000.0) for n in range(600)]
+    whole = structs.replace(ladder(), pace=Pace())
+    outlets = [outlet(one, *points) for one in whole.renditions]
+    for one in rendition_figures("x", Encode(seconds=length), outlets, begin, begin + length):
+        assert one.kbps == pytest.approx(80, rel=1e-6)
+    late = [outlet(one, *points[300:]) for one in whole.renditions]
+    (first, _) = rendition_figures("x", Encode(seconds=30), late, 10, 40)
+    assert first.megabits == pytest.approx(40 * 10_000 * 8e-6)
+
+
+def test_what_is_not_counted_is_not_known() -> None:
+    """One rendition without a counter leaves the whole unknown; what never began is unknown, and not 0."""
+    whole = ladder()
+    first, second = whole.renditions
+    outlets = [outlet(first, (1.0, 9.0)), uncounted(second)]
+    encode = Encode(seconds=2.0, frames=3, megabits=5.0)
+    assert completed(encode, whole, outlets, 0.0, 3.0).megabits is None
+    assert [one.kbps for one in rendition_figures("x", encode, outlets, 0.0, 3.0)][1] is None
+    assert completed(encode, whole, [outlet(first), outlet(second)], 0.0, 3.0).megabits is None
+    assert rendition_figures("x", encode, [outlet(PLAIN)], 0.0, 3.0) == []
+
+
+def test_a_lone_stream_has_what_ffmpeg_tells() -> None:
+    """Only where it tells nothing, as through tee, the counter stands in."""
+    encode = Encode(seconds=2.0, frames=3, megabits=5.0)
+    counted = [outlet(PLAIN, (0.0, 0.0), (2.0, 1e6))]
+    assert completed(encode, PLAIN, counted, 0.0, 2.0).megabits == 5.0
+    silent = structs.replace(encode, megabits=None)
+    assert completed(silent, PLAIN, counted, 0.0, 2.0).megabits == 8.0
+    assert completed(silent, PLAIN, [], 0.0, 2.0).megabits is None
+
+
+@pytest.mark.parametrize("whole", [PLAIN, ladder()], ids=["plain", "ladder"])
+def test_a_part_of_the_work_writes_nothing_and_is_no_fault(whole: Scenario) -> None:
+    """It has no pixels that were encoded, no bytes, and does not fail for that."""
+    part = structs.replace(whole, part="decode")
+    found = completed(Encode(seconds=2.0, frames=60, media_seconds=2.0), part, [], 0.0, 2.0)
+    assert (found.megabits, found.megapixels, found.speed) == (None, None, 1.0)
+    assert standstill.fault("x", found) == ""
+
+
+def test_a_pace_is_held_or_warned_of() -> None:
+    """Twice real time is too slow at 1.9; at the greatest pace nothing is held."""
+    encode = Encode(seconds=30, min_speed=1.9)
+    (said,) = warnings_of(encode, None, Pace(2))
+    assert "fell below 2 times real time" in said
+    assert warnings_of(encode, None, Pace(1.5)) == []
+    assert warnings_of(structs.replace(encode, min_speed=0.1), None, MAX) == []

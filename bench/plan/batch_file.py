@@ -272,7 +272,7 @@ class _Entry(Fields):
         if not isinstance(name, str):
             self.problems.append("input: must be the name of a file, or a URL")
             return ""
-        return str(self._optional("input", parse_input) or "")
+        return str(self.optional("input", parse_input) or "")
 
     def _bitrates(self, kind: str, rate: RateControl) -> tuple[float, ...]:
         """Return the video bitrate of each stream, in kbps; 0 of streams that go by quality."""

@@ -207,7 +207,8 @@ class Measuring:
                 keeping.mark(streams)
                 attempt.add_cpu(streams, cpu_before)
                 attempt.after = await read_at_edge(self._host, self._meters)
-                attempt.kept = keeping.of_window(streams, attempt.window.began, attempt.window.ended)
+            await self._phases.hear_beyond(encoders, attempt.window.ended)
+            attempt.kept = keeping.of_window(streams, attempt.window.began, attempt.window.ended)
 
     async def _encode(self, scenario: Scenario, attempt: _Attempt) -> None:
         """Encode from the first frame to the last: the window is the encode."""

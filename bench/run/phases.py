@@ -32,6 +32,8 @@ STEADY_WATTS = 0.5  # by this, whichever is more
 STEADY_CELSIUS = 1.0
 MAX_SETTLE = 60.0  # seconds, and never longer than the warm-up itself
 _RECENT_SECONDS = 5.0  # that live figures are of
+_NEXT_REPORT_SECONDS = 1.0  # they come every half second
+_LOOK_SECONDS = 0.02
 _FOLLOW_SECONDS = 1.0  # the length of the readings that an agent sends together
 
 
@@ -211,6 +213,19 @@ class Phases:
             await asyncio.wait([following])  # awaited itself, it would pass its end off as an interruption
             if not following.cancelled():
                 following.exception()
+
+    @staticmethod
+    async def hear_beyond(encoders: Sequence[Encoder], moment: float) -> None:
+        """Wait, for a second at most, until encoders have reported after a monotonic second.
+
+        What they did until then lies between two reports. The one that an encoder ends with is none of these:
+        it counts at once all frames that were held back.
+        """
+        give_up = moment + _NEXT_REPORT_SECONDS
+        while time.monotonic() < give_up:
+            if all(encoder.points[-1].at > moment for encoder in encoders if encoder.points):
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def _finish(self, seconds: float, news: str = "") -> None:
         """End a phase; its latest figures do not stand for all of it."""

@@ -15,7 +15,8 @@ class StreamTarget(NamedTuple):
 
     url: str  # or "null"
     container: Container
-    copy: str = ""  # the URL that gets the same packets, in NUT or, what that does not take, MPEG-TS
+    copy: str = ""  # the URL that gets the same packets
+    copied_in: Container = "nut"  # in which it gets them
 
 
 _HEVC_IN_FLV = (6, 1)  # the first release of FFmpeg with it

@@ -254,16 +254,17 @@ def _unencoded(scenario: Scenario) -> list[str]:
 
 def _output(target: StreamTarget) -> list[str]:
     """Return the options that write an output, and its copy if it has one."""
-    url, container, copy = target
+    url, container, copy, copied_in = target
     if url == "null":  # /dev/null and not the null muxer, which counts no bytes
         url = os.devnull
     is_file = url == os.devnull or url.startswith("file:")
     if not copy:
         return [*_format(container), *(["-y"] if is_file else []), url]
     form = ":".join(f"{key}={value}" for key, value in _pairs(_format(container)))
-    aside = "mpegts" if container == "mpegts" else "nut"
     # The stream itself must arrive; of the copy it is said what is missing.
-    slaves = f"[{form}:onfail=abort]{_in_tee(url)}|[f={aside}:flush_packets=1:onfail=ignore]{_in_tee(copy)}"
+    slaves = (
+        f"[{form}:onfail=abort]{_in_tee(url)}|[f={copied_in}:flush_packets=1:onfail=ignore]{_in_tee(copy)}"
+    )
     return ["-flags", "+global_header", "-f", "tee", "-y", slaves]
 
 

@@ -107,13 +107,14 @@ async def _open(
         tap = await _tap(stack, keep_in)
         counted = f"{container} at the sink" if is_direct(rendition, url) else sent
         return Outlet(rendition, StreamTarget(tap.url, container), tap, None, counted)
+    unseen = "; what arrived is not counted" if kind_of(url) in ("srt", "udp") else ""
     if keep_in is not None or rendition.rendition:
         tap = await _tap(stack, keep_in)
-        copied = copy_container(rendition.asked.row.codec)
-        return Outlet(rendition, StreamTarget(url, container, tap.url), tap, None, f"{copied}, a copy")
-    if kind_of(url) in ("srt", "udp"):
-        sent += "; what arrived is not counted"
-    return Outlet(rendition, StreamTarget(url, container), None, None, sent)
+        # In MPEG-TS too if the stream is: it takes many bytes more than NUT.
+        copied = container if container == "mpegts" else copy_container(rendition.asked.row.codec)
+        target = StreamTarget(url, container, tap.url, copied)
+        return Outlet(rendition, target, tap, None, f"{copied}, a copy{unseen}")
+    return Outlet(rendition, StreamTarget(url, container), None, None, f"{sent}{unseen}")
 
 
 async def _tap(stack: contextlib.AsyncExitStack, keep_in: Path | None) -> Tap:

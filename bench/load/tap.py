@@ -27,6 +27,7 @@ class ByteCounter:
 
     def __init__(self) -> None:
         self.total = 0
+        self.is_whole = True  # False: some bytes are known to be missing
         self.points: list[tuple[float, float]] = []  # (monotonic seconds, bytes)
         self._marked: set[float] = set()  # moments that are not forgotten
 
@@ -149,6 +150,16 @@ class Tap(ByteCounter):
         except OSError as error:  # a full disk costs the score, never the stream
             self.problem = f"what was encoded could not be kept: {error.strerror}"
             self.stop_keeping()
+
+    @property
+    def has_sender(self) -> bool:
+        """Whether something is being sent."""
+        return self._sender is not None
+
+    def lose(self, problem: str) -> None:
+        """Note that not all of it came."""
+        self.is_whole = False
+        self.problem = self.problem or problem
 
     def end(self) -> None:
         """Note that the sender has gone."""

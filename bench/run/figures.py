@@ -120,8 +120,8 @@ def rendition_figures(
 
 
 def _counted(outlet: Outlet, begin: float, end: float) -> float | None:
-    """Return the megabits that an outlet's counter has for a span; None if it has no counter."""
-    if outlet.counter is None:
+    """Return the megabits that an outlet's counter has for a span; None if it has none, or lost some."""
+    if outlet.counter is None or not outlet.counter.is_whole:
         return None
     points = outlet.counter.points
     first, last = at(points, begin), at(points, end)

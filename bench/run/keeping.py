@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 STREAM_SECONDS = 20.0  # of a stream's window
 FILE_SECONDS = 60.0  # of what is encoded as fast as it goes
 _LATE_SECONDS = 3.0  # by which a sink may be behind its encoder
+_LOST_COPY = "Slave muxer #1 failed"  # what FFmpeg's tee says when it goes on without the copy
 _UNKNOWN_KBPS = 20_000.0  # of a stream that goes by quality, for the room that it may take
 _OVER = 1.2  # by which a container and a rate control may go over
 
@@ -90,9 +91,10 @@ def end_when_enough(streams: Sequence[RunningStream]) -> None:
 
 
 def of_window(streams: Sequence[RunningStream], began: float, ended: float) -> list[KeptOutput]:
-    """Return what is kept of a window between two monotonic seconds."""
+    """Return what is kept of a window between two monotonic seconds; its streams still run."""
     kept = []
     for stream in streams:
+        _note_lost_copies(stream, are_running=True)
         last = min(ended, began + STREAM_SECONDS)
         first_frame, last_frame = (_frames_at(stream.encoder.points, moment) for moment in (began, last))
         if first_frame is not None and last_frame is not None:
@@ -104,10 +106,19 @@ def of_encode(streams: Sequence[RunningStream]) -> list[KeptOutput]:
     """Return what is kept of encodes that have ended."""
     kept = []
     for stream in streams:
+        _note_lost_copies(stream, are_running=False)
         points = stream.encoder.points
         frames = points[-1].report.frames if points else None
         kept += _outputs(stream, 0, None, None if frames is None else round(frames))
     return kept
+
+
+def _note_lost_copies(stream: RunningStream, *, are_running: bool) -> None:
+    """Note of each copy that ended before its encoder that it is not whole: FFmpeg goes on without it."""
+    for tap in taps_of([stream]):
+        said = [line for line in stream.encoder.lines if _LOST_COPY in line]
+        if said or (are_running and not tap.has_sender):
+            tap.lose(f"the copy of its output ended early{f': {said[0]}' if said else ''}")
 
 
 def _outputs(

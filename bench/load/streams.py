@@ -13,6 +13,7 @@ from powerbench_agent.bench.load.live_input import is_live, unreachable
 from powerbench_agent.bench.load.outlets import open_outlets
 from powerbench_agent.bench.load.redact import redact_url
 from powerbench_agent.bench.load.sinks import Relay
+from powerbench_agent.bench.plan.sink import OURS, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from powerbench_agent.bench.plan.scenario import Scenario
 
 _CONNECT_SECONDS = 10.0  # for the embedded sink to come up, or a live input to come back
+# What FFmpeg says if no one answers; of SRT, whose own words it keeps to itself, it is an error of any kind.
+_UNREACHABLE = ("Connection refused", "Connection timed out", "No route to host", "Input/output error")
 _START_SECONDS = 20.0  # for an encoder to send its first frame
 
 
@@ -142,7 +145,10 @@ async def _started(encoder: Encoder, target: str) -> bool:
 
 def _explain(child: Child, target: str) -> str:
     words = child.last_words()
-    if "Connection refused" in words and target.startswith("rtmp"):
-        hint = "start an RTMP server there, or omit --sink to use the embedded one"
-        return f"nothing is listening at {redact_url(target)}; {hint} ({words})"
-    return words
+    kind = kind_of(target)
+    why = next((why for why in _UNREACHABLE if any(why in line for line in child.lines)), "")
+    if not why or kind in (*OURS, "file", "udp"):
+        return words
+    server = "an RTMP server" if kind.startswith("rtmp") else "a receiver"
+    hint = f"start {server} there, or omit --sink to use the embedded one"
+    return f"nothing is listening at {redact_url(target)}; {hint} ({why})"

@@ -5,6 +5,7 @@ Reports come every half second, windows begin and end between them: figures at a
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,13 +16,19 @@ from powerbench_agent.bench.warnings import MAX_BITRATE_MISS, SPEED_SPAN, least_
 from powerbench_agent.core.results import Encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from powerbench_agent.bench.load.encoder import Point
     from powerbench_agent.bench.load.outlets import Outlet
     from powerbench_agent.bench.plan.pace import Pace
     from powerbench_agent.bench.plan.scenario import Scenario
     from powerbench_agent.core.progress import Report
+
+_FRAMES_OFF = 2  # by which a clip's length may be rounded
+_DAMAGE = re.compile(
+    "error while decoding|corrupt|Error submitting packet to decoder|Invalid data found|ended prematurely",
+    re.IGNORECASE,
+)
 
 
 def combine(encodes: Sequence[Encode]) -> Encode:
@@ -197,6 +204,20 @@ def warnings_of(encode: Encode, asked_kbps: float | None, pace: Pace = REALTIME)
     if encode.dropped:
         found.append(f"{encode.dropped} frames were dropped: the machine or the sink was too slow")
     return found
+
+
+def input_faults(encoded: float | None, expected: int | None, said: Iterable[str]) -> list[str]:
+    """Return what tells that a clip is damaged; FFmpeg goes on all the same, and ends with exit code 0.
+
+    `encoded`: frames of an encode, and how many its clip has by its own account; None if that is not known;
+    `said`: what FFmpeg printed.
+    """
+    found = []
+    if encoded is not None and expected is not None and encoded < expected - _FRAMES_OFF:
+        found.append(f"{encoded:.0f} of the {expected} frames that the clip says it has were encoded")
+    if damage := next((line for line in said if _DAMAGE.search(line)), ""):
+        found.append(f"the clip is damaged, says ffmpeg ({damage[:120]})")
+    return [f"{what}: check it with ffmpeg -v error -i CLIP -f null -" for what in found]
 
 
 def _named(pace: Pace) -> str:

@@ -25,6 +25,7 @@ from powerbench_agent.bench.run.figures import (
     combine,
     completed,
     encode_figures,
+    input_faults,
     rendition_figures,
     whole_figures,
 )
@@ -263,7 +264,7 @@ class Measuring:
             attempt.error,
             energy=energy,
             encode=combine(list(per_stream.values())) if per_stream else None,
-            warnings=tuple(self._doubts(attempt)),
+            warnings=(*self._doubts(attempt), *_input_faults(scenario, attempt)),
             start_time=window.begin.time if window.begin else None,
             end_time=window.end.time if window.end else None,
             trace={"asked_hz": self._meters.hertz, "readings": window.readings, "hz": window.hertz},
@@ -300,10 +301,25 @@ def frames_to_encode(scenario: Scenario) -> int | None:
     """Return how many frames an encode has; None of a clip that does not say."""
     picture = scenario.picture
     if scenario.to_end and picture is not None:
-        return picture.frames or (
-            frame_rate.frames_in(scenario.fps, picture.duration) if picture.duration else None
-        )
+        own = not picture.variable and picture.rate == scenario.fps
+        if own and picture.frames:
+            return picture.frames
+        return frame_rate.frames_in(scenario.fps, picture.duration) if picture.duration else None
     return frame_rate.frames_in(scenario.fps, scenario.duration)
+
+
+def _input_faults(scenario: Scenario, attempt: _Attempt) -> list[str]:
+    """Return what tells that a scenario's clip is damaged."""
+    found: dict[str, None] = {}
+    for stream in attempt.streams if scenario.input else ():
+        points = stream.encoder.points
+        is_whole = scenario.pace.is_max and attempt.status == "ok" and points
+        frames = points[-1].report.frames if is_whole else None
+        expected = frames_to_encode(scenario)
+        if expected and scenario.to_end and not (scenario.picture and scenario.picture.frames):
+            expected -= round(scenario.fps)  # the sound may be longer than the picture
+        found |= dict.fromkeys(input_faults(frames, expected, stream.encoder.lines))
+    return list(found)
 
 
 def _conditions(attempt: _Attempt) -> Mapping[str, Any] | None:

@@ -143,7 +143,7 @@ def test_a_copy_is_sent_beside_the_stream() -> None:
     ]
     main, copy = slaves.split("|")
     assert re.fullmatch(r"\[f=mpegts:flush_packets=1:onfail=abort\]srt://h:9", main)
-    assert re.fullmatch(r"\[f=mpegts:flush_packets=1:onfail=ignore\]tcp://127\.0\.0\.1:1", copy)
+    assert re.fullmatch(r"\[f=nut:flush_packets=1:onfail=ignore\]tcp://127\.0\.0\.1:1", copy)
 
 
 # -- with a real ffmpeg ---------------------------------------------------------------------------------

@@ -228,7 +228,7 @@ async def test_last_words_do_not_have_the_streams_key() -> None:
 
 
 async def test_a_stream_that_does_not_start_does_not_show_its_key(tmp_path: Path) -> None:
-    """The error has where nothing listens and what ffmpeg said, and the key in neither."""
+    """The error has where nothing listens, without the key, and what ffmpeg said of it."""
     refused = tmp_path / "ffmpeg"
     refused.write_text('#!/bin/sh\nfor last; do :; done\necho "$last: Connection refused" >&2\nexit 1\n')
     refused.chmod(0o755)
@@ -239,4 +239,4 @@ async def test_a_stream_that_does_not_start_does_not_show_its_key(tmp_path: Path
         async with streaming(which, SCENARIO, way):
             pass
     assert "nothing is listening at rtmp://***@far.example/live/***;" in str(failed.value)
-    assert "(rtmp://***@far.example/live/***: Connection refused)" in str(failed.value)
+    assert str(failed.value).endswith("(Connection refused)")

@@ -301,10 +301,10 @@ def frames_to_encode(scenario: Scenario) -> int | None:
     """Return how many frames an encode has; None of a clip that does not say."""
     picture = scenario.picture
     if scenario.to_end and picture is not None:
-        own = not picture.variable and picture.rate == scenario.fps
-        if own and picture.frames:
-            return picture.frames
-        return frame_rate.frames_in(scenario.fps, picture.duration) if picture.duration else None
+        shown = frame_rate.frames_in(scenario.fps, picture.duration) if picture.duration else None
+        if picture.variable or picture.rate != scenario.fps or not picture.frames:
+            return shown
+        return min(picture.frames, shown or picture.frames)  # an edit list hides some
     return frame_rate.frames_in(scenario.fps, scenario.duration)
 
 

@@ -150,7 +150,7 @@ def encoder_command(
 
     `targets`: of its renditions, in their order; none of a scenario that is a part of the work.
     """
-    command = [*_head(ffmpeg, progress_fd), *_inputs(scenario)]
+    command = [*_head(ffmpeg, progress_fd), *_inputs(ffmpeg, scenario)]
     if scenario.part:
         return [*command, *_unencoded(scenario)]
     length = length_options(scenario)
@@ -181,7 +181,7 @@ def identity_of(scenario: Scenario, container: str) -> StreamIdentity:
 
 def trial_command(ffmpeg: Ffmpeg, scenario: Scenario, container: Container) -> list[str]:
     """Return the command line of a rendition's first frames, with the same options but to no one."""
-    command = [*_head(ffmpeg, 1), *_inputs(scenario), *_encoding(scenario, _picture(scenario))]
+    command = [*_head(ffmpeg, 1), *_inputs(ffmpeg, scenario), *_encoding(scenario, _picture(scenario))]
     return [*command, "-frames:v", f"{_SAMPLE_FRAMES}", *_output(StreamTarget(os.devnull, container))]
 
 
@@ -189,7 +189,7 @@ def sample_command(ffmpeg: Ffmpeg, scenario: Scenario, sink: str, file: str) -> 
     """Return the command line that puts a stream's first frames into a file, as its sink would get them."""
     first = scenario.streams[0].renditions[0]
     container = choose_container(first.asked.row.codec, sink, ffmpeg.number)
-    command = [*_head(ffmpeg, 1), *_inputs(first), *_encoding(first, _picture(first))]
+    command = [*_head(ffmpeg, 1), *_inputs(ffmpeg, first), *_encoding(first, _picture(first))]
     return [*command, "-frames:v", f"{_SAMPLE_FRAMES}", "-t", "5", *_format(container), "-y", file]
 
 
@@ -199,12 +199,14 @@ def _head(ffmpeg: Ffmpeg, progress_fd: int) -> list[str]:
     return [ffmpeg.path, *quiet, "-progress", f"pipe:{progress_fd}"]
 
 
-def _inputs(scenario: Scenario) -> list[str]:
+def _inputs(ffmpeg: Ffmpeg, scenario: Scenario) -> list[str]:
     """Return the options that choose devices and read the picture and the tone."""
     chosen = dict.fromkeys(tuple(global_options(rendition.asked)) for rendition in scenario.renditions)
-    command = [*(word for options in chosen for word in options), *picture_input(scenario)]
+    command = [*(word for options in chosen for word in options), *picture_input(scenario, ffmpeg.number)]
     # A file's own sound may be missing, or end before the picture: the tone is the same for all.
-    return [*command, *pace_options(scenario.pace), *TONE] if scenario.has_tone else command
+    if not scenario.has_tone:
+        return command
+    return [*command, *pace_options(scenario.pace, ffmpeg.number), *TONE]
 
 
 def _picture(scenario: Scenario) -> Chosen:

@@ -4,111 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import re
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
+from fake_runs import NOW, Bench
 from msgspec import structs
 
-from powerbench_agent.bench.exits import BadFile
+from powerbench_agent.bench.exits import BadFile, BadFlag
 from powerbench_agent.bench.load.encoder import Point
-from powerbench_agent.bench.load.ffmpeg import Ffmpeg
-from powerbench_agent.bench.meter.client import AgentFailed
 from powerbench_agent.bench.meter.conditions import Conditions
-from powerbench_agent.bench.meter.energy import Edge, Mark, MeterKey
 from powerbench_agent.bench.plan.clip import Clip
 from powerbench_agent.bench.plan.plan import Plan
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
+from powerbench_agent.bench.plan.sink import with_place
 from powerbench_agent.bench.run import measuring, phases, runner
-from powerbench_agent.bench.run.measuring import EncodingTools
-from powerbench_agent.bench.run.record import ResultsRecord, Trace, trace_path
+from powerbench_agent.bench.run.record import Trace, trace_path
 from powerbench_agent.core.progress import Report
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
-    from powerbench_agent.bench.meter.meters import Meters
-    from powerbench_agent.bench.run.runner import Run
+    from powerbench_agent.bench.load.ffmpeg import Ffmpeg
+
 
 pytestmark = pytest.mark.looptime
-KEY = MeterKey("here", "rapl", "cpu", "rapl", "0")
-NOW = 1_800_000_000.0  # Unix seconds when the loop begins
-
-
-class FakeMeters:
-    """A counter that runs with the loop's time."""
-
-    hertz = 10.0
-    clients = (None,)
-
-    def __init__(self) -> None:
-        self.joules: Callable[[float], float] = lambda second: 30 * second
-        self.away = (0.0, 0.0)  # from when to when it does not answer
-
-    async def edge(self, _: Edge | None = None) -> Edge:
-        now = asyncio.get_running_loop().time()
-        return Edge(NOW + now, {KEY: Mark(self.joules(now), now)})
-
-    async def glance(self) -> Edge:
-        if self.away[0] < asyncio.get_running_loop().time() < self.away[1]:
-            raise AgentFailed("it is away")
-        return await self.edge()
-
-    async def follow(self, seconds: float, hertz: float) -> list[Edge]:
-        edges = []
-        for _ in range(int(seconds * hertz + 1e-6)):
-            await asyncio.sleep(1 / hertz)
-            edges.append(await self.glance())
-        if not edges:
-            await asyncio.sleep(seconds)
-        return edges
-
-
-class FakeDisplay:
-    """Knows which phases there were."""
-
-    def __init__(self) -> None:
-        self.phases: list[str] = []
-        self.cancel_in = ""
-
-    def say(self, text: str) -> None:
-        pass
-
-    def begin(self, title: str, seconds: float) -> None:
-        self.phases.append(title)
-        task = asyncio.current_task()
-        if title == self.cancel_in and task is not None:
-            asyncio.get_running_loop().call_later(seconds / 2, task.cancel)
-
-    def update(self, elapsed: float, news: str) -> None:
-        pass
-
-    def end(self) -> None:
-        pass
-
-
-class Bench:
-    """A run to be, and what has come of it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.results = ResultsRecord(path, {})
-        self.meters = FakeMeters()
-        self.display = FakeDisplay()
-
-    async def run(self, *scenarios: Scenario, strict: bool = False) -> Run:
-        plan = Plan(scenarios=scenarios, output_dir=self.results.path.parent, strict=strict)
-        tools = EncodingTools(Ffmpeg("ffmpeg", "5.1", "", frozenset()))
-        return await runner.Runner(plan, tools, cast("Meters", self.meters), self.display, self.results).run()
-
-    @property
-    def written(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self.results.path.read_text())["scenarios"]
-        return found
 
 
 @contextlib.asynccontextmanager
@@ -454,3 +377,31 @@ async def test_repeats_of_an_earlier_run_count(bench: Bench) -> None:
     done = await again.run(stream("a"), stream("a#2", 1), stream("a#3", 2))
     assert [outcome.scenario.name for outcome in done.outcomes] == ["a#3"]
     assert done.repeats == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "file", "said"),
+    [
+        (["a", "b"], "out.mkv", ""),
+        (["a b", "a_b"], "out.mkv", "two outputs would be written to .*/out_a_b.mkv"),
+        (["a", "b"], "there.mkv", ""),
+        (["a"], "there.mkv", "there.mkv is there already"),
+        (["a"], "no/out.mkv", "no is not a directory"),
+        (["é" * 100, "b"], "é" * 100 + ".mkv", "File name too long"),
+    ],
+)
+def test_the_files_of_a_run_are_looked_at_first(
+    tmp_path: Path, names: list[str], file: str, said: str
+) -> None:
+    """Nothing is overwritten, by an earlier run's output or by one of its own."""
+    (tmp_path / "there.mkv").touch()
+    plan = Plan(
+        scenarios=tuple(stream(name) for name in names),
+        output_dir=tmp_path,
+        sink=with_place(f"file:{tmp_path / file}", len(names)),
+    )
+    if not said:
+        runner._check_files(plan)
+        return
+    with pytest.raises(BadFlag, match=said):
+        runner._check_files(plan)

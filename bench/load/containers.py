@@ -77,10 +77,15 @@ def _takes_hevc(release: tuple[int, int]) -> bool:
     return release == (0, 0) or release >= _HEVC_IN_FLV
 
 
-def misfit(codec: str, sink: str, container: Container) -> str:
-    """Return why a container cannot take a codec, and what to do; "" if it can, or if only FFmpeg knows."""
+def misfit(codec: str, sink: str, container: Container, *, has_tone: bool = False) -> str:
+    """Return why a container cannot take a stream, and what to do; "" if it can, or if only FFmpeg knows.
+
+    `has_tone`: whether AAC comes beside the picture.
+    """
     if kind_of(sink) == "file" and PurePath(sink).suffix.lower() not in _SUFFIXES:
         return f"name a file that ends in {', '.join(_SUFFIXES)}"
+    if has_tone and container == "webm":
+        return "webm does not take the tone beside a stream, which is AAC: use file:OUT.mkv, or --pace max"
     takes = _TAKES.get(container)
     if codec == "copy" or takes is None or codec in takes:
         return ""

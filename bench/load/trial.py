@@ -57,7 +57,7 @@ async def check_ffmpeg(ffmpeg: Ffmpeg, scenarios: Iterable[Scenario], sink: str)
         await check_hwaccel(ffmpeg, hwaccel)
     for stream in streams:
         container = container_of(ffmpeg, stream, sink)
-        if problem := misfit(stream.asked.row.codec, sink, container):
+        if problem := misfit(stream.asked.row.codec, sink, container, has_tone=stream.has_tone):
             raise BadFlag(f"--sink {sink}: {problem}")
     containers = {container_of(ffmpeg, stream, sink) for stream in streams}
     if "flv" in containers:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+_AT_ONCE = 20  # terms of one sum: FFmpeg refuses expressions that are more than a hundred deep
 
 
 class Side(NamedTuple):
@@ -47,8 +53,9 @@ class Side(NamedTuple):
         steps = [f"fps={self.rate}"] if self.rate else []
         steps.append(f"trim=start_frame={self.skipped}:end_frame={last}")
         if self.without:
-            left_out = "+".join(f"eq(n\\,{number})" for number in self.without)
-            steps.append(f"select=not({left_out})")
+            each = [f"eq(n\\,{number})" for number in self.without]
+            sums = (f"({'+'.join(several)})" for several in _in_groups(each))
+            steps.append(f"select=not({'+'.join(sums)})")
         return steps
 
     def arguments(self, rate: str | None = None) -> list[str]:
@@ -58,3 +65,8 @@ class Side(NamedTuple):
         """
         forced = ["-r", rate] if rate is not None else []
         return ["-noautorotate", *forced, *self.options, "-i", self.url]
+
+
+def _in_groups(terms: Sequence[str]) -> Iterator[Sequence[str]]:
+    for first in range(0, len(terms), _AT_ONCE):
+        yield terms[first : first + _AT_ONCE]

@@ -138,7 +138,10 @@ def _counted(outlet: Outlet, begin: float, end: float) -> float | None:
 def completed(
     encode: Encode, stream: Scenario, outlets: Sequence[Outlet], begin: float, end: float
 ) -> Encode:
-    """Return a stream's figures with what its outlets counted, its pixels, and its speed."""
+    """Return a stream's figures with what its outlets counted, its pixels, and its speed.
+
+    `begin`, `end`: monotonic seconds, infinite for all that was ever counted.
+    """
     megabits = encode.megabits
     if outlets and (stream.ladder or megabits is None):  # a part of the work has none, and writes nothing
         counted = [_counted(outlet, begin, end) for outlet in outlets]

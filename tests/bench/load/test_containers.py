@@ -52,3 +52,11 @@ def test_a_container_that_loses_the_picture_is_named(codec: str, sink: str, said
     found = misfit(codec, sink, choose_container(codec, sink, (7, 1)))
     assert found.startswith(said)
     assert bool(found) == bool(said)
+
+
+def test_webm_takes_no_tone() -> None:
+    """At real time a stream has one, in AAC; a file that is encoded has not."""
+    assert "--pace max" in misfit("av1", "file:/a.webm", "webm", has_tone=True)
+    assert "--pace max" in misfit("copy", "file:/a.webm", "webm", has_tone=True)
+    assert misfit("av1", "file:/a.webm", "webm") == ""
+    assert misfit("av1", "file:/a.mkv", "matroska", has_tone=True) == ""

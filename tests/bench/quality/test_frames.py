@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -12,6 +15,9 @@ from powerbench_agent.bench.plan.frame_rate import MAXIMUM, MINIMUM, FrameRate
 from powerbench_agent.bench.quality.call import NotScored
 from powerbench_agent.bench.quality.frames import Mapped, map_frames, numbers_of
 from powerbench_agent.bench.quality.side import Side
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NTSC = Fraction(1000, 1001)
 rates = (
@@ -114,7 +120,21 @@ def test_the_filters_of_a_side_pass_on_what_is_asked() -> None:
     assert without.steps(10) == [
         "fps=30000/1001",
         "trim=start_frame=7:end_frame=19",
-        "select=not(eq(n\\,2)+eq(n\\,5))",
+        "select=not((eq(n\\,2)+eq(n\\,5)))",
     ]
     looped = Side.of_file("/a.mp4", first_frame=107, loop_frames=50)
     assert looped.steps(3) == ["trim=start_frame=7:end_frame=10"]
+
+
+def test_ffmpeg_leaves_out_as_many_frames_as_may_be_dropped(tmp_path: Path) -> None:
+    """Its expressions have a greatest depth, which a plain sum of two hundred exceeds."""
+    ffmpeg = shutil.which("ffmpeg")
+    if ffmpeg is None:
+        pytest.skip("no ffmpeg here")
+    picture = "testsrc2=size=16x16:rate=30"
+    side = Side.of_picture(picture, 7)._replace(without=tuple(range(3, 1003, 5)))
+    output = [*("-vf", ",".join(side.steps(850))), *("-f", "framecrc", "-")]
+    command = [ffmpeg, "-nostdin", "-loglevel", "error", "-f", "lavfi", "-i", picture, *output]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=True)
+    numbers = [int(line.split(",")[1]) for line in done.stdout.splitlines() if not line.startswith("#")]
+    assert [number - numbers[0] for number in numbers] == [n for n in range(1050) if n not in side.without]

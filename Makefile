@@ -58,6 +58,7 @@ benchmarks: $(VENV)/.dev ## measure the agent's own cost beside that of comparab
 	@$(BIN)/python benchmarks/gpus.py
 	@$(BIN)/python benchmarks/containers.py
 	@$(BIN)/python benchmarks/recorder.py
+	@$(BIN)/python benchmarks/keeping.py
 	@$(BIN)/python benchmarks/analysis.py
 
 lint: $(VENV)/.dev ## check the code with ruff, and the import rules

@@ -102,9 +102,10 @@ def test_times_real_time_hold_both_inputs() -> None:
 
 
 def test_pace_and_length_as_options() -> None:
-    """Real time has an option that all releases know."""
-    assert pace_options(REALTIME) == ["-re"]
-    assert pace_options(MAX) == []
+    """Real time has an option that all releases know; newer ones are told to make up for a slow start."""
+    assert pace_options(REALTIME, (5, 1)) == ["-re"]
+    assert pace_options(REALTIME, (9, 0)) == ["-re", "-readrate_catchup", "2"]
+    assert pace_options(MAX, (9, 0)) == []
     assert length_options(structs.replace(PLAIN, pace=MAX, to_end=True)) == []
 
 

@@ -139,7 +139,7 @@ def test_what_the_url_says_itself_is_left_to_it() -> None:
 )
 def test_a_web_server_is_read_in_real_time(url: str, *, paced: bool) -> None:
     """It sends as fast as it can; others keep the time themselves. Neither is looped."""
-    found = picture_input(scenario(url, "vaapi"))
+    found = picture_input(scenario(url, "vaapi"), (5, 1))
     assert found[:2] == ["-hwaccel", "vaapi"]
     assert ("-re" in found) is paced
     assert "-stream_loop" not in found

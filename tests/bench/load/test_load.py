@@ -28,6 +28,7 @@ from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from powerbench_agent.bench.load.containers import Container
     from powerbench_agent.bench.meter.client import AgentClient
 
 SCENARIO = Scenario(
@@ -240,3 +241,21 @@ async def test_a_stream_that_does_not_start_does_not_show_its_key(tmp_path: Path
             pass
     assert "nothing is listening at rtmp://***@far.example/live/***;" in str(failed.value)
     assert str(failed.value).endswith("(Connection refused)")
+
+
+@pytest.mark.parametrize("container", ["nut", "mpegts"])
+def test_a_copy_travels_in_its_own_container(container: Container) -> None:
+    """What the stream itself travels in says nothing of it: VVC goes to no one in Matroska, NUT lacks it."""
+    target = StreamTarget("null", "matroska", "tcp://127.0.0.1:9", container)
+    slaves = encoder_command(ffmpeg("9.0", "libx265"), SCENARIO, [target], 7)[-1]
+    itself, aside = slaves.split("|")
+    assert itself.startswith("[f=matroska:")
+    assert aside == f"[f={container}:flush_packets=1:onfail=ignore]tcp://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(("version", "catches_up"), [("5.1", False), ("7.1.1", False), ("9.0", True)])
+def test_a_new_ffmpeg_makes_up_for_a_slow_start_at_once(version: str, *, catches_up: bool) -> None:
+    """Picture and tone alike; an older one does so by itself, and does not know the option."""
+    command = encoder_command(ffmpeg(version, "libx265"), SCENARIO, [StreamTarget("null", "matroska")], 7)
+    assert command.count("-re") == 2
+    assert command.count("-readrate_catchup") == (2 if catches_up else 0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +22,7 @@ from powerbench_agent.bench.run.figures import (
     at,
     completed,
     encode_figures,
+    input_faults,
     rendition_figures,
     smallest_speed,
     warnings_of,
@@ -217,3 +221,40 @@ def test_a_pace_is_held_or_warned_of() -> None:
     assert "fell below 2 times real time" in said
     assert warnings_of(encode, None, Pace(1.5)) == []
     assert warnings_of(structs.replace(encode, min_speed=0.1), None, MAX) == []
+
+
+@pytest.mark.parametrize(
+    ("encoded", "expected", "said", "begins"),
+    [
+        (90, 90, [], []),
+        (88, 90, [], []),  # lengths are rounded
+        (87, 90, [], ["87 of the 90 frames"]),
+        (None, 90, [], []),
+        (90, None, ["deprecated pixel format used"], []),
+        (90, 90, ["[h264 @ 0x1] error while decoding MB 3 1"], ["the clip is damaged, says ffmpeg ([h264"]),
+    ],
+)
+def test_a_clip_that_is_damaged_is_warned_of(
+    encoded: float | None, expected: int | None, said: list[str], begins: list[str]
+) -> None:
+    """By what is missing at its end, and by FFmpeg's words; each says how to look at it."""
+    found = input_faults(encoded, expected, said)
+    assert len(found) == len(begins)
+    for fault, begin in zip(found, begins, strict=True):
+        assert fault.startswith(begin)
+        assert "ffmpeg -v error -i CLIP" in fault
+
+
+def test_bytes_of_which_some_were_lost_are_not_known() -> None:
+    """A copy that ended early has no bitrate, instead of a small one."""
+    tap = Tap()
+    tap.points += [(0.0, 0.0), (10.0, 1e6)]
+    rendition = cast("Any", SimpleNamespace(rendition="720p"))
+    outlet = Outlet(rendition, StreamTarget("null", "nut"), tap, None, "nut, a copy")
+    encode = Encode(frames=300, media_seconds=10, megabits=None, seconds=10.0)
+    (whole,) = rendition_figures("cam", encode, [outlet], 0.0, 10.0)
+    assert whole.kbps == pytest.approx(800)
+    tap.lose("the copy of its output ended early")
+    (lost,) = rendition_figures("cam", encode, [outlet], 0.0, 10.0)
+    assert lost.kbps is None
+    assert tap.problem == "the copy of its output ended early"

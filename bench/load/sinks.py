@@ -35,19 +35,10 @@ class Sink(Child):
             port = probe.getsockname()[1]
         self.url = f"rtmp://127.0.0.1:{port}/live/stream"
         command = [ffmpeg.path, "-hide_banner", "-nostdin", "-loglevel", "warning"]
-        command += [
-            "-f",
-            "flv",
-            "-listen",
-            "1",
-            "-timeout",
-            f"{_LISTEN_SECONDS}",
-            "-i",
-            self.url,
-            "-c",
-            "copy",
-        ]
-        command += ["-f", "nut", "-flush_packets", "1", copy] if copy else ["-f", "null", "-"]
+        listening = ["-listen", "1", "-timeout", f"{_LISTEN_SECONDS}"]
+        command += ["-f", "flv", *listening, "-i", self.url, "-c", "copy"]
+        # The copy is kept and not counted: it may come in whole buffers.
+        command += ["-f", "nut", "-flush_packets", "0", copy] if copy else ["-f", "null", "-"]
         super().__init__(f"sink of {name}", command)
 
 

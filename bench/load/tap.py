@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import math
 import os
+import sys
 import tempfile
+import termios
 import time
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_KEPT = 2**30  # bytes of one output
+_PAUSE_SECONDS = 0.05  # between two looks at what has come: an encoder writes each packet by itself
+_LITTLE = 32_768  # bytes; a sender of more is never made to wait
 _POINT_SECONDS = 0.1  # between two counts that are remembered, until there are
 _MOST_POINTS = 20_000  # of them: half an hour's; a week is then remembered in steps of a minute
 
@@ -65,7 +70,7 @@ class Tap(ByteCounter):
         self._keeps = False
         self._kept = 0
         self._server: asyncio.Server | None = None
-        self._sender: asyncio.BaseTransport | None = None
+        self._sender: asyncio.Transport | None = None
         self._latest = -math.inf
         self._apart = _POINT_SECONDS
         self._gone = asyncio.Event()
@@ -94,7 +99,7 @@ class Tap(ByteCounter):
         self.is_cut = self.is_cut or self._keeps
         self._keeps = False
 
-    def accept(self, transport: asyncio.BaseTransport) -> bool:
+    def accept(self, transport: asyncio.Transport) -> bool:
         """Take a sender, and begin again: one that could not reach its own server comes twice."""
         if self._sender is not None:
             return False
@@ -121,6 +126,20 @@ class Tap(ByteCounter):
                 self._thin_out()
         if self._keeps and self._file is not None:
             self._keep(data)
+        if len(data) < _LITTLE and self._sender is not None:
+            self._sender.pause_reading()
+            asyncio.get_running_loop().call_later(_PAUSE_SECONDS, self._look_again, self._sender)
+
+    def _look_again(self, sender: asyncio.Transport) -> None:
+        if sender is self._sender and not sender.is_closing():
+            sender.resume_reading()
+
+    def mark(self) -> None:
+        """Remember the count of this moment, with what has come and has not been taken yet."""
+        waiting = _waiting_bytes(self._sender) if self._sender is not None else 0
+        self.total += waiting
+        super().mark()
+        self.total -= waiting
 
     def _thin_out(self) -> None:
         """Forget every second point, but no mark, and remember half as many from here on."""
@@ -188,6 +207,16 @@ class Tap(ByteCounter):
             self._file = None
 
 
+def _waiting_bytes(sender: asyncio.Transport) -> int:
+    """Return how many bytes of a connection the kernel holds for us."""
+    held = bytearray(4)
+    connection = sender.get_extra_info("socket")
+    if connection is None or sender.is_closing():
+        return 0
+    fcntl.ioctl(connection.fileno(), termios.FIONREAD, held)
+    return int.from_bytes(held, sys.byteorder)
+
+
 class _Sender(asyncio.Protocol):
     """One connection to a tap."""
 
@@ -196,7 +225,7 @@ class _Sender(asyncio.Protocol):
         self._is_taken = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._is_taken = self._tap.accept(transport)
+        self._is_taken = self._tap.accept(cast("asyncio.Transport", transport))  # uvloop's is no subclass
         if not self._is_taken:
             transport.close()
 

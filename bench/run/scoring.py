@@ -63,10 +63,9 @@ async def _described(scorer: Scorer, output: KeptOutput, measures: Sequence[str]
     scores = await score(scorer, *_sides(encoded, source, mapped), mapped.frames, measures)
     return {
         "name": output.stream,
-        **({"rendition": rendition.rendition} if rendition.rendition else {}),
         "first_frame": mapped.first_source,
         "dropped": len(mapped.dropped),
-        **msgspec.to_builtins(scores),
+        **msgspec.to_builtins(msgspec.structs.replace(scores, rendition=rendition.rendition)),
     }
 
 

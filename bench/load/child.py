@@ -29,7 +29,7 @@ class StreamFailed(Exception):  # noqa: N818 - a verdict
 def _tied_to_us() -> list[str]:
     """Return the prefix that ties a child's life to ours; empty without setpriv."""
     setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 
 
 class Child:

@@ -43,8 +43,8 @@ def clip_filters(scenario: Scenario) -> list[str]:
         return [f"scale={size.width}:{size.height}", f"fps={scenario.fps}"]
     filters = []
     scaling = []
-    if _is_cropped(scenario, source):
-        filters.append(f"crop={size.width}:{size.height}:0:0")
+    if crop := cropping(scenario):
+        filters.append(crop)
     elif size != (source.width, source.height):
         scaling += [f"{size.width}:{size.height}", *(["interl=-1"] if source.interlaced else [])]
     tags = ""
@@ -58,6 +58,12 @@ def clip_filters(scenario: Scenario) -> list[str]:
         filters.append(f"scale={':'.join(scaling)}")
     filters.append(f"fps={scenario.fps}")
     return [*filters, f"format={scenario.pix_fmt}", tags] if tags else filters
+
+
+def cropping(scenario: Scenario) -> str:
+    """Return the filter that cuts off an odd column or row, "" if none is cut."""
+    size, source = scenario.resolution, scenario.picture
+    return f"crop={size.width}:{size.height}:0:0" if source and _is_cropped(scenario, source) else ""
 
 
 def field_options(scenario: Scenario) -> list[str]:

@@ -259,9 +259,10 @@ def _output(target: StreamTarget) -> list[str]:
     url, container, copy, copied_in = target
     if url == "null":  # /dev/null and not the null muxer, which counts no bytes
         url = os.devnull
-    is_file = url == os.devnull or url.startswith("file:")
+    if url.startswith("file:"):  # one that stays is written as players like it best
+        return ["-f", container, "-flush_packets", "1", "-y", url]
     if not copy:
-        return [*_format(container), *(["-y"] if is_file else []), url]
+        return [*_format(container), *(["-y"] if url == os.devnull else []), url]
     form = ":".join(f"{key}={value}" for key, value in _pairs(_format(container)))
     # The stream itself must arrive; of the copy it is said what is missing.
     slaves = (

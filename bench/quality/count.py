@@ -37,7 +37,8 @@ class StoredPicture(NamedTuple):
 
 async def probe(ffmpeg: str, side: Side, patience: float = PROBE_PATIENCE) -> StoredPicture:
     """Return what a side's pictures are like, by decoding the first. Raises: NotScored."""
-    arguments = [*side.arguments(), "-map", "0:V:0", "-frames:v", "1", "-f", "null", "-"]
+    crop = ["-vf", side.crop] if side.crop else []
+    arguments = [*side.arguments(), "-map", "0:V:0", *crop, "-frames:v", "1", "-f", "null", "-"]
     with private_directory() as directory:
         try:
             picture = parse_picture(await call(ffmpeg, arguments, directory, patience))

@@ -20,6 +20,7 @@ class Side(NamedTuple):
     first_frame: int = 0
     loop_frames: int | None = None  # of one pass, if the options repeat the input for ever
     rate: str = ""  # frames a second to which it is brought before they are counted; "" leaves it as it is
+    crop: str = ""  # the filter that cuts off what the encode never had
     without: tuple[int, ...] = ()  # frames that are left out, counted from the first one
 
     @classmethod
@@ -51,6 +52,7 @@ class Side(NamedTuple):
         """Return the filters that pass on `count` of its frames, from the first one."""
         last = self.skipped + count + len(self.without)
         steps = [f"fps={self.rate}"] if self.rate else []
+        steps += [self.crop] if self.crop else []
         steps.append(f"trim=start_frame={self.skipped}:end_frame={last}")
         if self.without:
             each = [f"eq(n\\,{number})" for number in self.without]

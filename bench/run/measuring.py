@@ -12,6 +12,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from msgspec import structs
+
 from powerbench_agent.bench.load.child import StreamFailed
 from powerbench_agent.bench.load.outlets import Way
 from powerbench_agent.bench.load.streams import ready, streaming
@@ -253,6 +255,7 @@ class Measuring:
             begin, end = window.began, window.ended
             if scenario.pace.is_max:
                 found = whole_figures(attempt.points[one.name], end - begin, one)
+                found = structs.replace(found, whole=attempt.status == "ok")
                 end = math.inf  # what was encoded may have arrived since
             else:
                 found = encode_figures(attempt.points[one.name], begin, end)

@@ -334,7 +334,8 @@ def _news(before: Edge, now: Edge, encoders: Sequence[Encoder]) -> str:
     recent = [figures for encoder in encoders if (figures := _recent(encoder)) is not None]
     if fps := [figures.fps for figures in recent if figures.fps is not None]:
         parts.append(f"{fps[0]:.1f} fps" if len(fps) == 1 else f"{len(fps)} streams, {min(fps):.1f} fps")
-    if kbps := [figures.kbps for figures in recent if figures.kbps is not None]:
+    kbps = [figures.kbps for figures in recent if figures.kbps is not None]
+    if kbps and not encoders[0].scenario.pace.is_max:  # else a second of wall clock is none of content
         parts.append(f"{sum(kbps):.0f} kbps")
     return ", ".join(parts)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from powerbench_agent.bench.load.clip_filters import cropping
 from powerbench_agent.bench.load.live_input import is_live
 from powerbench_agent.bench.plan import frame_rate
 from powerbench_agent.bench.quality.call import NotScored
@@ -100,8 +101,8 @@ async def _source(scorer: Scorer, rendition: Scenario) -> Side:
         raise NotScored("it was not encoded: its picture is the clip's own")
     if picture is None or picture.variable or picture.rate != rendition.fps:
         raise NotScored("its frame rate is not the clip's, so its frames have no counterpart in the clip")
-    rate = str(rendition.fps)
+    rate, crop = str(rendition.fps), cropping(rendition)
     if rendition.to_end:
-        return Side.of_file(rendition.input)._replace(rate=rate)
+        return Side.of_file(rendition.input)._replace(rate=rate, crop=crop)
     loop = await count_loop(scorer.path, rendition.input, rate=rate)
-    return Side.of_file(rendition.input, loop_frames=loop)._replace(rate=rate)
+    return Side.of_file(rendition.input, loop_frames=loop)._replace(rate=rate, crop=crop)

@@ -230,5 +230,6 @@ def show(console: Console, outcome: Outcome) -> None:
     table.add_column(Text(name), justify="right", style=style, no_wrap=True, min_width=_FIGURE_WIDTH)
     table.add_column("unit", style="dim" if terminal else "")
     for line in lines:
-        table.add_row(line.what, *([line.baseline] if idle is not None else []), line.test, line.unit)
+        cells = [line.what, *([line.baseline] if idle is not None else []), line.test, line.unit]
+        table.add_row(*map(Text, cells))  # as text: a remedy has brackets of its own
     console.print(table)

@@ -176,3 +176,9 @@ def test_no_figure_is_cut_in_a_narrow_terminal() -> None:
     figures = ("3.000", "0.01667", "+2.000", "+0.01111", "+200.0", "0.1000", "+0.0667", "38.25", "0.9740")
     assert [figure for figure in figures if figure not in text] == []
     assert text.count("(estimate)") == 10
+
+
+def test_a_remedy_with_brackets_is_printed_as_it_is() -> None:
+    """It is text and no markup: what it says to install is what is needed."""
+    quality = scored(("vmaf", "no libvmaf: pip install 'powerbench-agent[ffmpeg]'"))
+    assert "powerbench-agent[ffmpeg]" in printed(terminal=False, outcome=replace(OUTCOME, quality=quality))

@@ -213,7 +213,8 @@ class Encode(msgspec.Struct, frozen=True):
     dropped: int | None = None
     duplicated: int | None = None
     quality: dict[str, Any] | None = None
-    whole: bool = False  # from a first frame to a last one: bitrates are of its content, not of the window
+    whole: bool = False  # from a first frame to a last one
+    content_seconds: float | None = None  # of a stream, that bitrates are of; None: those of the window
     megapixels: float | None = None  # millions, of all streams and renditions
     speed: float | None = None  # content seconds a second, the mean of the streams
     cpu_seconds: dict[str, Any] | None = None  # by program: "encoder", "sink"
@@ -228,9 +229,9 @@ class Encode(msgspec.Struct, frozen=True):
 
     @property
     def kbps(self) -> float | None:
-        """Kilobits written a second; of content, where that is encoded as fast as it goes."""
-        if self.whole and self.media_seconds and self.megabits is not None:
-            return self.megabits / self.media_seconds * 1000
+        """Kilobits written a second; of content, where that is not encoded in real time."""
+        if self.content_seconds and self.megabits is not None:
+            return self.megabits / self.content_seconds * 1000
         rate = self._per_second(self.megabits)
         return None if rate is None else rate * 1000
 
@@ -506,7 +507,7 @@ def _completed(scenario: RecordedScenario, sink: str = "") -> RecordedScenario:
 
 def _kind_of_sink(sink: str) -> str:
     """Return the kind of a sink that is named as a file's head names it: a word, or a URL."""
-    return sink.partition("://")[0]
+    return sink.partition(":")[0]
 
 
 def _without_ladder(scenario: RecordedScenario) -> RecordedScenario:
@@ -574,6 +575,7 @@ def describe_encode(encode: Encode) -> dict[str, Any]:
         "megapixels": encode.megapixels,
         "speed": encode.speed,
         **({"whole": True} if encode.whole else {}),
+        **({"content_seconds": encode.content_seconds} if encode.content_seconds else {}),
     }
 
 

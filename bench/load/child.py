@@ -128,9 +128,13 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
 
+    @property
+    def said(self) -> list[str]:
+        """Its last lines on standard error, without secrets: ffmpeg quotes its URLs."""
+        secrets = secrets_of(*self._command)
+        return [redact_text(line, secrets) for line in self.lines]
+
     def last_words(self) -> str:
         """Return its last lines on standard error, joined into one line, without secrets."""
-        printed = [line for line in self.lines if line.strip()]
-        secrets = secrets_of(*self._command)  # ffmpeg quotes its URLs
-        last = [redact_text(line, secrets) for line in printed[-_LAST_LINES:]]
-        return " | ".join(last) or "it printed nothing"
+        printed = [line for line in self.said if line.strip()]
+        return " | ".join(printed[-_LAST_LINES:]) or "it printed nothing"

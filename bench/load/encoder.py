@@ -86,6 +86,7 @@ class Encoder(Child):
             await super().start()
         finally:
             os.close(self._write_fd)
+            self._write_fd = -1
         loop = asyncio.get_running_loop()
         pipe = os.fdopen(self._read_fd, "rb", 0)
         self._transport, _ = await loop.connect_read_pipe(
@@ -121,6 +122,10 @@ class Encoder(Child):
     async def stop(self) -> None:
         """Stop it, and close its pipe."""
         await super().stop()
+        if self._process is None and self._write_fd >= 0:  # it was never started
+            os.close(self._read_fd)
+            os.close(self._write_fd)
+            self._write_fd = -1
         if self._transport is not None:
             self._transport.close()
 
@@ -259,7 +264,7 @@ def _output(target: StreamTarget) -> list[str]:
     url, container, copy, copied_in = target
     if url == "null":  # /dev/null and not the null muxer, which counts no bytes
         url = os.devnull
-    if url.startswith("file:"):  # one that stays is written as players like it best
+    if url.startswith("file:") and not copy:  # one that stays is written as players like it best
         return ["-f", container, "-flush_packets", "1", "-y", url]
     if not copy:
         return [*_format(container), *(["-y"] if url == os.devnull else []), url]
@@ -268,7 +273,9 @@ def _output(target: StreamTarget) -> list[str]:
     slaves = (
         f"[{form}:onfail=abort]{_in_tee(url)}|[f={copied_in}:flush_packets=1:onfail=ignore]{_in_tee(copy)}"
     )
-    return ["-flags", "+global_header", "-f", "tee", "-y", slaves]
+    # By kind: without one it would replace what -flags:v says of an interlaced picture.
+    headers = ["-flags:v", "+global_header", "-flags:a", "+global_header"]
+    return [*headers, "-f", "tee", "-y", slaves]
 
 
 def _in_tee(url: str) -> str:

@@ -73,6 +73,7 @@ class Tap(ByteCounter):
         self._sender: asyncio.Transport | None = None
         self._latest = -math.inf
         self._apart = _POINT_SECONDS
+        self._is_new = True  # whether nothing has come from this sender yet
         self._gone = asyncio.Event()
         self._gone.set()
 
@@ -100,11 +101,16 @@ class Tap(ByteCounter):
         self._keeps = False
 
     def accept(self, transport: asyncio.Transport) -> bool:
-        """Take a sender, and begin again: one that could not reach its own server comes twice."""
+        """Take a sender; with its first bytes all begins again, as one that found no server comes twice."""
         if self._sender is not None:
             return False
         self._sender = transport
         self._gone.clear()
+        self._is_new = True
+        return True
+
+    def _begin_again(self) -> None:
+        self._is_new = False
         self.total = self._kept = 0
         self.points.clear()
         self._marked.clear()
@@ -113,10 +119,11 @@ class Tap(ByteCounter):
             self._file.seek(0)
             self._file.truncate()
             self._keeps, self.is_cut, self.problem = True, False, ""
-        return True
 
     def take(self, data: bytes) -> None:
         """Count the bytes, and keep them."""
+        if self._is_new:
+            self._begin_again()
         self.total += len(data)
         now = time.monotonic()
         if now - self._latest >= self._apart:

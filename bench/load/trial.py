@@ -23,6 +23,7 @@ from powerbench_agent.bench.load.ffmpeg import (
     check_version,
 )
 from powerbench_agent.bench.load.outlets import container_of
+from powerbench_agent.bench.load.redact import redact_url
 from powerbench_agent.bench.plan.pace import MAX, REALTIME
 from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 
@@ -58,7 +59,7 @@ async def check_ffmpeg(ffmpeg: Ffmpeg, scenarios: Iterable[Scenario], sink: str)
     for stream in streams:
         container = container_of(ffmpeg, stream, sink)
         if problem := misfit(stream.asked.row.codec, sink, container, has_tone=stream.has_tone):
-            raise BadFlag(f"--sink {sink}: {problem}")
+            raise BadFlag(f"--sink {redact_url(sink)}: {problem}")
     containers = {container_of(ffmpeg, stream, sink) for stream in streams}
     if "flv" in containers:
         await check_protocol(ffmpeg)

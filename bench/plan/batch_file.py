@@ -183,8 +183,7 @@ class _Entry(Fields):
             self.problems.append("encoder: copy sends a clip on as it is; give one as input")
         if is_live(made.input) and made.pace != REALTIME:
             self.problems.append("pace: a live source sends at its own; leave it out, or give a clip")
-        if made.split and not made.input:
-            self.problems.append("split: is about decoding a clip; give one as input")
+        self._check_split(made)
         is_ladder = "ladder" in self._fields or len(outputs) > 1
         ladder = self._ladder(made, outputs) if is_ladder else ()
         bitrates = (0.0,) * self._count(kind) if is_ladder else self._bitrates(kind, made.rate)
@@ -200,6 +199,12 @@ class _Entry(Fields):
         if made.input:
             return made
         return scenario.named(msgspec.structs.replace(made, pix_fmt=completed(made.asked).pix_fmt))
+
+    def _check_split(self, made: Scenario) -> None:
+        if made.split and not made.input:
+            self.problems.append("split: is about decoding a clip; give one as input")
+        if made.split and made.encoder == "copy":
+            self.problems.append("split: copy decodes and scales nothing; name an encoder")
 
     def _count(self, kind: str) -> int:
         """Return how many ladders there are at once."""
@@ -259,13 +264,13 @@ class _Entry(Fields):
 
     def _check_lone_output(self, key: str, output: dict[str, Any]) -> None:
         """Check that the one output says what its scenario says, which is what is encoded."""
-        if key not in output:
+        if key not in output or (key == "bitrate" and "bitrates" in self._fields):
             return
-        said = self._fields.setdefault(key, output[key])
-        if str(said) != str(output[key]):
-            self.problems.append(
-                f"outputs: {key} is {output[key]}, and {said} in the scenario; write it once"
-            )
+        if key not in self._own:
+            self._fields[key] = output[key]
+        elif not _is_same(key, self._own[key], output[key]):
+            what = f"{key} is {output[key]}, and {self._own[key]} in the scenario"
+            self.problems.append(f"outputs: {what}; write it once")
 
     def _input(self) -> str:
         name = self._fields.get("input", "")
@@ -318,3 +323,13 @@ class _Entry(Fields):
                 self.problems.append(f"bitrates: {error}")
                 found.append(0.0)
         return found
+
+
+def _is_same(key: str, one: Any, other: Any) -> bool:
+    """Return whether two values of a key mean the same: 2500k is 2.5M."""
+    read = {"bitrate": scenario.parse_bitrate, "resolution": scenario.parse_resolution, "rate": parse_rate}
+    parse: Callable[[str], Any] = read.get(key, str)
+    try:
+        return bool(parse(str(one)) == parse(str(other)))
+    except ValueError:
+        return str(one) == str(other)

@@ -59,6 +59,7 @@ class Plan:
     strict: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)  # as the results file has them
     rates: Mapping[str, Any] = field(default_factory=dict)  # likewise
+    sink_kind: str = "embedded"  # what was asked for, whatever URL stands for it
     suffix: str = ""  # of the results file's name
     resume: Path | None = None  # the results file to continue
 
@@ -74,6 +75,7 @@ def make_plan(flags: argparse.Namespace, tools: Tools | None = None) -> Plan:
         number, count = flags.shard
         once = _shard(once, number, count)
         suffix = f"_s{number}of{count}"
+    once = [part for scenario in once for part in parts_of(scenario)]
     scenarios = tuple(order.in_blocks(once, flags.repeat, flags.order, flags.seed))
     outputs = [len(outputs_of(scenario)) for scenario in scenarios]
     try:
@@ -86,6 +88,7 @@ def make_plan(flags: argparse.Namespace, tools: Tools | None = None) -> Plan:
         agents=tuple(flags.agent),
         token=read_token(flags.token_file),
         sink=sink.with_place(flags.sink, sum(outputs)),
+        sink_kind=sink.kind_of(flags.sink),
         ffmpeg=flags.ffmpeg,
         require_measured=flags.require_measured,
         quality=flags.quality or (MEASURES if flags.compute_quality else ()),
@@ -136,7 +139,7 @@ def _scenarios(flags: argparse.Namespace, tools: Tools) -> list[Scenario]:
         streams = with_clips([_stream(flags)], tools, flags.sink)
     except BadClips as bad:
         raise BadFile(f"--{str(bad).replace(': ', ' ', 1)}") from None
-    return [*idle, *(part for stream in streams for part in parts_of(stream))]
+    return [*idle, *streams]
 
 
 def _batch(file: Path, tools: Tools, to: str) -> list[Scenario]:
@@ -156,7 +159,7 @@ def _batch(file: Path, tools: Tools, to: str) -> list[Scenario]:
         made = with_clips(scenarios, tools, to)
     except BadClips as bad:
         raise BadBatch("\n".join(f"{file}: {line}" for line in str(bad).splitlines())) from None
-    return [part for one in made for part in parts_of(one)]
+    return made
 
 
 def _stream(flags: argparse.Namespace) -> Scenario:
@@ -204,6 +207,8 @@ def _stream(flags: argparse.Namespace) -> Scenario:
 def _check_clip_flags(flags: argparse.Namespace, encoder: str) -> None:
     """Check that what only a clip can have comes with one. Raises: BadFlag."""
     if flags.input is not None:
+        if flags.split and encoder == "copy":
+            raise BadFlag("--split: copy decodes and scales nothing; give an --encoder")
         if is_live(flags.input) and flags.pace != REALTIME:
             raise BadFlag(f"--pace {flags.pace}: a live source sends at its own; omit it, or give a clip")
         return

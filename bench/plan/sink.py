@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from powerbench_agent.bench.load.redact import redact_url
 from powerbench_agent.bench.nearest import nearest
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ OURS = ("embedded", "null", "nginx")
 SCHEMES = ("rtmp", "rtmps", "srt", "udp", "tcp", "file")
 PLACE = "{}"  # in a file's name: that of the stream or rendition comes here
 _MAX_LENGTH = 500
+_MAX_SHOWN = 40
 _LAST_PORT = 65_535
 _ADDED = re.compile(r"[^\w.+-]+")  # what a file's name does not take of a scenario's
 _FORMS = (
@@ -33,11 +35,11 @@ def parse_sink(text: str) -> str:
     """Return a sink as it stands. Raises: ValueError for what is none."""
     kind, colon, rest = text.partition(":")
     if len(text) > _MAX_LENGTH or not text.isprintable():
-        raise ValueError(f"{text[:40]!r}: has more than {_MAX_LENGTH} characters, or unprintable ones")
+        raise ValueError(f"{_shown(text)!r}: has more than {_MAX_LENGTH} characters, or unprintable ones")
     if not colon and kind in OURS:
         return text
     if kind not in SCHEMES or not colon:
-        raise ValueError(f"{text[:40]!r}: is not {_FORMS}{nearest(kind, (*OURS, *SCHEMES))}")
+        raise ValueError(f"{_shown(text)!r}: is not {_FORMS}{nearest(kind, (*OURS, *SCHEMES))}")
     if kind == "file":
         return f"file:{_file(rest)}"
     _check_url(text, kind)
@@ -47,19 +49,24 @@ def parse_sink(text: str) -> str:
 def _check_url(text: str, kind: str) -> None:
     """Check that a sink is a URL as its kind needs it. Raises: ValueError."""
     if " " in text:
-        raise ValueError(f"{text[:40]!r}: has spaces")
+        raise ValueError(f"{_shown(text)!r}: has spaces")
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise ValueError(f"{text[:40]!r}: is not a URL: {_FORMS}") from None
+        raise ValueError(f"{_shown(text)!r}: is not a URL: {_FORMS}") from None
     if not text.startswith(f"{kind}://") or not parts.hostname:
-        raise ValueError(f"{text[:40]!r}: must be like {_form(kind)}")
+        raise ValueError(f"{_shown(text)!r}: must be like {_form(kind)}")
     if kind.startswith("rtmp"):
         if not parts.path.strip("/"):
-            raise ValueError(f"{text[:40]!r}: must be like {_form(kind)}")
+            raise ValueError(f"{_shown(text)!r}: must be like {_form(kind)}")
     elif not port:
-        raise ValueError(f"{text[:40]!r}: needs a port, like {kind}://{parts.hostname}:9000")
+        raise ValueError(f"{_shown(text)!r}: needs a port, like {kind}://{parts.hostname}:9000")
+
+
+def _shown(text: str) -> str:
+    """Return the beginning of what was written, without its secrets."""
+    return redact_url(text)[:_MAX_SHOWN]
 
 
 def _form(kind: str) -> str:
@@ -87,7 +94,8 @@ def check_ports(sink: str, outputs: int) -> None:
         return
     first = urlsplit(sink).port or 0
     if first + outputs - 1 > _LAST_PORT:
-        raise ValueError(f"{sink}: {outputs} outputs take as many ports from {first} on; name a lower one")
+        shown = redact_url(sink)
+        raise ValueError(f"{shown}: {outputs} outputs take as many ports from {first} on; name a lower one")
 
 
 def output_url(sink: str, number: int, name: str, several: bool) -> str:  # noqa: FBT001 - named at its call

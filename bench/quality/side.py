@@ -63,9 +63,10 @@ class Side(NamedTuple):
     def arguments(self, rate: str | None = None) -> list[str]:
         """Return the arguments that open it as it is stored, not turned upright.
 
-        `rate`: frames a second that FFmpeg is to assume, whatever the container says.
+        `rate`: frames a second that FFmpeg is to assume, whatever the container says; not of a side that is
+        brought to a rate of its own, as its times say where frames are missing.
         """
-        forced = ["-r", rate] if rate is not None else []
+        forced = ["-r", rate] if rate is not None and not self.rate else []
         return ["-noautorotate", *forced, *self.options, "-i", self.url]
 
 

@@ -139,7 +139,7 @@ def report(done: Run, console: Console) -> None:
     _show_split(done, console)
     _say_doubts(done, say)
     if tests:
-        shortest = min(outcome.scenario.duration for outcome in tests)
+        shortest = min(outcome.energy.seconds for outcome in tests if outcome.energy is not None)
         if doubt := table.doubt(done.repeats, shortest):
             say(doubt)
     if done.unsaved:

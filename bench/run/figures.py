@@ -41,6 +41,7 @@ def combine(encodes: Sequence[Encode]) -> Encode:
     dropped = total([encode.dropped for encode in encodes])
     duplicated = total([encode.duplicated for encode in encodes])
     speed = total([encode.speed for encode in encodes])
+    content = total([encode.content_seconds for encode in encodes])
     return Encode(
         frames=total([encode.frames for encode in encodes]),
         media_seconds=total([encode.media_seconds for encode in encodes]),
@@ -52,6 +53,7 @@ def combine(encodes: Sequence[Encode]) -> Encode:
         megapixels=total([encode.megapixels for encode in encodes]),
         speed=None if speed is None else speed / len(encodes),
         whole=all(encode.whole for encode in encodes),
+        content_seconds=None if content is None else content / len(encodes),
     )
 
 
@@ -76,18 +78,22 @@ def encode_figures(points: Sequence[Point], begin: float, end: float) -> Encode:
     )
 
 
-def whole_figures(points: Sequence[Point], seconds: float, scenario: Scenario) -> Encode:
+def whole_figures(points: Sequence[Point], began: float, ended: float, scenario: Scenario) -> Encode:
     """Return what the reports say of an encode that ran from its first frame to its last.
 
-    `seconds`: that the window lasted, which is the encode.
+    `began`, `ended`: monotonic seconds of the window, in which others may have gone on for longer.
     """
     last = points[-1].report if points else None
     frames = last.frames if last else None
+    media = None if frames is None else float(frames / scenario.fps)
+    took = points[-1].at - began if points else 0.0
     return Encode(
         frames=frames,
-        media_seconds=None if frames is None else float(frames / scenario.fps),
+        media_seconds=media,
         megabits=None if last is None or last.size is None else last.size * 8e-6,
-        seconds=seconds,
+        seconds=ended - began,
+        speed=media / took if media is not None and took > 0 else None,
+        content_seconds=media,
         dropped=None if last is None or last.dropped is None else round(last.dropped),
         duplicated=None if last is None or last.duplicated is None else round(last.duplicated),
         whole=True,
@@ -116,7 +122,7 @@ def rendition_figures(
 
     `encode`: what their stream did in that time.
     """
-    content = encode.media_seconds if encode.whole and encode.media_seconds else encode.seconds
+    content = encode.content_seconds or encode.seconds
     return [
         RenditionFigures(
             stream, outlet.rendition.rendition, _counted(outlet, begin, end), content, outlet.bytes_of
@@ -152,7 +158,11 @@ def completed(
         encode,
         megabits=megabits,
         megapixels=None if encode.frames is None or stream.part else encode.frames * pixels / 1e6,
-        speed=None if encode.media_seconds is None else encode.media_seconds / encode.seconds,
+        speed=encode.speed
+        if encode.speed is not None or encode.media_seconds is None
+        else encode.media_seconds / encode.seconds,
+        content_seconds=encode.content_seconds
+        or (None if stream.pace == REALTIME or stream.pace.is_max else encode.seconds * stream.pace.speed),
     )
 
 

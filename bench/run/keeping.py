@@ -73,11 +73,10 @@ def mark(streams: Sequence[RunningStream]) -> None:
                 outlet.counter.mark()
 
 
-def end_in_time(streams: Sequence[RunningStream]) -> None:
-    """End the keeping once enough of a window that begins now is there."""
+def end_in_time(streams: Sequence[RunningStream]) -> list[asyncio.TimerHandle]:
+    """End the keeping once enough of a window that begins now is there; returns what is to be cancelled."""
     loop = asyncio.get_running_loop()
-    for tap in taps_of(streams):
-        loop.call_later(STREAM_SECONDS + _LATE_SECONDS, tap.stop_keeping)
+    return [loop.call_later(STREAM_SECONDS + _LATE_SECONDS, tap.stop_keeping) for tap in taps_of(streams)]
 
 
 def end_when_enough(streams: Sequence[RunningStream]) -> None:
@@ -116,7 +115,7 @@ def of_encode(streams: Sequence[RunningStream]) -> list[KeptOutput]:
 def _note_lost_copies(stream: RunningStream, *, are_running: bool) -> None:
     """Note of each copy that ended before its encoder that it is not whole: FFmpeg goes on without it."""
     for tap in taps_of([stream]):
-        said = [line for line in stream.encoder.lines if _LOST_COPY in line]
+        said = [line for line in stream.encoder.said if _LOST_COPY in line]
         if said or (are_running and not tap.has_sender):
             tap.lose(f"the copy of its output ended early{f': {said[0]}' if said else ''}")
 

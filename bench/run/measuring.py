@@ -21,7 +21,6 @@ from powerbench_agent.bench.meter.client import AgentFailed
 from powerbench_agent.bench.meter.conditions import describe as describe_conditions
 from powerbench_agent.bench.meter.conditions import first_of, read_at_edge, read_conditions, warnings_of
 from powerbench_agent.bench.plan import frame_rate
-from powerbench_agent.bench.plan.sink import kind_of
 from powerbench_agent.bench.run import keeping
 from powerbench_agent.bench.run.figures import (
     combine,
@@ -130,6 +129,10 @@ class Measuring:
         self._forget()
         attempt = await self._attempt(scenario)
         self._kept = attempt.kept
+        wanted = [output.tap for output in attempt.kept]
+        for tap in keeping.taps_of(attempt.streams):
+            if tap not in wanted:
+                tap.forget()
         outcome = self._outcome(scenario, attempt)
         warnings = (*outcome.warnings, *_age_of_baselines(outcome, baselines))
         return judge(replace(outcome, warnings=warnings), baselines, strict=self._plan.strict)
@@ -140,6 +143,7 @@ class Measuring:
         Returns the outcome with its scores, and whether the run was interrupted here.
         """
         if outcome.encode is None:
+            self._forget()
             return outcome, False  # what never ran has warmed nothing up
         try:
             if self._scorer is not None and outcome.status == "ok" and self._kept:
@@ -202,13 +206,15 @@ class Measuring:
             cpu_before = [stream.cpu_seconds() for stream in streams]
             attempt.before = await self._read_begin()
             name = scenario.name
-            keeping.end_in_time(streams)
+            timers = keeping.end_in_time(streams)
             keeping.mark(streams)
             try:
                 await self._phases.measure(name, name, scenario.duration, attempt.window, encoders)
             finally:
                 keeping.mark(streams)
                 attempt.add_cpu(streams, cpu_before)
+                for timer in timers:
+                    timer.cancel()
                 attempt.after = await read_at_edge(self._host, self._meters)
             await self._phases.hear_beyond(encoders, attempt.window.ended)
             attempt.kept = keeping.of_window(streams, attempt.window.began, attempt.window.ended)
@@ -232,10 +238,12 @@ class Measuring:
                     lambda: keeping.end_when_enough(streams),
                 )
             finally:
+                running = [encoder for encoder in encoders if encoder.exit_code is None]
                 attempt.cpu["encoder"] = _cpu_of_children() - cpu_before
+                attempt.cpu["encoder"] += sum(encoder.cpu_seconds() for encoder in running)
                 attempt.after = await read_at_edge(self._host, self._meters)
-                for tap in keeping.taps_of(streams):
-                    await tap.drained(_DRAIN_SECONDS)
+                if not running:  # else they are stopped first, by whoever prepared them
+                    await asyncio.gather(*(tap.drained(_DRAIN_SECONDS) for tap in keeping.taps_of(streams)))
                 keeping.mark(streams)
                 attempt.kept = keeping.of_encode(streams)
 
@@ -254,12 +262,12 @@ class Measuring:
             one, outlets = stream.scenario, stream.outlets
             begin, end = window.began, window.ended
             if scenario.pace.is_max:
-                found = whole_figures(attempt.points[one.name], end - begin, one)
+                found = whole_figures(attempt.points[one.name], begin, end, one)
                 found = structs.replace(found, whole=attempt.status == "ok")
                 end = math.inf  # what was encoded may have arrived since
             else:
                 found = encode_figures(attempt.points[one.name], begin, end)
-            per_stream[one.name] = completed(found, one, outlets, begin, end)
+            found = per_stream[one.name] = completed(found, one, outlets, begin, end)
             renditions += rendition_figures(one.name, found, outlets, begin, end)
         return Outcome(
             scenario,
@@ -277,7 +285,7 @@ class Measuring:
             containers=attempt.containers,
             bytes_of=attempt.bytes_of,
             commands=attempt.commands,
-            sink="" if scenario.type == "baseline" or scenario.part else kind_of(self._plan.sink),
+            sink="" if scenario.type == "baseline" or scenario.part else self._plan.sink_kind,
             settle=attempt.settling._asdict() if attempt.settling else None,
             conditions=_conditions(attempt),
         )
@@ -321,7 +329,7 @@ def _input_faults(scenario: Scenario, attempt: _Attempt) -> list[str]:
         expected = frames_to_encode(scenario)
         if expected and scenario.to_end and not (scenario.picture and scenario.picture.frames):
             expected -= round(scenario.fps)  # the sound may be longer than the picture
-        found |= dict.fromkeys(input_faults(frames, expected, stream.encoder.lines))
+        found |= dict.fromkeys(input_faults(frames, expected, stream.encoder.said))
     return list(found)
 
 

@@ -240,8 +240,8 @@ def _encode_figures(encode: Encode) -> Iterator[tuple[Metric, float | None]]:
 def _efficiency_figures(energy: Energy, encode: Encode) -> Iterator[tuple[Metric, float | None]]:
     joules = per_unit(energy.mean_watts, encode.frames, encode.seconds)
     yield MJ_PER_FRAME, None if joules is None else joules * 1000
-    if encode.megabits is not None and encode.megabits > 0:
-        yield WH_PER_MBPS, energy.watt_hours * encode.seconds / encode.megabits
+    if encode.kbps:
+        yield WH_PER_MBPS, energy.watt_hours / (encode.kbps / 1000)
     yield PER_MEGAPIXEL, per_unit(energy.mean_watts, encode.megapixels, encode.seconds)
     yield PER_MINUTE, per_unit(energy.mean_watts, encode.content_minutes, encode.seconds)
 

@@ -52,7 +52,7 @@ class Encode:
         """`stuck`: after so many seconds no frame comes any more."""
         self.name = name
         self.command = "ffmpeg"
-        self.lines = ()
+        self.lines = self.said = ()
         self.scenario = Scenario(name=name, type="single", duration=1.0)
         self.frames, self.rate, self.stuck = frames, rate, stuck
         self.took = frames / rate
@@ -60,6 +60,9 @@ class Encode:
         self._points: list[Point] = []
         self.writes = True
         self._ends_with = exit_code
+
+    def cpu_seconds(self) -> float:
+        return 1.5
 
     async def start(self) -> None:
         self.started = seconds_now()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from powerbench_agent.bench.plan.scenario import Resolution, Scenario
 from powerbench_agent.bench.run import standstill
 from powerbench_agent.bench.run.figures import (
     at,
+    combine,
     completed,
     encode_figures,
     input_faults,
@@ -136,7 +138,7 @@ def uncounted(scenario: Scenario) -> Outlet:
 def test_a_whole_encode_is_judged_by_its_content() -> None:
     """Ten seconds of content encoded in two: bits a second of content, frames and content a second."""
     last = Report(300, 2_500_000, 9.9, 3, 0, ended=True)
-    encode = completed(whole_figures([Point(1.0, last)], 2.0, PLAIN), PLAIN, [], 0.0, 2.0)
+    encode = completed(whole_figures([Point(2.0, last)], 0.0, 2.0, PLAIN), PLAIN, [], 0.0, 2.0)
     assert (encode.frames, encode.media_seconds, encode.megabits, encode.dropped) == (300, 10.0, 20.0, 3)
     assert encode.kbps == 2000
     assert (encode.fps, encode.speed) == (150, 5)
@@ -146,7 +148,7 @@ def test_a_whole_encode_is_judged_by_its_content() -> None:
 
 def test_an_encode_that_said_nothing_has_no_figures() -> None:
     """Nothing is made up of it."""
-    encode = completed(whole_figures([], 2.0, PLAIN), PLAIN, [], 0.0, 2.0)
+    encode = completed(whole_figures([], 0.0, 2.0, PLAIN), PLAIN, [], 0.0, 2.0)
     assert (encode.frames, encode.megabits, encode.kbps, encode.speed, encode.megapixels) == (None,) * 5
 
 
@@ -155,7 +157,7 @@ def test_a_ladder_has_what_its_renditions_wrote() -> None:
     whole = ladder()
     first, second = whole.renditions
     outlets = [outlet(first, (1.0, 0.0), (3.0, 2e6)), outlet(second, (1.5, 0.0), (3.0, 1e6))]
-    encode = Encode(seconds=2.0, frames=300, megabits=99.0, media_seconds=10.0, whole=True)
+    encode = Encode(seconds=2.0, frames=300, megabits=99.0, media_seconds=10.0, content_seconds=10.0)
     found = completed(encode, whole, outlets, 1.0, 3.0)
     assert found.megabits == pytest.approx(24)
     assert found.megapixels == pytest.approx(300 * (320 * 180 + 160 * 90) / 1e6)
@@ -258,3 +260,20 @@ def test_bytes_of_which_some_were_lost_are_not_known() -> None:
     (lost,) = rendition_figures("cam", encode, [outlet], 0.0, 10.0)
     assert lost.kbps is None
     assert tap.problem == "the copy of its output ended early"
+
+
+def test_bitrates_are_of_content_at_any_pace() -> None:
+    """Twice real time writes twice as much a second; three files at once are the sum, as streams are."""
+    points = [Point(t / 2, Report(t * 30, t * 125_000, t, 0, 0, ended=False)) for t in range(41)]
+    held = msgspec.structs.replace(PLAIN, pace=Pace(2.0))
+    encode = completed(encode_figures(points, 5.0, 15.0), held, [], 5.0, 15.0)
+    assert encode.kbps == pytest.approx(1000)
+    assert encode.speed == pytest.approx(2)
+    assert warnings_of(encode, 1000.0, Pace(2.0)) == []
+    last = Report(300, 1_250_000, 10.0, 0, 0, ended=True)
+    quick = completed(whole_figures([Point(2.0, last)], 0.0, 8.0, PLAIN), PLAIN, [], 0.0, 8.0)
+    slow = completed(whole_figures([Point(8.0, last)], 0.0, 8.0, PLAIN), PLAIN, [], 0.0, 8.0)
+    assert (quick.speed, slow.speed) == (5.0, 1.25)  # each by its own end
+    both = combine([quick, slow])
+    assert both.kbps == pytest.approx(2000)
+    assert both.media_seconds == 20

@@ -37,7 +37,9 @@ pytestmark = pytest.mark.looptime
 @contextlib.asynccontextmanager
 async def streaming(_: Ffmpeg, scenario: Scenario, *__: object) -> AsyncIterator[Sequence[Any]]:
     """Run no stream at all."""
-    encoder = SimpleNamespace(name="x", command="ffmpeg", points=[], lines=(), check_alive=lambda: None)
+    encoder = SimpleNamespace(
+        name="x", command="ffmpeg", points=[], lines=(), said=(), check_alive=lambda: None
+    )
     yield [
         SimpleNamespace(scenario=one, encoder=encoder, outlets=(), cpu_seconds=lambda: {"encoder": 1.0})
         for one in scenario.streams
@@ -51,7 +53,7 @@ class Frames:
         self.name = name
         self.command = "ffmpeg"
         self.scenario = Scenario(name=name, type="single", duration=1.0)
-        self.lines = ()
+        self.lines = self.said = ()
         self.until = until
         self.rate = 30.0
         self._points: list[Point] = []

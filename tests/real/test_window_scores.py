@@ -189,3 +189,30 @@ def test_an_encode_at_the_greatest_pace_scores_as_plain_ffmpeg_says(tmp_path: Pa
     assert encode["frames"] == packets(tmp_path / "cut.mp4") == cut["frames"] < 60
     assert cut["psnr"]["average"] > 30
     assert not any("of the 60 frames" in warning for warning in runs[1].only["warnings"])
+
+
+def test_gaps_odd_sides_and_fields_are_paired_with_what_was_encoded(tmp_path: Path) -> None:
+    """A frame that the clip lacks is filled in for the encoder, an odd row cut off, fields stay fields."""
+    whole = noisy_clip(tmp_path / "whole.mp4", 200, options=("-bf", "0"))
+    gap, odd, fields = (tmp_path / name for name in ("gap.mp4", "odd.mkv", "fields.mkv"))
+    # Times of their own keep the gap: in it the encoder repeats the frame before.
+    ffmpeg("-i", whole, "-vf", "select=not(eq(n\\,30))", "-vsync", "0", "-c:v", "libx264", "-qp", "0", gap)
+    picture = "testsrc2=size=321x181:rate=30,format=yuv444p"
+    ffmpeg("-f", "lavfi", "-i", picture, "-t", "2", "-pix_fmt", "yuv420p", "-c:v", "ffv1", odd)
+    interlaced = ("-flags", "+ilme+ildct", "-vf", "setfield=tff", "-qp", "0")
+    ffmpeg("-i", whole, "-c:v", "libx264", *interlaced, fields)
+    best = ("--rate", "crf=2", *ULTRAFAST, "--quality", "psnr")
+    once = (*best, "--pace", "max")
+    runs = together(
+        tmp_path,
+        Asked((), (*once, "--input", str(gap))),
+        Asked((), (*best, "--duration", "3", "--input", str(gap))),
+        Asked((), (*once, "--input", str(odd))),
+        Asked(("--sink", "null"), (*once, "--input", str(fields))),
+    )
+    for done in runs:
+        assert [one["psnr"]["average"] > 42 for one in done.scores] == [True], done.scores
+    assert runs[2].scores[0]["size"] == "320x180"
+    (command,) = [one["command"] for one in runs[3].only["commands"]]
+    assert "-flags:v +ilme+ildct" in command
+    assert "-flags +global_header" not in command
